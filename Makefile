@@ -1,0 +1,51 @@
+# `make repro` and `make test` are all a bare clone needs. Torch comes first: the lock leaves it out, because one lock
+# cannot name both its CPU and its CUDA file.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+BIN := .venv/bin
+TORCH := torch==2.13.0
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export HF_HUB_DISABLE_TELEMETRY := 1
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: repro test test-slow lint ui laptop lock clean
+
+repro: .venv/ready  ## the main job: fetch, prepare, infer, collect, stats, report
+	dvc repro
+	@echo "report: reports/index.html    runs: make ui"
+
+test: .venv/ready  ## the test suite; works where the main job has never run
+	python -m pytest
+
+test-slow: .venv/ready  ## what takes longer: real weights, a browser, whole pipelines
+	python -m pytest -m slow
+
+lint: .venv/ready
+	ruff check .
+	ruff format --check .
+	mypy
+
+ui: .venv/ready  ## the MLflow UI on this project's runs
+	python -m src.tracking
+
+laptop: .venv/ready  ## the pilot with 128 examples a task -> data/reference/laptop.csv
+	python -m src.run +model=smollm2_135m_instruct suite=laptop out=data/laptop/smollm2_135m_instruct
+	python -m src.collect data/laptop data/laptop/scores.parquet
+	python -m src.stats --own data/laptop/scores.parquet data/reference/laptop.csv
+
+lock: .venv/ready  ## requirements.in -> requirements.lock, hashed, without torch
+	$(PYTHON) -m venv .venv/uv && .venv/uv/bin/pip install --quiet uv
+	.venv/uv/bin/uv pip compile --upgrade --generate-hashes --python-version 3.11 --no-emit-package torch \
+	  --no-emit-index-url --no-emit-find-links $(LOCK_ARGS) requirements.in -o requirements.lock
+
+.venv/ready: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "error: Python 3.11 is needed; name it: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+clean:  ## forget what can be made again; the example store and MLflow runs stay
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis multirun

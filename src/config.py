@@ -1,0 +1,379 @@
+"""What a run is made of: the schema of every YAML in conf/, and the composition of a grid of cells.
+
+`params.yaml` says which, `conf/` says what. Everything here is data; nothing touches a model.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parent.parent
+CONF = ROOT / "conf"
+EXEMPLARS = ROOT / "data/published/exemplars.json"
+
+
+class UserError(Exception):
+    """A mistake the user can mend. The message says what is wrong, where, and what to do."""
+
+
+@dataclass
+class Model:
+    """A checkpoint (conf/model/<name>.yaml)."""
+
+    name: str = MISSING
+    family: str = MISSING  # gpt | t5 | falcon | llama: the scale series it belongs to
+    size: str = MISSING  # nominal size as the paper prints it, e.g. "117M"
+    parameters: float = MISSING  # actual number of parameters
+    tuned: bool = False  # instruction-tuned
+    twin: str | None = None  # the base checkpoint an instruction-tuned one is compared with
+    hub: str | None = None  # Hugging Face hub id
+    revision: str | None = None  # 40-digit commit of the hub repository
+    source: str | None = None  # name in conf/source whose fetched folder holds the weights
+    path: str | None = None  # a local folder instead of the hub
+    api: str | None = None  # model name at an API
+    weights: str = "original"  # what the numbers were computed with, e.g. "Q4_1 -> fp32"
+    dtype: str = "float32"  # float32 | float16 | bfloat16: declared, never chosen by the machine
+    leading: str = ""  # what the decoder puts before a completion and is no part of it
+    licence: str | None = None
+    gate: str | None = None  # what a user must do before the hub hands out the weights
+    trust_remote_code: bool = False  # run code that comes with the checkpoint
+    retired: bool = False  # an API model that is no longer served
+
+
+@dataclass
+class Wording:
+    """How one task departs from a prompt format's template."""
+
+    after_input: str = ""  # put directly behind the input
+    gap: str = " "  # between the input and what follows
+    show_options: bool = True  # False: the test item is asked as in the open format
+    paragraph_break_to_space: bool = False
+    full_stop_after_answer: bool = True
+
+
+@dataclass
+class Task:
+    """A task (conf/task/<name>.yaml)."""
+
+    name: str = MISSING
+    reader: str = MISSING  # the function of data.READERS that understands the file
+    source: str = MISSING  # name in conf/source
+    file: str = MISSING  # path inside the source
+    n_source: int = MISSING  # examples in the file
+    n_published: int = MISSING  # examples evaluated in the published scores
+    n_note: str | None = None  # why n differs from n_published, where it does
+    exemplars: list[int] = field(default_factory=list)  # indices into the file, in prompt order
+    exemplar_file: str | None = None  # where the exemplars come from another file of the source
+    exemplars_kind: str = "published"  # published | reconstructed
+    exemplar_options: dict[str, Any] = field(
+        default_factory=dict
+    )  # by prompt format, from data/published/exemplars.json
+    final_question_mark: bool = False
+    strip_full_stop_from_options: bool = False  # shown and scored without it in every prompt format
+    wording: dict[str, Wording] = field(default_factory=dict)  # by prompt format
+    options: dict[str, Any] = field(default_factory=dict)  # how wrong options are constructed, where the file has none
+    group: str | None = None  # regular expression; what it captures of the input is the shared context
+    chance_assumed: bool = False
+    competence: str = MISSING  # formal | functional (Table 2)
+    memorisable: int = MISSING  # of 50 examples (Table 2)
+    previously_emergent: bool = MISSING
+    metric: dict[str, str] = field(default_factory=dict)  # primary metric by prompt format
+
+
+@dataclass
+class Condition:
+    """How a task is put to a model (conf/condition/<name>.yaml)."""
+
+    name: str = MISSING
+    prompt: str = MISSING  # closed | closed_adv | open
+    few_shot: bool = MISSING
+    template: str = MISSING
+    template_without_options: str = MISSING
+    choice: str = MISSING  # how one option is shown
+    choice_separator: str = ", "
+    strip_full_stop_from_options: bool = MISSING
+    answer: str = MISSING  # how an exemplar answers; also the continuation scored by likelihood
+    lettered: bool = False  # the answer is the option's letter
+
+
+@dataclass
+class Encoder:
+    """The sentence encoder behind BERTScore (conf/bertscore/<name>.yaml). Two encoders never share a column."""
+
+    name: str = MISSING
+    num_layers: int = MISSING  # the layer whose embeddings are compared
+    source: str | None = None  # where its weights come from: as for a Model
+    hub: str | None = None
+    revision: str | None = None
+    path: str | None = None
+    gate: str | None = None
+
+
+@dataclass
+class Generation:
+    """Decoding (protocol.md, Generation)."""
+
+    temperature: float = 0.01  # 0 is greedy
+    top_k: int = 20
+    extra_tokens: int = 8  # budget = tokens of the example's longest option + this
+    likelihood: bool = True  # also score every shown option
+
+
+@dataclass
+class Compat:
+    """The defects of the released code, each a switch (conf/compat/). False is fixed, True as published."""
+
+    name: str = MISSING
+    template_leak: bool = False  # 1: a task's edit of a template stays for the tasks after it
+    strip_letters: bool = False  # 2: special tokens are stripped as letters, not as a prefix
+    void_abc_only: bool = False  # 3: only a later (a), (b) or (c) voids a lettered answer
+    batch_budget: bool = False  # 4: the token budget is the batch's, by the option longest in characters
+    option_full_stop: bool = False  # 7: a full stop is stripped from targets, but not from most options
+    first_listed: bool = False  # of several options a text starts with, the first listed is taken, not the longest
+    prompt_by_text: bool = False  # 8: the prompt is cut off the output by string replacement
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One square of the grid: a model answers a task under a condition."""
+
+    task: Task
+    condition: Condition
+
+    @property
+    def name(self) -> str:
+        """`<task>/<condition>`, unique within a model."""
+        return f"{self.task.name}/{self.condition.name}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A model's part of the grid, as composed."""
+
+    suite: str
+    model: Model
+    cells: tuple[Cell, ...]
+    generation: Generation
+    compat: Compat
+    seeds: tuple[int, ...]
+    limit: int | None
+    encoder: str
+    incomplete: str  # fail | report: what a cell that is not done means for the pipeline
+    token_budget: int
+    data: Path
+    store: Path
+    out: Path | None
+    tracking: dict[str, str | None]
+
+
+T = TypeVar("T")
+GROUPS = ("model", "task", "condition", "suite", "compat")  # what an override can choose by name
+
+
+def known(group: str) -> list[str]:
+    """The names a group has: conf/<group>/*.yaml."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def suggest(kind: str, name: str, names: Sequence[str], where: str) -> UserError:
+    """The error for an unknown name: near misses first, then all that are known."""
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return UserError(f"Unknown {kind} '{name}'.{hint} Known ({where}): {', '.join(names)}")
+
+
+def typed(schema: type[T], found: DictConfig | Mapping[str, Any], where: str) -> T:
+    """The YAML as a value of its schema. Raises UserError for an unknown key or a value of the wrong type."""
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), found)
+        value = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(
+            f"{where}: {str(error).splitlines()[0]}. Its keys are those of {schema.__name__} in src/config.py"
+        ) from error
+    assert isinstance(value, schema)
+    return value
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """Hydra's composition on conf/, whether or not a Hydra application is running already."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    if GlobalHydra.instance().is_initialized():
+        yield
+    else:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            yield
+
+
+def load(group: str, name: str, schema: type[T]) -> T:
+    """One member of a group, composed and typed, for example load("task", "gsm8k", Task)."""
+    if name not in known(group):
+        raise suggest(group, name, known(group), f"conf/{group}/*.yaml")
+    return typed(schema, _composed(group, name), f"conf/{group}/{name}.yaml")
+
+
+@functools.cache
+def _composed(group: str, name: str) -> DictConfig:
+    from hydra import compose
+
+    with _hydra():
+        found: DictConfig = compose(f"{group}/{name}")[group]
+    return found
+
+
+def load_task(name: str) -> Task:
+    """A task with the exemplar options that its published prefixes show."""
+    return with_exemplar_options(load("task", name, Task))
+
+
+def with_exemplar_options(task: Task) -> Task:
+    """The task with `exemplar_options` from data/published/exemplars.json, where it has none of its own."""
+    published = json.loads(EXEMPLARS.read_text()).get(task.name, {"prefixes": {}})["prefixes"]
+    shown = {prompt: entry["options"] for prompt, entry in published.items() if "options" in entry}
+    task.exemplar_options = task.exemplar_options or shown
+    return task
+
+
+def params(path: Path = ROOT / "params.yaml") -> dict[str, Any]:
+    """params.yaml: which models, tasks, conditions, seeds, limit. Raises UserError where it cannot be read."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{path.name} cannot be read: {error}. Write it anew: python -m src.config suite=pilot"
+        ) from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path.name} is empty. Write it anew: python -m src.config suite=pilot")
+    return found
+
+
+def register() -> None:
+    """Let conf/config.yaml say `${params:limit}` for what params.yaml holds."""
+    OmegaConf.register_new_resolver(
+        "params", lambda key: OmegaConf.create(params())[key], use_cache=False, replace=True
+    )
+
+
+def check_overrides(arguments: Sequence[str]) -> None:
+    """Raise UserError for a group or key that does not exist, before Hydra sees it."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    words = [a for a in arguments if not a.startswith("-")]
+    try:
+        overrides = OverridesParser.create().parse_overrides(words)
+    except OverrideParseException as error:
+        raise UserError(f"Cannot read '{error.override}'. Overrides look like limit=8 or +model=gpt2") from error
+    keys = [*OmegaConf.load(CONF / "config.yaml"), *GROUPS]
+    for override in overrides:
+        key = override.key_or_group
+        top = key.split(".")[0].split("@")[0]
+        if top.startswith("hydra"):
+            continue
+        if top not in keys:
+            raise suggest("key", top, sorted({*keys} - {"defaults", "hydra"}), "conf/config.yaml")
+        value = override.value()
+        if key in GROUPS and isinstance(value, str) and value not in known(key):
+            raise suggest(key, value, known(key), f"conf/{key}/*.yaml")
+
+
+def compose_run(cfg: DictConfig) -> Run:
+    """The composed Hydra configuration as a Run. Raises UserError for what cannot be run."""
+    if "model" not in cfg:
+        raise UserError(f"Which model? Add +model=<name>. Known (conf/model/*.yaml): {', '.join(known('model'))}")
+    tasks = (
+        [with_exemplar_options(typed(Task, cfg.task, "task"))]
+        if cfg.get("task")
+        else [load_task(name) for name in cfg.tasks]
+    )
+    conditions = (
+        [typed(Condition, cfg.condition, "condition")]
+        if cfg.get("condition")
+        else [load("condition", name, Condition) for name in cfg.conditions]
+    )
+    return Run(
+        suite=cfg.suite,
+        model=typed(Model, cfg.model, "model"),
+        cells=tuple(Cell(task, condition) for task in tasks for condition in conditions),
+        generation=typed(Generation, cfg.generation, "generation"),
+        compat=typed(Compat, cfg.compat, "compat"),
+        seeds=_seeds(cfg.seeds),
+        limit=_positive("limit", cfg.limit),
+        encoder=cfg.encoder,
+        incomplete=cfg.incomplete,
+        token_budget=_positive("token_budget", cfg.token_budget) or 4096,
+        data=Path(cfg.data),
+        store=Path(cfg.store),
+        out=Path(cfg.out) if cfg.out else None,
+        tracking=dict(cfg.tracking),
+    )
+
+
+def _positive(key: str, value: Any) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"{key}={value}: {key} is a whole number of 1 or more, or null for no bound")
+    return value
+
+
+def _seeds(found: Any) -> tuple[int, ...]:
+    seeds = tuple(found) if OmegaConf.is_list(found) else (found,)
+    if not seeds or len(set(seeds)) != len(seeds) or not all(isinstance(s, int) and s >= 0 for s in seeds):
+        raise UserError(
+            f"seeds={list(seeds)}: seeds are distinct whole numbers of 0 or more, e.g. seeds=[2266,105,86379]"
+        )
+    return seeds
+
+
+def digest(value: Any) -> str:
+    """sha256 (hex) of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def fingerprint(run: Run, engine: Mapping[str, Any], prompts_sha256: str, data_sha256: str) -> str:
+    """12 hex digits over all that decides a cell's scores: model, prompts, data, decoding, seeds, scoring rules."""
+    parts = {
+        "engine": dict(engine),
+        "prompts": prompts_sha256,
+        "data": data_sha256,
+        "generation": asdict(run.generation),
+        "compat": {k: v for k, v in asdict(run.compat).items() if k != "name"},
+        "seeds": run.seeds if run.generation.temperature else (),
+        "encoder": run.encoder,
+    }
+    return digest(parts)[:12]
+
+
+def main() -> None:
+    """`python -m src.config suite=<name> [key=value ...]` writes params.yaml, as `dvc exp run -S` does."""
+    from hydra import compose
+
+    with _hydra():
+        found = compose("params", overrides=sys.argv[1:])
+    (ROOT / "params.yaml").write_text(OmegaConf.to_yaml(found))
+    print(f"params.yaml: suite {found.suite}, {len(found.models)} models, {len(found.tasks)} tasks. Next: dvc repro")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""A Hugging Face checkpoint in a local folder. Text and keys here; what needs weights is in src.engine.decoding."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src.config import Generation, UserError
+from src.engine import Completion, Likelihood, Request, Result
+from src.prompts import Prompt
+
+if TYPE_CHECKING:
+    from src.engine.decoding import Backend, Done, Draw, Job
+
+NUMERICS = 1  # raised by hand, only when golden completions change: it voids every stored result
+NEAR_TIE = 1e-4  # logits
+
+
+def digest(content: Any) -> str:
+    """sha256 hex of canonical JSON."""
+    return sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+class LocalEngine:
+    """An Engine on a folder that `save_pretrained` wrote.
+
+    identity: names weights and tokenizer (a revision or sha256); part of every key.
+    leading: what the decoder puts before a completion and is no part of it.
+    strip_letters: as published, `leading` is stripped as a set of letters (defect 2).
+    batch_budget: as published, the token budget is that of the option longest in characters, tokenised with special
+        tokens (defect 4); the published maximum over a batch of 16 is approximated by the example's own.
+    prompt_by_text: as published, the prompt is cut off by string replacement (defect 8).
+    token_budget: tokens a batch may hold in memory, prompts and completions together.
+
+    A prompt longer than the model's window loses tokens at its beginning.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: str,
+        generation: Generation,
+        *,
+        dtype: str = "float32",
+        leading: str = "",
+        strip_letters: bool = False,
+        batch_budget: bool = False,
+        prompt_by_text: bool = False,
+        token_budget: int = 16384,
+        trust_remote_code: bool = False,
+    ):
+        self.folder, self.identity, self.generation, self.dtype = Path(folder), identity, generation, dtype
+        self.leading, self.strip_letters = leading, strip_letters
+        self.batch_budget, self.prompt_by_text = batch_budget, prompt_by_text
+        self.token_budget, self.trust_remote_code = token_budget, trust_remote_code
+        self.encode = lru_cache(maxsize=8192)(self._encode)
+        if not (self.folder / "config.json").exists():
+            raise UserError(
+                f"{self.folder} holds no config.json, so no checkpoint. Fetch the model: dvc repro fetch_models"
+            )
+
+    # ---- Without weights
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The folder's tokenizer."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
+
+    @cached_property
+    def config(self) -> Any:
+        """The folder's model configuration."""
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
+
+    def _encode(self, text: str, special: bool = True) -> tuple[int, ...]:
+        ids = self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+        if not ids and special:
+            ids = [i for i in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id) if i is not None][:1]
+        return tuple(ids)
+
+    def budget(self, prompt: Prompt) -> int:
+        """Tokens a completion may have: those of the longest option (without any: the answer) + extra_tokens."""
+        options = prompt.options or (prompt.answer,)
+        if self.batch_budget:
+            return len(self.encode(max(options, key=len))) + self.generation.extra_tokens
+        return max(len(self.encode(option, False)) for option in options) + self.generation.extra_tokens
+
+    def job(self, prompt: Prompt, seeds: tuple[int, ...], likelihood: bool) -> Job:
+        """The prompt in token ids, cut to the model's window; prefix and text are tokenised as one string."""
+        from src.engine.decoding import Job
+
+        ids, budget, scored = self.ids(prompt), self.budget(prompt), self.scored(prompt) if likelihood else ()
+        return Job(ids, seeds, budget, scored)
+
+    def ids(self, prompt: Prompt) -> tuple[int, ...]:
+        """Token ids of the prompt within the window."""
+        return self.encode(prompt.prefix + prompt.text)[self.cut(prompt) :]
+
+    def scored(self, prompt: Prompt) -> tuple[tuple[int, ...], ...]:
+        """Token ids of each continuation: behind the prompt for a decoder, alone for an encoder-decoder."""
+        if self.config.is_encoder_decoder:
+            return tuple(self.encode(c, False) for c in prompt.continuations)
+        text = prompt.prefix + prompt.text
+        return tuple(self.encode(text + c)[self.cut(prompt) :] for c in prompt.continuations)
+
+    def cut(self, prompt: Prompt) -> int:
+        """Tokens at the beginning of a prompt that do not fit into the window with what follows."""
+        window: int | None = getattr(self.config, "max_position_embeddings", None)
+        if self.config.is_encoder_decoder or not window:
+            return 0
+        text = prompt.prefix + prompt.text
+        length = len(self.encode(text))
+        longest = max([length + self.budget(prompt), *(len(self.encode(text + c)) for c in prompt.continuations)])
+        return min(max(0, longest - window), length - 1)
+
+    def completion_key(self, prompt: Prompt, seed: int) -> str:
+        """Content address of one completion. Greedy ones do not depend on the seed."""
+        sampled = self.generation.temperature > 0
+        return digest(
+            {
+                **self._common(prompt),
+                "kind": "completion",
+                "budget": self.budget(prompt),
+                "temperature": self.generation.temperature,
+                "top_k": self.generation.top_k if sampled else None,
+                "seed": seed if sampled else None,
+                "text": [self.leading, self.strip_letters, self.prompt_by_text],
+            }
+        )
+
+    def likelihood_key(self, prompt: Prompt) -> str:
+        """Content address of the log-likelihoods of a prompt's continuations."""
+        return digest({**self._common(prompt), "kind": "likelihood", "scored": self.scored(prompt)})
+
+    def _common(self, prompt: Prompt) -> dict[str, Any]:
+        return {"identity": self.identity, "dtype": self.dtype, "numerics": NUMERICS, "ids": self.ids(prompt)}
+
+    def describe(self) -> dict[str, str | int | float]:
+        """Identity of model and engine; no machine facts."""
+        return {
+            "engine": "local",
+            "identity": self.identity,
+            "dtype": self.dtype,
+            "numerics": NUMERICS,
+            "temperature": self.generation.temperature,
+            "top_k": self.generation.top_k,
+            "extra_tokens": self.generation.extra_tokens,
+            "leading": self.leading,
+            "strip_letters": self.strip_letters,
+            "batch_budget": self.batch_budget,
+            "prompt_by_text": self.prompt_by_text,
+        }
+
+    # ---- With weights
+
+    @cached_property
+    def backend(self) -> Backend:
+        """The model, loaded, behind the fastest way of running it."""
+        from src.engine.decoding import Sampler, backend, load
+
+        model = load(str(self.folder), self.dtype, self.trust_remote_code)
+        return backend(model, Sampler(self.generation.temperature, self.generation.top_k))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens computed so far: prompts, options and completions, without padding; 0 before weights are loaded."""
+        return self.backend.tokens if "backend" in self.__dict__ else 0
+
+    def run(self, requests: Sequence[Request]) -> Iterator[list[Result]]:
+        """Results batch by batch, longest prompts first. Raises UserError where one prompt does not fit in memory."""
+        from src.engine.decoding import batches
+
+        jobs = [self.job(r.prompt, r.seeds, r.likelihood) for r in requests]
+        for batch in batches(self.backend, jobs, self.token_budget):
+            yield [self._result(requests[i], jobs[i], done) for i, done in batch]
+
+    def _result(self, request: Request, job: Job, done: Done) -> Result:
+        completions = {seed: self._completion(job, draw) for seed, draw in done.draws.items()}
+        scores = done.scores if request.likelihood else None
+        likelihood = None if scores is None else Likelihood(tuple(s for s, _ in scores), tuple(n for _, n in scores))
+        return Result(request.prompt.id, completions, likelihood)
+
+    def _completion(self, job: Job, draw: Draw) -> Completion:
+        near = draw.margin if draw.margin < NEAR_TIE else None
+        return Completion(self.text(job.ids, draw.tokens), len(draw.tokens), draw.finish, near)
+
+    def text(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+        """The completion's text, without end-of-sequence and what the decoder puts before it."""
+        if self.prompt_by_text and not self.config.is_encoder_decoder:
+            whole = self._decoded([*prompt, *tokens])
+            found = whole.replace(self._decoded(prompt), "")
+        else:
+            found = self._decoded(tokens)
+        return found.lstrip(self.leading) if self.strip_letters and self.leading else found.removeprefix(self.leading)
+
+    def _decoded(self, tokens: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))

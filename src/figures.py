@@ -1,0 +1,255 @@
+"""The figures: a frame in, a matplotlib figure and its alt text out. One style, colour-blind safe, same bytes twice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
+
+from src import names
+from src.names import OWN, PUBLISHED
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Plot
+
+# Okabe and Ito (2008): told apart under every common colour blindness; shapes tell them apart in grey print.
+BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#595959"
+CHANCE, TRIVIAL = (4, 2), (1, 1.6)  # dash patterns
+VERDICTS = {
+    names.YES: "predicted",
+    names.NO_ABOVE: "above the line",
+    names.NO_BELOW: "below the line",
+    names.LINE_REJECTED: "line rejected",
+    names.INCONCLUSIVE: "inconclusive",
+}
+PANEL_COLUMNS = 4
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "axes.titlesize": 8.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.frameon": False,
+    "svg.fonttype": "path",
+    "savefig.facecolor": "white",
+}
+PNG_DPI = 160
+
+
+@dataclass(frozen=True)
+class Figure:
+    """conf/figure/<name>.yaml."""
+
+    name: str
+    kind: str  # one of KINDS
+    title: str
+    caption: str
+    frame: str
+    where: str | None = None  # pandas query
+    beside: str | None = None  # the published figure it stands beside
+    join: Mapping[str, Any] | None = None  # columns of another frame, as a table's
+
+
+def save(plot: Plot, name: str, folder: Path) -> None:
+    """<folder>/<name>.{svg,png}. No date, no version: the same plot gives the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+        plot.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+        plot.savefig(folder / f"{name}.png", dpi=PNG_DPI, metadata={"Software": None})
+    plt.close(plot)
+
+
+def draw(figure: Figure, rows: pd.DataFrame) -> tuple[Plot, str]:
+    """The plot and its alt text."""
+    with matplotlib.rc_context(STYLE):
+        return KINDS[figure.kind](figure, rows)
+
+
+# ------------------------------------------------------------------------------------------------- scale series
+
+
+def scale(figure: Figure, rows: pd.DataFrame) -> tuple[Plot, str]:
+    """Small multiples, one a task: accuracy by log10 parameters, with intervals, chance, trivial and forecast."""
+    tasks = sorted(set(rows["task"]))
+    lines = math.ceil(len(tasks) / PANEL_COLUMNS)
+    plot, axes = plt.subplots(
+        lines, PANEL_COLUMNS, figsize=(8.2, 1.62 * lines + 0.9), sharex=True, sharey=True, squeeze=False
+    )
+    flat = list(axes.flat)
+    for axis, task in zip(flat, tasks, strict=False):
+        _panel(axis, task, rows[rows["task"] == task])
+    for axis in flat[len(tasks) :]:
+        axis.set_visible(False)
+    for axis in flat[max(0, len(tasks) - PANEL_COLUMNS) : len(tasks)]:
+        axis.tick_params(labelbottom=True)
+    _scale_axes(flat[0], rows)
+    plot.supxlabel("Parameters", fontsize=9)
+    plot.supylabel("Accuracy", fontsize=9)
+    plot.legend(handles=_scale_legend(rows), loc="upper center", ncols=3, fontsize=8)
+    plot.tight_layout(rect=(0, 0, 1, 1 - 0.5 / plot.get_figheight()), h_pad=0.6, w_pad=0.6)
+    return plot, _scale_alt(tasks, rows)
+
+
+def _scale_axes(axis: Axes, rows: pd.DataFrame) -> None:
+    axis.set_xscale("log")
+    axis.set_xlim(rows["parameters"].min() / 2.2, rows["parameters"].max() * 2.2)
+    axis.set_ylim(-0.03, 1.03)
+    axis.set_yticks([0, 0.5, 1], ["0", ".5", "1"])
+    axis.set_xticks([1e8, 1e9, 1e10, 1e11], ["100 M", "1 B", "10 B", "100 B"])
+    axis.minorticks_off()
+
+
+def _panel(axis: Axes, task: str, rows: pd.DataFrame) -> None:
+    published = rows[rows["source"] == PUBLISHED]
+    bars = rows if published.empty else published
+    mark = " †" if rows["paper_emergent"].eq(True).fillna(False).any() else ""
+    axis.set_title(task.replace("_", " ") + mark, pad=3)
+    for value, dashes in ((_first(bars, "chance_scored"), CHANCE), (_first(bars, "trivial"), TRIVIAL)):
+        if value is not None:
+            axis.axhline(value, color=GREY, linewidth=0.8, dashes=dashes, zorder=1)
+    verdict = published.dropna(subset=["forecast"])["predictable"]
+    if len(verdict):
+        words = VERDICTS.get(verdict.iloc[0], verdict.iloc[0])
+        axis.text(0.03, 0.93, words, transform=axis.transAxes, va="top", fontsize=6.8, color=GREY)
+    for own, part in rows.groupby(rows["source"] == OWN, sort=True):
+        _series(axis, part.sort_values("parameters"), own=bool(own))
+
+
+def _series(axis: Axes, rows: pd.DataFrame, *, own: bool) -> None:
+    shape, colour = ("*", VERMILION) if own else ("o", BLUE)
+    spread = _spread(rows["accuracy"], rows["ci_low"], rows["ci_high"])
+    if not own:
+        axis.plot(rows["parameters"], rows["accuracy"], color=colour, linewidth=0.9, alpha=0.5, zorder=2)
+    axis.errorbar(
+        rows["parameters"], rows["accuracy"], yerr=spread, fmt=shape, color=colour, zorder=4,
+        markersize=8 if own else 4, markeredgewidth=0, elinewidth=1, capsize=0,
+    )  # fmt: skip
+    if rows["fitted"].notna().any():
+        axis.plot(rows["parameters"], rows["fitted"], color=ORANGE, linewidth=1.1, zorder=2)
+    known = rows.dropna(subset=["forecast"])
+    if not known.empty:
+        low, high = known["accuracy"] - known["residual_high"], known["accuracy"] - known["residual_low"]
+        axis.errorbar(
+            known["parameters"], known["forecast"], yerr=_spread(known["forecast"], low, high), fmt="D", color=ORANGE,
+            markersize=5, markerfacecolor="white", markeredgewidth=1.2, elinewidth=3, alpha=0.9, zorder=3,
+        )  # fmt: skip
+
+
+def _spread(middle: pd.Series, low: pd.Series, high: pd.Series) -> list[list[float]]:
+    return [list((middle - low).clip(lower=0).fillna(0)), list((high - middle).clip(lower=0).fillna(0))]
+
+
+def _first(rows: pd.DataFrame, column: str) -> float | None:
+    known = rows[column].dropna()
+    return None if known.empty else float(known.iloc[-1])
+
+
+def _scale_legend(rows: pd.DataFrame) -> list[Line2D]:
+    own = rows.loc[rows["source"] == OWN]
+    handles = [
+        Line2D([], [], color=BLUE, marker="o", markersize=4, linewidth=0.9, label="published, with 95 %"),
+        Line2D([], [], color=ORANGE, marker="D", markerfacecolor="white", markersize=5, linewidth=1.1,
+               label="line through the smaller, forecast with 90 %"),
+        Line2D([], [], color=GREY, dashes=CHANCE, linewidth=0.8, label="chance"),
+        Line2D([], [], color=GREY, dashes=TRIVIAL, linewidth=0.8, label="trivial policy"),
+    ]  # fmt: skip
+    stars = [
+        Line2D([], [], color=VERMILION, marker="*", markersize=8, linewidth=0, label=f"own: {model}")
+        for model in sorted(set(own["model"]))
+    ]
+    return handles + stars
+
+
+def _scale_alt(tasks: Sequence[str], rows: pd.DataFrame) -> str:
+    published = rows[rows["source"] == PUBLISHED]
+    largest = published[published["parameters"] == published["parameters"].max()]
+    inside = largest["chance_scored"].between(largest["ci_low"], largest["ci_high"]).sum()
+    models = published.sort_values("parameters")["model"].drop_duplicates()
+    return (
+        f"{len(tasks)} small panels, one a task: accuracy against number of parameters for {', '.join(models)}, "
+        f"with 95 % intervals, chance and the trivial policy. For the largest model the interval holds chance in "
+        f"{inside} of {largest['chance'].notna().sum()} panels where chance is known."
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- overlap
+
+
+def overlap(figure: Figure, rows: pd.DataFrame) -> tuple[Plot, str]:
+    """One line a task: the two models' accuracies with intervals, each one's chance, disagreements on a tinted band."""
+    left, right = (side for side in ("left", "right"))
+    labels = {left: _label(rows, left), right: _label(rows, right)}
+    rows = rows.sort_values("right_accuracy", kind="stable").reset_index(drop=True)
+    plot, axis = plt.subplots(figsize=(7.6, 0.27 * len(rows) + 1.5))
+    differ = rows["agree"].eq(False).fillna(False)
+    for y in rows.index[differ]:
+        axis.axhspan(y - 0.5, y + 0.5, color=ORANGE, alpha=0.16, linewidth=0)
+    for side, colour, shape, shift in ((left, BLUE, "o", 0.17), (right, VERMILION, "s", -0.17)):
+        _dots(axis, rows, side, colour, shape, shift)
+    axis.set_yticks(range(len(rows)), [task.replace("_", " ") for task in rows["task"]])
+    axis.tick_params(axis="y", length=0, labelcolor="black")
+    axis.set_ylim(-0.6, len(rows) - 0.4)
+    axis.set_xlim(-0.01, 1.01)
+    axis.set_xlabel("Accuracy (bars: Wilson 95 %)")
+    axis.grid(axis="x", color="#e3e3e3", linewidth=0.6)
+    axis.set_axisbelow(True)
+    handles = [
+        Line2D([], [], color=BLUE, marker="o", markersize=5, linewidth=1, label=labels[left]),
+        Line2D([], [], color=VERMILION, marker="s", markersize=5, linewidth=1, label=labels[right]),
+        Line2D([], [], color="black", marker="|", markersize=8, linewidth=0, label="chance"),
+        Line2D([], [], color=ORANGE, alpha=0.3, linewidth=7, label="one above chance, the other not"),
+    ]
+    plot.legend(handles=handles, loc="upper center", ncols=2, fontsize=8)
+    plot.tight_layout(rect=(0, 0, 1, 1 - 0.5 / plot.get_figheight()))
+    return plot, _overlap_alt(rows, labels)
+
+
+def _label(rows: pd.DataFrame, side: str) -> str:
+    shots = "few-shot" if rows[f"{side}_shots"].max() > 0 else "zero-shot"
+    return f"{rows[f'{side}_model'].iloc[0]}, {shots}"
+
+
+def _dots(axis: Axes, rows: pd.DataFrame, side: str, colour: str, shape: str, shift: float) -> None:
+    accuracy, low, high = (rows[f"{side}_{name}"] for name in ("accuracy", "ci_low", "ci_high"))
+    height = [y + shift for y in range(len(rows))]
+    above = rows[f"{side}_above"].fillna(False).astype(bool)
+    axis.errorbar(
+        accuracy, height, xerr=_spread(accuracy, low, high), fmt="none", ecolor=colour, elinewidth=1.2, zorder=3
+    )
+    for filled in (True, False):
+        some = above == filled
+        axis.scatter(
+            accuracy[some], [y for y, keep in zip(height, some, strict=True) if keep], marker=shape, s=24, zorder=4,
+            edgecolors=colour, linewidths=1.1, facecolors=colour if filled else "white",
+        )  # fmt: skip
+    axis.scatter(rows[f"{side}_chance"], height, marker="|", s=62, color="black", linewidths=1, zorder=2)
+
+
+def _overlap_alt(rows: pd.DataFrame, labels: Mapping[str, str]) -> str:
+    apart = [task.replace("_", " ") for task in rows.loc[rows["agree"].eq(False).fillna(False), "task"]]
+    named = f": {', '.join(apart)}" if apart else ""
+    return (
+        f"Accuracy of {labels['left']} and of {labels['right']} on {len(rows)} tasks, with 95 % intervals and chance. "
+        f"Whether a model is above chance differs on {len(apart)} of them{named}."
+    )
+
+
+KINDS: dict[str, Callable[[Figure, Any], tuple[Any, str]]] = {"scale": scale, "overlap": overlap}

@@ -1,0 +1,296 @@
+"""The report: same frames, same bytes; every table in four forms; nothing from data becomes markup or a formula."""
+
+import csv
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from src import report
+from src.config import ROOT, UserError
+from src.names import EMERGENCE_COLUMNS, SERIES_KEY
+
+EVIL = '<script>alert("x")</script>'
+FORMULA = '=HYPERLINK("http://example.org")'
+TASKS = ("kinds_of_stone", "old_riddles", EVIL)
+AGREE = {"agree": "above", "agree_raw": "above_raw"}
+SERIES = {"tiny": 1.2e8, "small": 1.5e9, "middle": 6e9, "largest": 1.75e11}
+
+
+def cell(source: str, model: str, task: str, number: int, **more: object) -> dict[str, object]:
+    """One row of cells.parquet with plausible numbers."""
+    n, k = 40, (7 * number) % 41
+    row = {
+        "source": source, "suite": "pilot" if source == "own" else None, "model": model, "prompt": "closed",
+        "condition": "closed_zero" if source == "own" else None, "shots": 0, "task": task, "metric": "exact_match",
+        "family": "gpt", "n": n, "k": k, "accuracy": k / n, "ci_low": max(0, k / n - 0.1),
+        "ci_high": min(1, k / n + 0.1), "chance": 0.25, "chance_scored": 0.25, "trivial": 0.3, "trivial_cv": None,
+        "p": 0.0004 * number, "p_holm": 0.01, "above_raw": k / n > 0.25, "above": k > 20,
+        "unparsed": 3 if source == "own" else None, "gates": "", "primary": True,
+        "fingerprint": f"{number:012x}", "data_sha256": f"{number:064x}", "completions_sha256": f"{number + 99:064x}",
+        "weights": FORMULA if source == "own" else None,
+    }  # fmt: skip
+    return {**row, **more}
+
+
+def all_cells() -> pd.DataFrame:
+    published = [("published", model, task) for task in TASKS for model in SERIES]
+    own = [("own", "local_model", task) for task in TASKS]
+    return pd.DataFrame([cell(*key, number) for number, key in enumerate(published + own, start=1)])
+
+
+def emergence(cells: pd.DataFrame) -> pd.DataFrame:
+    extra = {
+        "predictable": "inconclusive",
+        "forecast": 0.4,
+        "residual": -0.1,
+        "residual_low": -0.2,
+        "residual_high": 0.1,
+    }
+    verdicts = {"paper_above": True, "paper_predictable": None, "paper_emergent": False, "emergent": False}
+    frame = cells[cells["model"].isin(["largest", "local_model"])].assign(
+        **extra, **verdicts, emergent_paper_rule=False
+    )
+    return frame.reindex(columns=list(EMERGENCE_COLUMNS))
+
+
+def scale(cells: pd.DataFrame) -> pd.DataFrame:
+    frame = cells.assign(parameters=cells["model"].map(SERIES).fillna(1.3e8), fitted=0.4, forecast=None)
+    frame.loc[frame["model"] == "largest", "forecast"] = 0.4
+    kept = [*SERIES_KEY, "family", "model", "parameters", "n", "accuracy", "ci_low", "ci_high", "chance"]
+    return frame[[*kept, "chance_scored", "trivial", "forecast", "fingerprint", "fitted"]]
+
+
+def agreement() -> pd.DataFrame:
+    row = {"rule": "holm", "verdict": "above", "n": 3, "agree": 2, "undecided": 0, "kappa": None, "differ": TASKS[0]}
+    return pd.DataFrame([row])
+
+
+def overlap(cells: pd.DataFrame) -> pd.DataFrame:
+    sides = {}
+    for side, model in (("left", "small"), ("right", "middle")):
+        rows = cells[cells["model"] == model].set_index("task")
+        kept = [
+            "model",
+            "shots",
+            "n",
+            "accuracy",
+            "ci_low",
+            "ci_high",
+            "chance",
+            "p",
+            "above",
+            "above_raw",
+            "fingerprint",
+        ]
+        sides[side] = rows[kept].add_prefix(f"{side}_")
+    frame = sides["left"].join(sides["right"]).reset_index()
+    agree = {name: frame[f"left_{rule}"] == frame[f"right_{rule}"] for name, rule in AGREE.items()}
+    return frame.assign(**agree, source="published")
+
+
+def overlap_summary() -> pd.DataFrame:
+    shared = {"left_model": "small", "right_model": "middle", "rule": "holm", "n": 3, "agree": 2, "expected": 1.5}
+    rows = [{"figure": "figure2", "percentile": 50.0}, {"figure": "figure2_partner_zero", "percentile": None}]
+    return pd.DataFrame([{**shared, **row, "kappa": 0.3, "hypergeometric_p": 0.2} for row in rows])
+
+
+def project(root: Path) -> Path:
+    """A project with made-up frames and the repository's own conf."""
+    cells = all_cells()
+    frames = {
+        "cells": cells,
+        "emergence": emergence(cells),
+        "scale": scale(cells),
+        "overlap": overlap(cells),
+        "overlap_summary": overlap_summary(),
+        "agreement": agreement(),
+    }
+    for name, frame in frames.items():
+        path = root / f"data/stats/{name}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        frame.to_parquet(path)
+    for folder in ("conf/table", "conf/figure", "data/published"):
+        shutil.copytree(ROOT / folder, root / folder)
+    (root / "dvc.yaml").write_text("stages: {stats: {cmd: python -m src.stats, outs: [data/stats]}}")
+    shutil.copy(ROOT / "params.yaml", root / "params.yaml")
+    ledger = root / "data/outputs/local_model/ledger.json"
+    ledger.parent.mkdir(parents=True)
+    entry = {
+        "model": "local_model",
+        "task": "old_riddles",
+        "condition": "closed_few",
+        "status": "failed",
+        "reason": EVIL,
+    }
+    ledger.write_text(json.dumps([entry]))
+    return root
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = project(tmp_path_factory.mktemp("report"))
+    report.build(root)
+    return root
+
+
+def outputs(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in sorted((root / "reports").rglob("*")) if p.is_file()}
+
+
+def test_two_runs_give_the_same_bytes(built: Path) -> None:
+    before = outputs(built)
+    report.build(built)
+    assert outputs(built) == before
+    assert {Path(name).suffix for name in before} == {".csv", ".md", ".tex", ".html", ".svg", ".png", ".json"}
+
+
+def test_every_table_has_the_same_rows_in_four_forms(built: Path) -> None:
+    for table in report.load_tables(built):
+        if table.optional:
+            continue
+        stem = built / "reports/tables" / table.name
+        rows = len(list(csv.reader(io.StringIO(stem.with_suffix(".csv").read_text())))) - 1
+        md = [line for line in stem.with_suffix(".md").read_text().splitlines() if line.startswith("|")]
+        tex = stem.with_suffix(".tex").read_text().split(r"\endlastfoot")[1]
+        body = re.search(r"<tbody.*?</tbody>", stem.with_suffix(".html").read_text(), re.DOTALL)
+        assert body
+        assert rows > 0, table.name
+        assert (len(md) - 2, tex.count(r"\\"), body[0].count("<tr>")) == (rows, rows, rows), table.name
+
+
+def test_table2_has_every_column_of_the_definition(built: Path) -> None:
+    header = (built / "reports/tables/table2_emergence.csv").read_text().splitlines()[0].split(",")
+    assert set(EMERGENCE_COLUMNS) <= set(header)
+
+
+def test_a_missing_frame_names_the_stage_that_makes_it(tmp_path: Path) -> None:
+    root = project(tmp_path)
+    (root / "data/stats/agreement.parquet").unlink()
+    with pytest.raises(UserError, match=r"agreement\.parquet is missing.*dvc repro stats"):
+        report.build(root)
+
+
+def test_an_error_leaves_the_last_report_as_it_was(built: Path, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(built, root)
+    before = outputs(root)
+    path = root / "data/stats/overlap.parquet"
+    pd.read_parquet(path).drop(columns="task").to_parquet(path)
+    with pytest.raises(UserError, match="task"):
+        report.build(root)
+    assert outputs(root) == before
+
+
+def test_a_table_is_one_yaml(built: Path, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(built, root)
+    spec = {
+        "title": "Largest", "caption": "Only one.", "frame": "data/stats/cells.parquet", "where": "model == 'largest'",
+        "sort": ["-accuracy"], "columns": ["task", {"name": "accuracy", "header": "Right"}],
+    }  # fmt: skip
+    (root / "conf/table/largest.yaml").write_text(yaml.safe_dump(spec))
+    report.build(root)
+    found = pd.read_csv(root / "reports/tables/largest.csv")
+    assert len(found) == len(TASKS)
+    assert found["accuracy"].is_monotonic_decreasing
+    assert 'id="largest"' in (root / "reports/index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"columns": ["tusk"]}, "tusk"),
+        ({"colums": []}, "colums"),
+        ({"columns": [{"name": "task", "format": "shiny"}]}, "shiny"),
+    ],
+)
+def test_a_mistake_in_a_table_is_named(built: Path, tmp_path: Path, change: dict[str, object], message: str) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(built, root)
+    spec = {"title": "T", "caption": "C", "frame": "data/stats/cells.parquet", "columns": ["task"], **change}
+    (root / "conf/table/new.yaml").write_text(yaml.safe_dump(spec))
+    with pytest.raises(UserError, match=message):
+        report.build(root)
+
+
+def test_text_from_data_is_never_markup(built: Path) -> None:
+    page = (built / "reports/index.html").read_text()
+    assert "<script>alert" not in page
+    assert page.count("&lt;script&gt;alert") >= 3
+    for path in (built / "reports/tables").glob("*.html"):
+        assert "<script>alert" not in path.read_text(), path.name
+    for path in (built / "reports/tables").glob("*.md"):
+        assert "<script" not in path.read_text(), path.name
+
+
+def test_no_csv_cell_is_a_formula(built: Path) -> None:
+    weights = pd.read_csv(built / "reports/tables/own_runs.csv")["weights"]
+    assert list(weights) == [f"'{FORMULA}"] * len(TASKS)
+
+
+@pytest.mark.parametrize(("value", "safe"), [("-1", "'-1"), ("@x", "'@x"), (-1.5, -1.5), ("a=b", "a=b"), (None, None)])
+def test_only_text_is_made_inert(value: object, safe: object) -> None:
+    assert report.inert(value) == safe
+
+
+@pytest.mark.parametrize(
+    ("form", "value", "text"),
+    [
+        ("p", 0.0004, "<.001"),
+        ("p", 0.03, "0.030"),
+        ("signed", -0.1, "−0.100"),
+        ("verdict", False, "no"),
+        ("count", 1949, "1,949"),
+    ],
+)
+def test_formats(form: str, value: float, text: str) -> None:
+    assert report.FORMATS[form](value) == text
+
+
+def test_each_number_carries_its_source(built: Path) -> None:
+    page = (built / "reports/index.html").read_text()
+    row = all_cells().query("model == 'local_model'").iloc[0]
+    title = f"own · fingerprint {row['fingerprint']} · data {row['data_sha256'][:12]}"
+    assert f'title="{title}" data-go="#cell-{row["fingerprint"]}"' in page
+    assert f'<tr id="cell-{row["fingerprint"]}">' in page
+
+
+def test_the_page_names_suite_weights_and_gaps(built: Path) -> None:
+    page = re.sub(r"\s+", " ", (built / "reports/index.html").read_text())
+    params = yaml.safe_load((built / "params.yaml").read_text())
+    assert f"suite {params['suite']}: at most {params['limit']} examples a task" in page
+    assert f"weights {report.html.escape(FORMULA, quote=False)}".replace('"', "&#34;") in page
+    assert "1 cell is not done" in page
+    assert "local_model, old_riddles, closed_few: failed" in page
+
+
+def test_metrics_count_what_the_frames_say(built: Path) -> None:
+    found = json.loads((built / "reports/metrics.json").read_text())
+    own = all_cells().query("source == 'own'")
+    closed = found["own"]["local_model"]["conditions"]["closed_zero"]
+    assert closed["accuracy"] == pytest.approx(own["accuracy"].mean())
+    assert closed["above_raw"] == int(own["above_raw"].sum())
+    assert closed["unparsed_share"] == pytest.approx(3 / 40)
+    assert found["published"]["table2"]["paper_above"] == len(TASKS)
+
+
+def test_nothing_from_outside_is_loaded(built: Path) -> None:
+    page = (built / "reports/index.html").read_text()
+    assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", page)
+    assert "@import" not in page
+
+
+def test_a_project_without_own_runs_still_reports(tmp_path: Path) -> None:
+    root = project(tmp_path)
+    for name in ("cells", "emergence", "scale"):
+        path = root / f"data/stats/{name}.parquet"
+        pd.read_parquet(path).query("source == 'published'").to_parquet(path)
+    report.build(root)
+    assert "No own cell has been computed yet." in (root / "reports/index.html").read_text()
+    assert json.loads((root / "reports/metrics.json").read_text())["own"] == {}

@@ -1,0 +1,203 @@
+"""Overlaps, contrasts and the factorial against scipy's own tests, integrals and counts by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import integrate, stats
+
+from src import names
+from src import stats_pairs as sp
+from src.config import UserError
+
+TABLE = np.array([[6, 2], [3, 8]])
+
+
+def test_hypergeometric_p_is_fishers_one_sided():
+    found = sp.overlap_statistics(TABLE)
+    assert found["hypergeometric_p"] == pytest.approx(stats.fisher_exact(TABLE, alternative="greater").pvalue, rel=1e-9)
+
+
+def test_mcnemar_is_the_sign_test_on_the_two_kinds_of_disagreement():
+    assert sp.overlap_statistics(TABLE)["mcnemar_p"] == pytest.approx(stats.binomtest(2, 5).pvalue)
+
+
+def test_agreement_expectation_and_kappa_by_hand():
+    found = sp.overlap_statistics(TABLE)
+    # margins 8 and 11 of 19 (left), 9 and 10 (right): expected (8 * 9 + 11 * 10) / 19
+    assert (found["n"], found["agree"]) == (19, 14)
+    assert found["expected"] == pytest.approx(182 / 19)
+    assert found["kappa"] == pytest.approx((14 - 182 / 19) / (19 - 182 / 19))
+
+
+def test_overlap_power_at_odds_one_is_the_size_of_the_test():
+    assert sp.overlap_power(21, 10, 12, odds=1.0) <= 0.05
+    assert sp.overlap_power(21, 10, 12, odds=50) > sp.overlap_power(21, 10, 12, odds=5)
+
+
+def test_three_way_agreement_by_hand():
+    verdict = np.array([[1, 1, 0, 0, 1], [1, 0, 0, 1, 1], [1, 1, 0, 0, np.nan]])
+    found = sp.all_agree(verdict)
+    # four tasks known to all; shares above .5, .5, .5 -> expected 4 * (1/8 + 1/8)
+    assert (found["n"], found["agree"], found["expected"]) == (4, 2, 1.0)
+
+
+X = np.array([0.31, 0.52, 0.47, 0.28, 0.60, 0.44, 0.39, 0.71])
+Y = np.array([0.25, 0.50, 0.49, 0.22, 0.51, 0.45, 0.31, 0.60])
+
+
+def test_contrast_equals_scipy():
+    found = sp.contrast(X, Y)
+    assert found["t_p"] == pytest.approx(stats.ttest_1samp(X - Y, 0).pvalue, rel=1e-6)
+    assert found["wilcoxon_p"] == pytest.approx(stats.wilcoxon(X, Y, correction=True).pvalue, rel=1e-6)
+    half = stats.t.isf(0.025, 7) * (X - Y).std(ddof=1) / math.sqrt(8)
+    assert found["ci_high"] - found["mean_diff"] == pytest.approx(half)
+
+
+def test_tost_is_the_larger_of_two_one_sided_t_tests_at_five_points():
+    d = X - Y
+    two = (
+        stats.ttest_1samp(d, -0.05, alternative="greater").pvalue,
+        stats.ttest_1samp(d, 0.05, alternative="less").pvalue,
+    )
+    assert sp.contrast(X, Y)["tost_p"] == pytest.approx(max(two), rel=1e-6)
+
+
+def test_bayes_factor_is_rouders_integral():
+    # Rouder et al. (2009), eq. 1, Cauchy scale r = .707: BF10 = integral over g of an inverse chi-square prior
+    n, r = 8, 0.707
+    t, nu = stats.ttest_1samp(X - Y, 0).statistic, n - 1
+
+    def integrand(g):
+        scale = 1 + n * g * r**2
+        prior = (2 * math.pi) ** -0.5 * g**-1.5 * math.exp(-1 / (2 * g))
+        return scale**-0.5 * (1 + t**2 / (scale * nu)) ** (-(nu + 1) / 2) * prior
+
+    marginal, _ = integrate.quad(integrand, 0, np.inf, epsabs=0, epsrel=1e-10, limit=300)
+    assert sp.contrast(X, Y)["bf10"] == pytest.approx(marginal / (1 + t**2 / nu) ** (-(nu + 1) / 2), rel=1e-5)
+
+
+def test_contrasts_of_nothing_say_so_instead_of_failing():
+    assert sp.contrast(X, X) == {"n_tasks": 8, "mean_diff": 0.0, "median_diff": 0.0}
+    assert "t_p" not in sp.contrast(X[:2], Y[:2])
+
+
+def test_unpaired_input_is_refused():
+    with pytest.raises(AssertionError, match="same tasks"):
+        sp.contrast(X, Y[:7])
+
+
+def test_how_many_tasks_can_show_equivalence():
+    # half-width 1.645 * sqrt(2 * .25 / n) < .05 needs n > 541.1
+    rows = pd.DataFrame({"accuracy": 0.5, "n": [541, 542, 5000]})
+    assert sp.can_show_equivalence(rows, rows) == 2
+
+
+def cells(*rows):
+    """Cells of one task each: (task, model, few, accuracy, p)."""
+    frame = pd.DataFrame(rows, columns=["task", "model", "few", "accuracy", "p"])
+    fixed = {"source": names.PUBLISHED, "primary": True, "prompt": "closed", "n": 100, "ci_low": 0.0, "ci_high": 1.0}
+    frame = frame.assign(**fixed, family="f", tuned=frame["model"] == "left", chance=0.25, chance_scored=0.25)
+    shots = np.where(frame["few"], 5, 0)
+    return frame.assign(
+        shots=shots,
+        condition=np.where(frame["few"], "closed_few", "closed_zero"),
+        above_raw=frame["accuracy"] > 0.25,
+        fingerprint="f" * 12,
+    )
+
+
+def test_overlap_rows_correct_over_both_sides_together():
+    left = [("a", 0.9, 0.001), ("b", 0.3, 0.03), ("c", 0.4, np.nan)]
+    right = [("a", 0.9, 0.001), ("b", 0.2, 0.9), ("c", 0.9, 0.001)]
+    frame = cells(
+        *((task, "left", False, *rest) for task, *rest in left),
+        *((task, "right", True, *rest) for task, *rest in right),
+    )
+    sides = sp.by_condition(frame)
+    found = sp.overlap_rows(sp.side(sides, "left", False), sp.side(sides, "right", True), 0.05).set_index("task")
+    assert found["left_above"].tolist()[:2] == [True, False]  # .03 over five tests: Holm .06
+    assert found["agree"].tolist() == [True, True, True]
+    assert found["agree_raw"].tolist() == [True, False, True]
+    assert found["decided"].tolist() == [True, True, False]  # c has no verdict on the left: no disagreement shown
+
+
+def test_skill_is_zero_at_chance_and_one_when_all_is_right():
+    assert sp.skill(0.25, 0.25) == 0
+    assert sp.skill(1.0, 0.25) == 1
+    assert sp.skill(0.625, 0.25) == 0.5
+
+
+def factorial_frame():
+    """Twelve tasks, 3 x 2 x 2, with a true effect of shots of .2 and none of tuning."""
+    rng = np.random.default_rng(4)
+    grid = [(f"t{t:02}", s, i, f) for t in range(12) for s in "abc" for i in ("base", "tuned") for f in ("few", "zero")]
+    frame = pd.DataFrame(grid, columns=["task", "size", "tuned", "shots"])
+    task = frame["task"].map(dict(zip(sorted(set(frame["task"])), rng.normal(0, 0.1, 12), strict=True)))
+    return frame.assign(skill=task + 0.2 * (frame["shots"] == "few") + rng.normal(0, 0.03, len(frame)))
+
+
+def test_two_factors_of_two_levels_equal_the_paired_t_test():
+    # a within factor of two levels has F = t^2, whatever the correction
+    frame = factorial_frame()
+    found = sp.two_way(frame).set_index(["analysis", "effect"])
+    few, zero = (frame[frame["shots"] == level].groupby("task")["skill"].mean() for level in ("few", "zero"))
+    assert found.loc[("rm_anova tuned x shots", "shots"), "f"] == pytest.approx(
+        stats.ttest_rel(few, zero).statistic ** 2
+    )
+
+
+def test_uncorrected_three_way_equals_the_corrected_where_a_factor_has_two_levels():
+    frame = factorial_frame()
+    three, two = sp.three_way(frame).set_index("effect"), sp.two_way(frame).set_index(["analysis", "effect"])
+    assert three.loc["shots", "p"] == pytest.approx(two.loc[("rm_anova tuned x shots", "shots"), "p"], rel=1e-6)
+
+
+def test_the_mixed_model_finds_the_effect_that_was_put_in():
+    found = sp.mixed_model(factorial_frame()).set_index("effect")
+    shots = found.loc["C(shots, Treatment('zero'))[T.few]"]
+    assert shots["ci_low"] < 0.2 < shots["ci_high"]
+    assert shots["p"] < 1e-6
+
+
+def test_rank_correlation_by_hand():
+    # ranks 1 2 3 4 5 against 1 3 2 5 4: rho = 1 - 6 * 4 / (5 * 24)
+    long = pd.DataFrame(
+        {"task": list("abcde") * 2, "metric": ["m1"] * 5 + ["m2"] * 5, "v": [1, 2, 3, 4, 5, 1, 3, 2, 5, 4]}
+    )
+    assert sp.rank_correlations(long, "v", "x")["rho"].iloc[0] == pytest.approx(0.8)
+
+
+def test_table1_pairs_take_every_tuned_twin_and_skip_models_without():
+    table1 = [{"base": "a", "tuned": ["b", "c"]}, {"base": "d", "tuned": None}, {"base": "e", "tuned": "f"}]
+    assert sp.pairs_of(table1) == [("a", "b"), ("a", "c"), ("e", "f")]
+
+
+def own_cell(hits, groups=None):
+    index = pd.Index([f"t/{i}" for i in range(len(hits))], name="example_id")
+    return pd.DataFrame({"y": np.array(hits, float), "group": groups or list(map(str, range(len(hits))))}, index=index)
+
+
+def test_own_pairs_are_the_exact_sign_test_on_the_discordant_examples():
+    # 6 examples gained, 1 lost, 3 the same: two-sided binomial 1 or fewer of 7 = 2 * (1 + 7) / 128
+    x, y = own_cell([1] * 6 + [0] + [1, 0, 1]), own_cell([0] * 6 + [1] + [1, 0, 1])
+    found = sp.own_pair(x, y, "here", seed=1)
+    assert found["p"] == pytest.approx(16 / 128)
+    assert found["mean_diff"] == pytest.approx(0.5)
+    assert found["ci_low"] < 0.5 < found["ci_high"]
+
+
+def test_own_pairs_that_share_contexts_flip_whole_groups():
+    # three groups with sums 2, 2, 2: of the 8 sign patterns, 2 are as extreme
+    groups = ["a", "a", "b", "b", "c", "c"]
+    found = sp.own_pair(own_cell([1] * 6, groups), own_cell([0] * 6, groups), "here", seed=1)
+    assert (found["test"], found["groups"]) == ("sign_flip", 3)
+    assert found["p"] == pytest.approx(2 / 8)
+
+
+def test_own_pairs_with_other_examples_are_refused():
+    with pytest.raises(UserError, match="different examples"):
+        sp.own_pair(own_cell([1, 0, 1]), own_cell([1, 0]), "here", seed=1)
