@@ -35,9 +35,12 @@ laptop: .venv/ready  ## the pilot with 128 examples a task -> data/reference/lap
 	python -m src.stats --own data/laptop/scores.parquet data/reference/laptop.csv
 
 lock: .venv/ready  ## requirements.in -> requirements.lock, hashed, without torch
+	# needs a CPU file of torch, or CUDA's packages enter the lock: make lock LOCK_ARGS="--find-links <its folder>"
 	$(PYTHON) -m venv .venv/uv && .venv/uv/bin/pip install --quiet uv
-	.venv/uv/bin/uv pip compile --upgrade --generate-hashes --python-version 3.11 --no-emit-package torch \
-	  --no-emit-index-url --no-emit-find-links $(LOCK_ARGS) requirements.in -o requirements.lock
+	echo "$(TORCH)" > .venv/torch.txt
+	.venv/uv/bin/uv pip compile --quiet --generate-hashes --python-version 3.11 --constraint .venv/torch.txt \
+	  --no-emit-package torch --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+	  $(LOCK_ARGS) requirements.in -o requirements.lock
 
 .venv/ready: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \

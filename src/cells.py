@@ -10,12 +10,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from src import fetch, scoring
 from src.config import ROOT, Cell, Compat, Encoder, Run, UserError, digest, fingerprint, load
 from src.engine import Completion, Likelihood
-from src.prompts import Prompt
+from src.prompts import Prompt, example_id
 
 FRACTIONS = ("exact_match", "bertscore_accuracy", "likelihood", "likelihood_plain", "likelihood_token")
 MEANS = ("bertscore_f1", "edit_distance", "unparsed")
@@ -37,13 +38,14 @@ def header(
     asked = digest([asdict(a.prompt) for a in answers])
     said = digest([[a.prompt.id, {s: c.text for s, c in a.completions.items()}] for a in answers])
     return {
-        "fingerprint": fingerprint(run, engine, asked, data_sha256),
+        "fingerprint": fingerprint(run, cell, engine, asked, data_sha256),
         "suite": run.suite,
         "model": run.model.name,
         "weights": run.model.weights,
         "task": cell.task.name,
         "condition": cell.condition.name,
         "prompt": cell.condition.prompt,
+        "control": cell.condition.control,
         "lettered": cell.condition.lettered,
         "shots": shots,
         "compat": asdict(run.compat),
@@ -109,9 +111,20 @@ def score(head: Mapping[str, Any], answers: Sequence[Answers], bert: scoring.Ber
 
 
 def summary(scores: Sequence[scoring.Score]) -> dict[str, float]:
-    """Mean of each metric over examples and seeds, fractions 0-1 (edit distance: characters); absent where missing."""
-    found = {name: [v for s in scores if (v := getattr(s, name)) is not None] for name in (*FRACTIONS, *MEANS)}
-    return {name: sum(values) / len(values) for name, values in found.items() if values}
+    """Mean of each metric over examples, each the mean over its seeds and variants; absent where missing.
+
+    Fractions 0-1; edit distance: characters.
+    """
+    found = {name: _by_example(scores, name) for name in (*FRACTIONS, *MEANS)}
+    return {name: fmean(map(fmean, values)) for name, values in found.items() if values}
+
+
+def _by_example(scores: Sequence[scoring.Score], name: str) -> list[list[float]]:
+    values: dict[str, list[float]] = {}
+    for score in scores:
+        if (value := getattr(score, name)) is not None:
+            values.setdefault(example_id(score.example_id)[0], []).append(value)
+    return list(values.values())
 
 
 def load_encoder(name: str) -> scoring.BertScorer:

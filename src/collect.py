@@ -1,4 +1,6 @@
-"""All finished cells -> one tidy table, a row per (cell, example, seed). A DVC stage: `python -m src.collect`.
+"""All finished cells -> one tidy table, a row per (cell, example, variant, seed). A DVC stage: `python -m src.collect`.
+
+`control` is null in the plain conditions; `variant` is null where a cell asks each example once.
 
 Scoring happens here and not only while running: mending a rule costs CPU seconds, never a model.
 """
@@ -6,14 +8,19 @@ Scoring happens here and not only while running: mending a rule costs CPU second
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
+import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src import cells
+from src import cells, scoring
+from src.cells import Answers
 from src.config import UserError
+from src.prompts import CONTENT_FREE, Prompt, example_id
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,15 +33,64 @@ KEPT = (
 )  # fmt: skip
 
 
-def rows(path: Path) -> list[dict[str, Any]]:
-    """The scored rows of one cell's file; no dataset text in them."""
+SHARED = ("suite", "model", "weights", "task", "prompt", "shots", "data_sha256")
+"""What a plain cell has in common with its content-free twin."""
+
+
+def rows(path: Path, twin: Path | None = None) -> list[dict[str, Any]]:
+    """The scored rows of one cell's file; no dataset text in them. twin: the file of its content-free twin."""
     head, answers = cells.read(path)
     bert = None if head["lettered"] else _encoder(head["encoder"])
+    control = head.get("control")
     kept = {"source_kind": "own", **{key: head[key] for key in KEPT}, "compat": head["compat"]["name"]}
-    return [{**kept, **asdict(score)} for score in cells.score(head, answers, bert)]
+    prior = prior_corrected(answers, cells.read(twin)[1]) if twin and control is None else {}
+    found = []
+    for score in cells.score(head, answers, bert):
+        name, variant = example_id(score.example_id)
+        beside = {"control": control, "variant": variant, "likelihood_prior": prior.get(score.example_id)}
+        found.append({**kept, **asdict(score), "example_id": name, **beside})
+    return found
 
 
 _encoder = functools.cache(cells.load_encoder)
+
+
+def twins(paths: Sequence[Path]) -> dict[Path, Path]:
+    """Each cell's content-free twin: the same model, task, prompt format and shots, where it was run."""
+    keys = {path: (head.get("control"), tuple(head.get(key) for key in SHARED)) for path, head in heads(paths).items()}
+    free = {key: path for path, (control, key) in keys.items() if control == CONTENT_FREE}
+    return {path: free[key] for path, (_, key) in keys.items() if key in free}
+
+
+def heads(paths: Sequence[Path]) -> dict[Path, dict[str, Any]]:
+    """The header of each file that has one; the others are for `cells.read` to refuse."""
+    found = {}
+    for path in paths:
+        with path.open(encoding="utf-8") as file, contextlib.suppress(ValueError):
+            found[path] = dict(json.loads(file.readline()))
+    return found
+
+
+def prior_corrected(answers: Sequence[Answers], content_free: Sequence[Answers]) -> dict[str, float]:
+    """Credit 0-1 by example id, a t-way tie 1/t, where log p less that on the template with empty input decides.
+
+    {} where the content-free cell lacks an example; an example whose options differ there is left out.
+    """
+    prior = {a.prompt.id: a for a in content_free}
+    if any(a.prompt.id not in prior for a in answers):
+        return {}
+    found = {}
+    for a in answers:
+        prompt, alone = a.prompt, prior[a.prompt.id]
+        if a.likelihood and alone.likelihood and prompt.target is not None and _alike(prompt, alone.prompt):
+            gain = [p - q for p, q in zip(a.likelihood.logprob, alone.likelihood.logprob, strict=True)]
+            picked = scoring.pick(gain, a.likelihood.n_tokens, prompt.options, "plain")
+            found[prompt.id] = scoring.share(picked, prompt.target)
+    return found
+
+
+def _alike(prompt: Prompt, other: Prompt) -> bool:
+    return (prompt.prefix, prompt.continuations) == (other.prefix, other.continuations)
 
 
 def collect(outputs: Path) -> pd.DataFrame:
@@ -47,7 +103,8 @@ def collect(outputs: Path) -> pd.DataFrame:
     paths = sorted(outputs.glob("*/*.jsonl"))
     if not paths and not list(outputs.glob("*/ledger.json")):
         raise UserError(f"{outputs} holds no cell. Make them: dvc repro infer")
-    frame = pd.DataFrame([row for path in paths for row in rows(path)])
+    twin = twins(paths)
+    frame = pd.DataFrame([row for path in paths for row in rows(path, twin.get(path))])
     return frame.convert_dtypes() if len(frame) else frame
 
 

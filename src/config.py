@@ -49,6 +49,7 @@ class Model:
     weights: str = "original"  # what the numbers were computed with, e.g. "Q4_1 -> fp32"
     dtype: str = "float32"  # float32 | float16 | bfloat16: declared, never chosen by the machine
     leading: str = ""  # what the decoder puts before a completion and is no part of it
+    tasks: list[str] | None = None  # the tasks the paper gave this model; null is all of them
     licence: str | None = None
     gate: str | None = None  # what a user must do before the hub hands out the weights
     trust_remote_code: bool = False  # run code that comes with the checkpoint
@@ -64,6 +65,7 @@ class Wording:
     show_options: bool = True  # False: the test item is asked as in the open format
     paragraph_break_to_space: bool = False
     full_stop_after_answer: bool = True
+    leaks: bool = True  # under Compat.template_leak the tasks after this one keep what prompts.LEAKS says
 
 
 @dataclass
@@ -109,6 +111,8 @@ class Condition:
     strip_full_stop_from_options: bool = MISSING
     answer: str = MISSING  # how an exemplar answers; also the continuation scored by likelihood
     lettered: bool = False  # the answer is the option's letter
+    control: str | None = None  # what makes it a control condition: a key of prompts.CONTROLS; None is a plain one
+    exemplar_seed: int | None = None  # control resampled: which exemplars are drawn in place of the published ones
 
 
 @dataclass
@@ -301,10 +305,11 @@ def compose_run(cfg: DictConfig) -> Run:
     """The composed Hydra configuration as a Run. Raises UserError for what cannot be run."""
     if "model" not in cfg:
         raise UserError(f"Which model? Add +model=<name>. Known (conf/model/*.yaml): {', '.join(known('model'))}")
+    model = typed(Model, cfg.model, "model")
     tasks = (
         [with_exemplar_options(typed(Task, cfg.task, "task"))]
         if cfg.get("task")
-        else [load_task(name) for name in cfg.tasks]
+        else [load_task(name) for name in asked_of(model, cfg.tasks)]
     )
     conditions = (
         [typed(Condition, cfg.condition, "condition")]
@@ -313,15 +318,15 @@ def compose_run(cfg: DictConfig) -> Run:
     )
     return Run(
         suite=cfg.suite,
-        model=typed(Model, cfg.model, "model"),
+        model=model,
         cells=tuple(Cell(task, condition) for task in tasks for condition in conditions),
         generation=typed(Generation, cfg.generation, "generation"),
         compat=typed(Compat, cfg.compat, "compat"),
-        seeds=_seeds(cfg.seeds),
-        limit=_positive("limit", cfg.limit),
+        seeds=distinct(cfg.seeds),
+        limit=positive("limit", cfg.limit),
         encoder=cfg.encoder,
         incomplete=cfg.incomplete,
-        token_budget=_positive("token_budget", cfg.token_budget) or 4096,
+        token_budget=positive("token_budget", cfg.token_budget) or 4096,
         data=Path(cfg.data),
         store=Path(cfg.store),
         out=Path(cfg.out) if cfg.out else None,
@@ -329,7 +334,13 @@ def compose_run(cfg: DictConfig) -> Run:
     )
 
 
-def _positive(key: str, value: Any) -> int | None:
+def asked_of(model: Model, tasks: Sequence[str]) -> list[str]:
+    """Those of a suite's tasks that this model is given; one named by hand (task=...) is always run."""
+    return [name for name in tasks if model.tasks is None or name in model.tasks]
+
+
+def positive(key: str, value: Any) -> int | None:
+    """A whole number of 1 or more, or None. Raises UserError."""
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -337,8 +348,9 @@ def _positive(key: str, value: Any) -> int | None:
     return value
 
 
-def _seeds(found: Any) -> tuple[int, ...]:
-    seeds = tuple(found) if OmegaConf.is_list(found) else (found,)
+def distinct(found: Any) -> tuple[int, ...]:
+    """Seeds, one or a list. Raises UserError where they are not distinct whole numbers of 0 or more."""
+    seeds = tuple(found) if OmegaConf.is_list(found) or isinstance(found, list) else (found,)
     if not seeds or len(set(seeds)) != len(seeds) or not all(isinstance(s, int) and s >= 0 for s in seeds):
         raise UserError(
             f"seeds={list(seeds)}: seeds are distinct whole numbers of 0 or more, e.g. seeds=[2266,105,86379]"
@@ -351,9 +363,10 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def fingerprint(run: Run, engine: Mapping[str, Any], prompts_sha256: str, data_sha256: str) -> str:
+def fingerprint(run: Run, cell: Cell, engine: Mapping[str, Any], prompts_sha256: str, data_sha256: str) -> str:
     """12 hex digits over all that decides a cell's scores: model, prompts, data, decoding, seeds, scoring rules."""
     parts = {
+        "cell": cell.name,  # two conditions can ask the same prompts
         "engine": dict(engine),
         "prompts": prompts_sha256,
         "data": data_sha256,
@@ -365,14 +378,34 @@ def fingerprint(run: Run, engine: Mapping[str, Any], prompts_sha256: str, data_s
     return digest(parts)[:12]
 
 
+def composed_params(words: Sequence[str]) -> dict[str, Any]:
+    """What conf/params.yaml composes to with these overrides, e.g. ["suite=paper", "limit=8"]. Raises UserError."""
+    from hydra import compose
+    from hydra.errors import HydraException
+
+    for word in words:
+        key, _, value = word.partition("=")
+        if key == "suite" and value not in known("suite"):
+            raise suggest("suite", value, known("suite"), "conf/suite/*.yaml")
+    try:
+        with _hydra():
+            found = OmegaConf.to_container(compose("params", overrides=list(words)))
+    except HydraException as error:
+        raise UserError(
+            f"{str(error).splitlines()[0]} Keys are those of conf/suite/*.yaml, e.g. suite=paper"
+        ) from error
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
+
+
 def main() -> None:
     """`python -m src.config suite=<name> [key=value ...]` writes params.yaml, as `dvc exp run -S` does."""
-    from hydra import compose
-
-    with _hydra():
-        found = compose("params", overrides=sys.argv[1:])
+    try:
+        found = composed_params(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"error: {error}")
     (ROOT / "params.yaml").write_text(OmegaConf.to_yaml(found))
-    print(f"params.yaml: suite {found.suite}, {len(found.models)} models, {len(found.tasks)} tasks. Next: dvc repro")
+    print(f"params.yaml: suite {found['suite']}, {len(found['models'])} models, {len(found['tasks'])} tasks. dvc repro")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ PICKS = {EXACT: "picked", BERT: "bertscore_picked", LIKELIHOODS[0]: "likelihood_
 """The column of scores.parquet that holds the option behind a metric."""
 
 F1, EXPLORATORY = "F1", "exploratory"
+RESAMPLED = "resampled"
+"""The control condition whose exemplars are drawn."""
 F2, F3, F4, F5 = "F2", "F3", "F4", "F5"
 
 # verdicts of `predictable`, in the order of the rule; the last two say why there is none
@@ -124,3 +126,10 @@ RULES = {
 # pingouin 0.7
 PG_P, PG_W, PG_T, PG_CI, PG_BF = "p_val", "W_val", "T", "CI95", "BF10"
 PG_TOST_P, PG_GG, PG_UNCORRECTED, PG_SOURCE, PG_EPS = "pval", "p_GG_corr", "p_unc", "Source", "eps"
+
+# What data/reference/*.csv keeps of own cells.
+REFERENCE_COLUMNS = (
+    "suite", "model", "weights", "prompt", "shots", "condition", "task", "metric", "primary", "n", "k", "accuracy",
+    "ci_low", "ci_high", "chance", "unparsed_share", "p", "p_holm", "above", "data_sha256", "completions_sha256",
+    "fingerprint",
+)  # fmt: skip

@@ -1,24 +1,30 @@
 """(Example, Task, Condition) -> Prompt. Pure: no globals, no files, nothing is edited.
 
-Templates, wordings and cleaning: protocol.md, "Prompt text".
+Templates, wordings and cleaning: protocol.md, "Prompt text". Control conditions: statistics.md, "Content-free
+answering". `ask` is what a cell asks; `render` is one prompt of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from src.config import Condition, Task, Wording
-from src.data import Example
+from src.config import Condition, Task, UserError, Wording, suggest
+from src.data import Example, sampled
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
+VARIANT = "~"  # in a prompt's id, between the example's id and its variant
+CONTENT_FREE = "content_free"
+RESAMPLED = "resampled"
 
 
 @dataclass(frozen=True)
 class Prompt:
     """What a model is asked for one example. The full prompt is `prefix + text`."""
 
-    id: str  # the example's id
+    id: str  # the example's id, "~shift<k>" behind it where a control asks one example several times
     group: str  # the example's context group
     prefix: str  # few-shot exemplars, the same for a whole cell; "" zero-shot
     text: str  # the test item
@@ -31,7 +37,7 @@ class Prompt:
 def clean(text: str, task: Task) -> str:
     """The published input cleaning."""
     text = text.rstrip(" ").replace(" ,", ",").replace(" .", ".")
-    return text + "?" if task.final_question_mark else text
+    return text + "?" if task.final_question_mark and text else text
 
 
 def without_full_stop(text: str) -> str:
@@ -80,7 +86,12 @@ def with_options(example: Example, options: Sequence[int] | Sequence[str] | None
 
 
 def render(example: Example, exemplars: Sequence[Example], task: Task, condition: Condition) -> Prompt:
-    """The prompt of one test item. The result depends on nothing but the arguments.
+    """The prompt of one test item. The result depends on nothing but the arguments."""
+    return item(example, prefix(exemplars, task, condition) if condition.few_shot else "", task, condition)
+
+
+def item(example: Example, ahead: str, task: Task, condition: Condition) -> Prompt:
+    """The prompt of one test item behind the few-shot prefix `ahead`.
 
     Options that are not shown are still scored where the task file has them; constructed ones are not.
     """
@@ -90,10 +101,165 @@ def render(example: Example, exemplars: Sequence[Example], task: Task, condition
     return Prompt(
         id=example.id,
         group=example.group,
-        prefix=prefix(exemplars, task, condition) if condition.few_shot else "",
+        prefix=ahead,
         text=question(example, task, condition, wording, shown),
         options=tuple(without_full_stop(o) for o in options) if task.strip_full_stop_from_options else options,
         continuations=tuple(answer(condition, wording, o, i) for i, o in enumerate(options)),
         target=example.target if options else None,
         answer=without_full_stop(example.answer),
     )
+
+
+# ---- what a cell asks ----------------------------------------------------------------------
+
+
+def ask(
+    tests: Sequence[Example],
+    exemplars: Sequence[Example],
+    task: Task,
+    condition: Condition,
+    limit: int | None = None,
+    earlier: Sequence[Task] = (),
+) -> list[Prompt]:
+    """Every prompt of a cell, in the order of `data.sampled`; variants of one example stand together.
+
+    tests, exemplars: all of the task's. limit: number of examples, not of prompts. earlier: the tasks whose template
+    edits are still in force, in the order they ran (Compat.template_leak); only test items show them, since the
+    published prefixes are fixed text. Raises UserError for a condition that says two things at once.
+    """
+    control = checked(condition)
+    if condition.exemplar_seed is not None:
+        exemplars = resampled(tests, len(exemplars), condition.exemplar_seed)
+        task = replace(task, exemplar_options={})
+    ahead = prefix(exemplars, task, condition) if condition.few_shot else ""
+    left = without(tests, exemplars)
+    shown = leaked(task, condition.prompt, earlier)
+    return [item(example, ahead, shown, condition) for example in control(sampled(left, limit), left)]
+
+
+def example_id(prompt_id: str) -> tuple[str, str | None]:
+    """(the example's id, its variant): "t/3~shift2" is ("t/3", "shift2"); a plain id has the variant None."""
+    name, _, variant = prompt_id.partition(VARIANT)
+    return name, variant or None
+
+
+def without(tests: Sequence[Example], exemplars: Sequence[Example]) -> list[Example]:
+    """The tests that are no exemplars."""
+    taken = {example.id for example in exemplars}
+    return [example for example in tests if example.id not in taken]
+
+
+def drawn(what: str, example: Example) -> bytes:
+    """An example's place in one seeded order, `what` being the seed."""
+    return hashlib.sha256(f"{what}:{example.id}".encode()).digest()
+
+
+# ---- control conditions: (examples asked, all test items) -> what is asked in their place ---------------------------
+
+
+def unchanged(chosen: Sequence[Example], tests: Sequence[Example]) -> list[Example]:
+    """The examples as they are: what differs is said by the condition's own data."""
+    return list(chosen)
+
+
+def shifts(chosen: Sequence[Example], tests: Sequence[Example]) -> list[Example]:
+    """Each example once per cyclic shift of its options, the file's order first; ids "<example id>~shift<k>".
+
+    Over the shifts each option stands once in each place, so that a policy of positions scores exactly 1/m.
+    """
+    return [shifted(example, k) for example in chosen for k in range(max(len(example.options), 1))]
+
+
+def shifted(example: Example, k: int) -> Example:
+    """The example with its k-th option (from 0) first."""
+    options = example.options[k:] + example.options[:k]
+    target = None if example.target is None else (example.target - k) % len(options)
+    return replace(example, id=f"{example.id}{VARIANT}shift{k}", options=options, target=target)
+
+
+def input_swapped(chosen: Sequence[Example], tests: Sequence[Example]) -> list[Example]:
+    """Each example's options and gold answer under the input of another: the model's own content-free floor.
+
+    The partner is fixed by the test items alone, so that it is the same at every limit. An example that is alone
+    with its number of options is left out.
+    """
+    partner = derangement(tests)
+    return [replace(example, input=partner[example.id].input) for example in chosen if example.id in partner]
+
+
+def derangement(tests: Sequence[Example]) -> dict[str, Example]:
+    """Another example of as many options for each example, by id: one to one, no fixed point.
+
+    One cycle through a hashed order in which those of a shared context stand side by side; a step of the largest
+    context leads out of every context (as long as none holds more than half of the examples).
+    """
+    found: dict[str, Example] = {}
+    for size in {len(example.options) for example in tests}:
+        alike = [example for example in tests if len(example.options) == size]
+        heads = {e.group: drawn("swap", replace(e, id=e.group)) for e in alike}
+        alike.sort(key=lambda e: (heads[e.group], e.group, drawn("swap", e)))
+        step = max(Counter(e.group for e in alike).values()) % len(alike) or 1
+        found |= {e.id: alike[(i + step) % len(alike)] for i, e in enumerate(alike) if len(alike) > 1}
+    return found
+
+
+def content_free(chosen: Sequence[Example], tests: Sequence[Example]) -> list[Example]:
+    """Each example with an empty input and its options: the prior that prior-corrected likelihood takes off."""
+    return [replace(example, input="") for example in chosen]
+
+
+CONTROLS: Mapping[str | None, Callable[[Sequence[Example], Sequence[Example]], list[Example]]] = {
+    None: unchanged,
+    "shifts": shifts,
+    "input_swapped": input_swapped,
+    CONTENT_FREE: content_free,
+    RESAMPLED: unchanged,  # the exemplars differ, by exemplar_seed
+    "wording": unchanged,  # the template differs
+}
+
+
+def checked(condition: Condition) -> Callable[[Sequence[Example], Sequence[Example]], list[Example]]:
+    """The condition's control. Raises UserError for an unknown one, and for exemplars drawn without saying so."""
+    where = f"conf/condition/{condition.name}.yaml"
+    if condition.control not in CONTROLS:
+        raise suggest("control", str(condition.control), [name for name in CONTROLS if name], "prompts.CONTROLS")
+    if (condition.control == RESAMPLED) != (condition.exemplar_seed is not None):
+        raise UserError(
+            f"{where}: control: {RESAMPLED} and exemplar_seed: <number> go together, under a name of their own"
+        )
+    if condition.control == RESAMPLED and not condition.few_shot:
+        raise UserError(f"{where}: {RESAMPLED} exemplars need few_shot: true")
+    return CONTROLS[condition.control]
+
+
+def resampled(tests: Sequence[Example], count: int, seed: int) -> list[Example]:
+    """`count` exemplars out of a task's test items, by `seed` alone: whatever the limit and the order of the file.
+
+    They leave the test items of their cell, and another example takes the place of one that the limit would have
+    kept. The published exemplars are then neither exemplars nor test items: the examples scored stay those of the
+    plain cell, less the drawn ones. Options are those of the prepared task, constructed ones included.
+    """
+    order = sorted(tests, key=lambda e: drawn(f"exemplar {seed}", e))
+    return [replace(example, exemplar=place) for place, example in enumerate(order[:count])]
+
+
+# ---- defect 1 ----------------------------------------------------------------------
+
+LEAKS: Mapping[str, str] = {"closed_adv": "after_input", "closed": "show_options"}
+"""By prompt format, the field of a Wording that the released code wrote into the shared template for good."""
+
+
+def leaked(task: Task, prompt_format: str, earlier: Sequence[Task]) -> Task:
+    """The task as the released code asked it after the `earlier` ones: the last edit of the shared template holds.
+
+    protocol.md, Defects, 1. A task's own edit comes before what it inherits; no earlier task, no change.
+    """
+    name = LEAKS.get(prompt_format)
+    if name is None:
+        return task
+    plain, own = Wording(), task.wording.get(prompt_format, Wording())
+    edits = [w for other in earlier if (w := other.wording.get(prompt_format)) and w.leaks]
+    values = [v for w in edits if (v := getattr(w, name)) != getattr(plain, name)]
+    if not values or getattr(own, name) != getattr(plain, name):
+        return task
+    return replace(task, wording={**task.wording, prompt_format: replace(own, **{name: values[-1]})})

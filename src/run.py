@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import sys
@@ -61,7 +62,8 @@ def missing(bench: Bench, asked: Sequence[prompts.Prompt]) -> list[Request]:
     """What the store does not hold yet."""
     run, store, engine = bench.run, bench.store, bench.engine
     requests = []
-    for prompt in asked:
+    distinct = {(p.prefix, p.text, p.continuations, p.options): p for p in reversed(asked)}
+    for prompt in reversed(distinct.values()):  # the store is keyed by content: what is asked twice is computed once
         seeds = tuple(s for s in run.seeds if store.get(engine.completion_key(prompt, s)) is None)
         likelihood = scores_options(run, prompt) and store.get(engine.likelihood_key(prompt)) is None
         if seeds or likelihood:
@@ -105,7 +107,8 @@ def run_cell(bench: Bench, cell: Cell, advance: Callable[[int], None]) -> Entry:
     """Load, render, generate, score, track, write: one cell."""
     run = bench.run
     shots, tests, data_sha256 = data.load(cell.task.name, run.data)
-    asked = [prompts.render(e, shots, cell.task, cell.condition) for e in data.sampled(tests, run.limit)]
+    earlier = before(run, cell) if run.compat.template_leak else ()
+    asked = prompts.ask(tests, shots, cell.task, cell.condition, run.limit, earlier)
 
     started, tokens_before = time.monotonic(), _tokens(bench.engine)
     requests = missing(bench, asked)
@@ -125,6 +128,12 @@ def run_cell(bench: Bench, cell: Cell, advance: Callable[[int], None]) -> Entry:
     return Entry(run.model.name, cell.task.name, cell.condition.name, DONE, None, head["fingerprint"])
 
 
+def before(run: Run, cell: Cell) -> list[config.Task]:
+    """The tasks of the run's cells before this cell's task, in the order they run."""
+    gone = itertools.takewhile(lambda c: c.task.name != cell.task.name, run.cells)
+    return list({c.task.name: c.task for c in gone}.values())
+
+
 def _tokens(engine: Engine) -> int:
     return int(getattr(engine, "tokens", 0))
 
@@ -140,7 +149,12 @@ def track(
     """Log one cell to MLflow: its resolved configuration, metrics and the table of its examples."""
     run = bench.run
     chance = scoring.chance([a.prompt for a in answers])
-    metrics = cells.summary(scores) | {"n": len(answers)} | speed | ({"chance": chance} if chance else {})
+    metrics = (
+        cells.summary(scores)
+        | {"n": len({prompts.example_id(a.prompt.id)[0] for a in answers})}
+        | speed
+        | ({"chance": chance} if chance else {})
+    )
     resolved = {"model": run.model.name, "task": cell.task.name, "suite": run.suite, "seeds": list(run.seeds)}
     resolved |= {k: head[k] for k in ("prompt", "shots", "weights", "encoder")} | {"limit": run.limit}
     resolved |= {f"generation.{k}": v for k, v in asdict(run.generation).items()}

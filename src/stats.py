@@ -6,6 +6,7 @@ gets under the published scorer, own rows against 1 / number of options.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import shutil
@@ -41,7 +42,7 @@ NUMBERS = [
     *(name for metric in (*FRACTIONS, "edit_distance") for name in (metric, f"{metric}_sd")),
     *("exact_match_gain", "exact_match_loss", "bertscore_gain", "bertscore_loss"),
 ]
-DESCRIPTION = ["suite", "weights", "fingerprint", "data_sha256", "completions_sha256"]
+DESCRIPTION = ["suite", "weights", "fingerprint", "data_sha256", "completions_sha256", "control"]
 OWN_KEY = ["suite", "model", "condition", "prompt", "shots", "task"]
 
 
@@ -257,12 +258,12 @@ def own_rows(scores: pd.DataFrame, setting: Setting) -> pd.DataFrame:
 
 def own_cell(cell: pd.DataFrame, setting: Setting) -> Iterator[dict[str, Any]]:
     """Rows of one cell, one per metric that it has."""
-    if cell["fingerprint"].nunique() > 1 or cell.duplicated(["example_id", "seed"]).any():
+    if cell["fingerprint"].nunique() > 1 or cell.duplicated(["example_id", "variant", "seed"]).any():
         where = " / ".join(str(cell[name].iloc[0]) for name in OWN_KEY)
         raise UserError(f"{OWN_SCORES}: more than one run of {where}. Make it again: dvc repro -f collect")
     head = cell.iloc[0]
     examples = cell.drop_duplicates("example_id").sort_values("example_id")
-    these = own_items(examples, setting.items.get(head["task"]))
+    these = control_items(own_items(examples, setting.items.get(head["task"])), cell)
     fields = setting.tasks[head["task"]]
     shared = {
         **{name: head[name] for name in (*OWN_KEY, *DESCRIPTION)},
@@ -272,7 +273,7 @@ def own_cell(cell: pd.DataFrame, setting: Setting) -> Iterator[dict[str, Any]]:
         "chance_assumed": bool(fields["chance_assumed"]),
     }
     for metric in (*names.ACCURACIES, *names.MEANS):
-        wide = cell.pivot(index="seed", columns="example_id", values=metric).astype(float).dropna(how="all")
+        wide = by_example(cell, metric).dropna(how="all")
         if wide.isna().any(axis=None):
             raise UserError(
                 f"{OWN_SCORES}: {metric} is null for some examples of {head['task']}. Make it: dvc repro collect"
@@ -303,6 +304,17 @@ def own_items(examples: pd.DataFrame, known: Items | None) -> Items:
     )
 
 
+def by_example(cell: pd.DataFrame, column: str) -> pd.DataFrame:
+    """A column (seeds, examples); an example asked in several variants counts once, by its mean."""
+    values = cell.assign(**{column: cell[column].astype(float)})
+    return values.groupby(["seed", "example_id"])[column].mean().unstack("example_id")
+
+
+def control_items(these: Items, cell: pd.DataFrame) -> Items:
+    """The items as a control cell meets them: the siblings known are those of the published exemplars."""
+    return replace(these, sibling=np.zeros(len(these.ids)) > 0) if (cell["control"] == names.RESAMPLED).any() else these
+
+
 def own_score(
     scores: Array,
     cell: pd.DataFrame,
@@ -318,12 +330,13 @@ def own_score(
     out |= {"unparsed": lost.sum(), "k": NAN, "chance": NAN, "chance_scored": NAN, **NO_POLICY}
     if metric in names.MEANS:
         return out
-    out |= {"k": round(y.sum()), "ties": ((y * len(scores)) % 1 > 1e-9).mean()}
+    tied = by_example(cell.assign(tied=cell[metric].astype(float) % 1 > 1e-9), "tied")
+    out |= {"k": round(y.sum()), "ties": (tied > 0).any().mean()}
     if (these.n_options == 0).any() or (metric == names.EXACT and not options_shown(fields, cell["prompt"].iloc[0])):
         return out
     guess = 1 / these.n_options
     out |= {"chance": guess.mean(), "chance_scored": guess.mean(), "guess": guess}
-    out |= policy_columns(these, setting.seed) if these.known else {}
+    out |= policy_columns(these, setting.seed) if these.known and cell["variant"].isna().all() else {}
     out |= {"p_groups": _p_groups(y, guess, these)} | own_content(cell, these, metric, setting.seed)
     if metric == names.EXACT:
         out |= stats_cell.unparsed_views(y.sum(), lost.sum(), float((lost * guess).sum()), len(y))
@@ -338,7 +351,7 @@ def _p_groups(y: Array, guess: Array, these: Items) -> float:
 
 def own_content(cell: pd.DataFrame, these: Items, metric: str, seed: int) -> dict[str, float]:
     """p_content and kappa_content of a metric that comes from a pick."""
-    if metric not in names.PICKS or not these.known:
+    if metric not in names.PICKS or not these.known or cell["variant"].notna().any():
         return {}
     picks = cell.pivot(index="seed", columns="example_id", values=names.PICKS[metric]).astype(float).fillna(-1)
     p, kappa = stats_cell.content_free(*stats_cell.content_codes(these, picks.to_numpy(dtype=int)), seed)
@@ -355,7 +368,7 @@ FLOATS = (
 
 def complete(rows: pd.DataFrame, setting: Setting) -> pd.DataFrame:
     """cells.parquet: tests, families, corrections, gates, and what conf says of model and task."""
-    rows = rows.reindex(columns=[*rows.columns, *(name for name in FLOATS if name not in rows)])
+    rows = rows.reindex(columns=[*rows.columns, *(name for name in (*FLOATS, "control") if name not in rows)])
     rows = described(rows, setting)
     rows["tested"] = rows["chance_scored"]
     rows["p"] = stats_cell.tails(rows["k"], list(rows["guess"]))
@@ -407,6 +420,8 @@ def family_of(row: Any, largest_base: str | None) -> str | None:
     """Holm family of a row; exploratory rows share one Benjamini-Hochberg grid per source; null without a test."""
     if np.isnan(row.p):
         return None
+    if isinstance(row.control, str):
+        return f"control/{row.suite}/{row.model}/{row.condition}"
     if row.primary and row.source == names.OWN:
         return f"{names.OWN}/{row.suite}/{row.model}/{row.condition}"
     if row.primary and (row.model, row.condition) == (largest_base, "closed_zero"):
@@ -424,7 +439,9 @@ def corrected(rows: pd.DataFrame, setting: Setting) -> pd.DataFrame:
     """Adds family, p_holm (confirmatory families), p_bh (all) and the verdict `above` (confirmatory families)."""
     largest = table2_model(rows)
     rows["family_tests"] = [family_of(row, largest) for row in rows.itertuples()]
-    rows["p_holm"] = by_family(rows, "p", "holm").mask(rows["family_tests"] == names.EXPLORATORY)
+    rows["p_holm"] = by_family(rows, "p", "holm").mask(
+        (rows["family_tests"] == names.EXPLORATORY) | rows["control"].notna()
+    )
     rows["p_bh"] = by_family(rows, "p", "fdr_bh")
     rows["above"] = (rows["p_holm"] < setting.alpha).astype("boolean").mask(rows["p_holm"].isna())
     return rows
@@ -612,12 +629,29 @@ def run(root: Path) -> dict[str, pd.DataFrame]:
     return tables
 
 
+def reference(scores: Path, out: Path, root: Path) -> None:
+    """Cell scores of a finished run as a csv that can be committed: no dataset text, no machine fact."""
+    setting = read_setting(root)
+    cells = complete(own_rows(pd.read_parquet(scores), setting), setting)
+    cells["unparsed_share"] = cells["unparsed"] / cells["n"]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    cells[list(names.REFERENCE_COLUMNS)].to_csv(out, index=False, float_format="%.6g")
+
+
 def main() -> None:
-    """`python -m src.stats`: the stage. A user's mistake is one line on stderr and exit code 1."""
+    """`python -m src.stats`: the stage; with --own, only the cells of one run. Exit code 1 on a user's mistake."""
+    parser = argparse.ArgumentParser(prog="python -m src.stats", description="Statistics of published and own cells.")
+    parser.add_argument("--own", nargs=2, type=Path, metavar=("SCORES", "CSV"), help="write these scores' cells as csv")
+    given = parser.parse_args()
     try:
+        if given.own:
+            scores, csv = given.own
+            reference(scores, csv, config.ROOT)
+            print(csv)
+            return
         tables = run(config.ROOT)
     except UserError as error:
-        sys.exit(f"stats: {error}")
+        sys.exit(f"error: {error}")
     print(f"{OUT}: {len(tables)} tables, {len(tables['cells'])} rows of cells")
 
 

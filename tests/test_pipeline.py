@@ -11,7 +11,7 @@ from dataclasses import asdict
 import pytest
 from hydra import compose, initialize_config_dir
 
-from src import cells, collect, config, data, run
+from src import cells, collect, config, run
 from src.data import Example
 from tests.tiny import tiny
 
@@ -24,7 +24,7 @@ def made_up(task, n=N):
     options = ("a cork", "a stone", "an anvil")
     shots = [Example(f"{task}/s{i}", f"s{i}", f"What floats, case {i}?", options, 0, "a cork", i) for i in range(5)]
     tests = [
-        Example(f"{task}/{i}", f"g{i // 3}", f"What sinks in water number {i}" + " or so" * (i % 4) + "?", options, i % 3,
+        Example(f"{task}/{i}", f"g{i // 3}", f"What sinks, case {i}" + " or so" * (i % 4) + "?", options, i % 3,
                 options[i % 3], None)
         for i in range(n)
     ]  # fmt: skip
@@ -43,7 +43,8 @@ def place(tmp_path_factory):
 
 def words(place, *more, out=None):
     given = [
-        "+model=llama_7b", f"model.path='{place / 'weights'}'", "model.dtype=float32", "limit=6",
+        "+model=llama_7b", f"model.path='{place / 'weights'}'", "model.tasks=null",
+        "model.dtype=float32", "limit=6", "seeds=[2266]",
         f"data='{place / 'tasks'}'", f"store='{place / 'store'}'", f"tasks=[{','.join(TASKS)}]",
         "conditions=[closed_few,closed_adv_zero]", f"tracking.uri='sqlite:///{place / 'runs.db'}'",
         "tracking.experiment=a-test",

@@ -1,0 +1,241 @@
+"""Prefixes equal the published ones; counts are the known ones; a switch moves the scores it names, and no others."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from src import cells, config, data, fidelity, report
+from src.config import Compat
+from src.engine import Completion
+from src.prompts import Prompt
+
+KEY = ["task", "switch"]
+
+
+def prepared(names: list[str]) -> None:
+    absent = [name for name in names if not (data.TASKS / f"{name}.jsonl").exists()]
+    if absent:
+        pytest.skip(f"not prepared: {', '.join(absent)} (dvc repro prepare)")
+
+
+def of_source(*sources: str) -> list[str]:
+    return [name for name in config.known("task") if config.load_task(name).source in sources]
+
+
+# Prefixes and counts
+
+
+@pytest.fixture(scope="module")
+def prefixes() -> pd.DataFrame:
+    return fidelity.table(fidelity.prefix_rows(), fidelity.PREFIX_COLUMNS).set_index(["task", "format"])
+
+
+def test_all_published_prefixes_of_the_bigbench_tasks_are_rebuilt_byte_for_byte(prefixes: pd.DataFrame) -> None:
+    names = of_source("bigbench")
+    prepared(names)
+    found = prefixes.loc[names]
+    assert len(found) == 57
+    assert found["equal"].all()
+    assert (found["sha256_rebuilt"] == found["sha256_published"]).all()
+
+
+def test_the_rhyming_prefixes_are_rebuilt_too(prefixes: pd.DataFrame) -> None:
+    prepared(["rhyming"])
+    assert prefixes.loc["rhyming", "equal"].tolist() == [True] * 3
+
+
+def test_the_gsm8k_prefixes_are_rebuilt_where_its_files_are_given(prefixes: pd.DataFrame) -> None:
+    prepared(["gsm8k"])
+    assert prefixes.loc["gsm8k", "equal"].tolist() == [True] * 3
+
+
+def test_a_prefix_without_the_published_exemplars_is_no_claim_of_either_kind(prefixes: pd.DataFrame) -> None:
+    found = prefixes.loc["commonsense_qa"]
+    assert found["equal"].isna().all()
+    assert found["sha256_rebuilt"].isna().all()
+    assert found["note"].str.contains("reconstructed").all()
+
+
+def test_a_changed_exemplar_is_told(tmp_path: Path) -> None:
+    prepared(["common_morpheme"])
+    text = (data.TASKS / "common_morpheme.jsonl").read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+    rows[0]["input"] += " indeed"
+    (tmp_path / "common_morpheme.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = [row for row in fidelity.prefix_rows(tmp_path) if row["task"] == "common_morpheme"]
+    assert [row["equal"] for row in found] == [False] * 3
+
+
+def test_a_task_that_is_not_prepared_has_nulls_and_a_note(tmp_path: Path) -> None:
+    found = fidelity.count_row(config.load_task("strange_stories"), tmp_path)
+    assert (found["n"], found["ceiling"], found["note"]) == (None, None, "not prepared")
+    [row] = {(r["equal"], r["note"]) for r in fidelity.prefix_rows(tmp_path) if r["task"] == "strange_stories"}
+    assert row == (None, "not prepared")
+
+
+SIBLINGS = {"logical_deduction": 10, "tracking_shuffled_objects": 10, "strange_stories": 12, "causal_judgment": 3}
+
+
+@pytest.mark.parametrize(("name", "siblings"), SIBLINGS.items())
+def test_items_that_share_an_exemplars_context_are_as_many_as_the_protocol_says(name: str, siblings: int) -> None:
+    prepared([name])
+    assert fidelity.count_row(config.load_task(name), data.TASKS)["siblings"] == siblings
+
+
+@pytest.mark.parametrize("name", sorted(set(of_source("bigbench")) - {"fact_checker"}))
+def test_n_is_the_published_one_or_says_why_not_and_no_exemplar_is_tested(name: str) -> None:
+    prepared([name])
+    found = fidelity.count_row(config.load_task(name), data.TASKS)
+    assert found["n"] == found["n_published"] or found["note"]
+    assert found["exemplars_in_test"] == 0
+    assert found["siblings"] == SIBLINGS.get(name, 0)
+
+
+def test_the_full_stop_rule_caps_strange_stories() -> None:
+    """Protocol, defect 7: ceiling .726, a random chooser scores .1816."""
+    prepared(["strange_stories"])
+    found = fidelity.count_row(config.load_task("strange_stories"), data.TASKS)
+    assert found["ceiling"] == pytest.approx(85 / 117)
+    assert found["chance_scored"] == pytest.approx(0.1816, abs=5e-5)
+
+
+def test_a_repeated_item_and_a_tested_exemplar_are_counted(tmp_path: Path) -> None:
+    task = config.load_task("common_morpheme")
+    told = data.Example("t/0", "g", "Is ice cold", ("yes", "no"), 0, "yes", 0)
+    rows = [told, *(dataclasses.replace(told, id=f"t/{i}", exemplar=None, group=f"g{i}") for i in (1, 2))]
+    rows.append(dataclasses.replace(rows[1], id="t/3", group="g", input="Is fire cold", target=1, answer="no"))
+    lines = "".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows)
+    (tmp_path / f"{task.name}.jsonl").write_text(lines)
+    found = fidelity.count_row(task, tmp_path)
+    assert {k: found[k] for k in ("n", "exemplars_in_test", "siblings", "duplicates")} == {
+        "n": 3, "exemplars_in_test": 2, "siblings": 1, "duplicates": 1,
+    }  # fmt: skip
+
+
+# Switches
+
+
+class Words:
+    """An encoder that counts shared words: F1 of two texts' words, so that what is nearest is known by hand."""
+
+    def f1(self, pairs: list[tuple[str, str]]) -> np.ndarray:
+        return np.array([2 * len({*a.split()} & {*b.split()}) / len([*a.split(), *b.split()]) for a, b in pairs])
+
+
+def write_cell(outputs: Path, name: str, said: str, options: tuple[str, ...], target: int, **changes: object) -> None:
+    """A cell of one example, asked zero-shot, with the named compat switches on."""
+    folder = str(changes.pop("folder", "a_model"))
+    lettered = bool(changes.pop("lettered", False))
+    answer = options[target].removesuffix(".")
+    prompt = Prompt(f"{name}/0", name, "", "Which?", options, tuple(f" {o}" for o in options), target, answer)
+    answers = [cells.Answers(prompt, {0: Completion(said, 3, "eos")}, None)]
+    head = {
+        "fingerprint": f"{name}-{folder}", "suite": "s", "model": "m", "weights": "w", "task": name, "condition": "c",
+        "prompt": "closed_adv" if lettered else "closed", "lettered": lettered, "shots": 0,
+        "compat": dataclasses.asdict(Compat(name="x", **changes)), "encoder": "e",  # type: ignore[arg-type]
+        "prompts_sha256": config.digest([dataclasses.asdict(prompt)]), "completions_sha256": "", "data_sha256": "",
+    }  # fmt: skip
+    cells.write(outputs / folder / f"{name}__c.jsonl", head, answers)
+
+
+@pytest.fixture(scope="module")
+def effects(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """Each cell is one completion made for one switch."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    write_cell(outputs, "letters", "unknown", ("unknown", "known"), 0)
+    write_cell(outputs, "fourth", " (b) and not (d)", ("w", "x", "y", "z"), 1, lettered=True)
+    write_cell(outputs, "again", " (b), I say (b)", ("w", "x"), 1, lettered=True)
+    write_cell(outputs, "stop", ' "It is warm".', ("It is warm.", "It is cold."), 0)
+    write_cell(outputs, "listed", " 100", ("10", "100"), 1)
+    write_cell(outputs, "plain", ' "green"', ("red", "green"), 1)
+    write_cell(outputs, "plain", ' "red"', ("red", "green"), 1, batch_budget=True, folder="a_model_published")
+    found = fidelity.table(list(fidelity.effect_rows(outputs, lambda _: Words())), fidelity.EFFECT_COLUMNS)  # type: ignore[arg-type, return-value]
+    return found.set_index(KEY)
+
+
+MOVED = {  # (task, switch): exact match fixed, switched
+    ("letters", "strip_letters"): (1, 0),
+    ("fourth", "void_abc_only"): (0, 1),
+    ("again", "void_abc_only"): (1, 0),
+    ("stop", "option_full_stop"): (1, 0),
+    ("listed", "first_listed"): (1, 0),
+}
+
+
+@pytest.mark.parametrize(("key", "scores"), MOVED.items(), ids=lambda x: "-".join(map(str, x)))
+def test_a_switch_moves_the_completion_made_for_it(
+    effects: pd.DataFrame, key: tuple[str, str], scores: tuple[int, int]
+) -> None:
+    for switch in (key[1], "published"):
+        row = effects.loc[[(key[0], switch)]].iloc[0]
+        assert (row["exact_match_fixed"], row["exact_match_switched"]) == scores
+        assert row["difference"] == scores[1] - scores[0]
+        assert row["scores_changed"] == 1
+
+
+def test_no_switch_moves_what_it_does_not_name(effects: pd.DataFrame) -> None:
+    scored = effects[effects.index.get_level_values("switch").isin(fidelity.SCORING)]
+    others = scored[[key not in MOVED for key in scored.index]]
+    assert len(others) >= 15
+    assert (others["scores_changed"] == 0).all()
+    assert (others["difference"] == 0).all()
+
+
+def test_bertscore_is_told_where_a_switch_can_change_it_and_only_there(effects: pd.DataFrame) -> None:
+    """An option that keeps its full stop never says what the target says: BERTScore accuracy falls to 0 as well."""
+    row = effects.loc[[("stop", "option_full_stop")]].iloc[0]
+    assert (row["bertscore_accuracy_fixed"], row["bertscore_accuracy_switched"]) == (1, 0)
+    untouched = effects.loc[["fourth", "again", "listed", "plain"]].query("switch in @fidelity.SCORING")
+    assert untouched["bertscore_accuracy_switched"].isna().all()
+    assert effects.loc[[("stop", "first_listed")], "bertscore_accuracy_switched"].isna().all()
+
+
+def test_a_switch_of_generation_compares_two_runs_or_says_which_is_needed(effects: pd.DataFrame) -> None:
+    rows = effects.loc[[("plain", "batch_budget")]]
+    assert len(rows) == 1
+    assert (rows["exact_match_fixed"].item(), rows["exact_match_switched"].item()) == (1, 0)
+    assert rows["picks_changed"].item() == 1
+    needed = effects.loc[[("letters", "batch_budget")]].iloc[0]
+    assert needed["note"] == "needs a run: compat.batch_budget=true"
+    assert needed["n"] is pd.NA
+
+
+def test_a_cell_generated_with_a_switch_says_so(effects: pd.DataFrame) -> None:
+    assert set(effects.loc["plain", "generated_with"].dropna()) == {"batch_budget"}
+
+
+def test_every_switch_of_compat_is_listed() -> None:
+    switches = {f.name for f in dataclasses.fields(Compat)} - {"name"}
+    assert {*fidelity.SCORING, *fidelity.GENERATION} == switches
+    assert not {*fidelity.SCORING} & {*fidelity.GENERATION}
+
+
+def test_the_tables_show_the_frames(effects: pd.DataFrame, prefixes: pd.DataFrame, tmp_path: Path) -> None:
+    (tmp_path / "data/fidelity").mkdir(parents=True)
+    prefixes.reset_index().to_parquet(tmp_path / "data/fidelity/prefixes.parquet")
+    effects.reset_index().to_parquet(tmp_path / "data/fidelity/compat.parquet")
+    found = {table.name: table for table in report.load_tables(config.ROOT)}
+    for name, n in (("fidelity_prefixes", 66), ("compat_scores", len(effects))):
+        rows = report.rows_of(tmp_path, found[name])
+        report.write_table(rows, found[name], tmp_path / "tables")
+        assert len(pd.read_csv(tmp_path / f"tables/{name}.csv")) == n
+        assert report.page_table(rows, found[name], set()).count("<tr") > 1
+    header = (tmp_path / "tables/fidelity_prefixes.csv").read_text().splitlines()[0]
+    assert header.startswith("task,format,sha256_published,sha256_rebuilt,equal")
+
+
+def test_a_broken_cell_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a_model/t__c.jsonl"
+    path.parent.mkdir()
+    path.write_text("{")
+    with pytest.raises(config.UserError, match=r"t__c\.jsonl is not a whole cell"):
+        list(fidelity.effect_rows(tmp_path))
+
+
+def test_no_cell_at_all_still_makes_a_table(tmp_path: Path) -> None:
+    found = fidelity.table(list(fidelity.effect_rows(tmp_path)), fidelity.EFFECT_COLUMNS)
+    assert (len(found), tuple(found.columns)) == (0, fidelity.EFFECT_COLUMNS)
