@@ -8,7 +8,7 @@ import random
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -236,11 +236,21 @@ def main() -> None:
     if gaps and given["incomplete"] == "fail":
         sys.exit("error: " + "\n".join(gaps))
     (TASKS / "summary.csv").write_text("\n".join(summary) + "\n")
+    write_shown([task for task in given["tasks"] if (TASKS / f"{task}.jsonl").exists()])
     print(
         f"suite {given['suite']}: {len(given['tasks']) - len(gaps)} of {len(given['tasks'])} tasks prepared",
         *gaps,
         sep="\n  ",
     )
+
+
+def write_shown(tasks: Sequence[str]) -> None:
+    """shown.parquet: one test item of each task, the first of its seeded order, for the table that describes tasks."""
+    import pandas as pd
+
+    rows = [{"task": name, **asdict(sampled(load(name)[1], 1)[0])} for name in tasks]
+    frame = pd.DataFrame(rows, columns=["task", *(f.name for f in fields(Example))])
+    frame.assign(options=[" | ".join(options) for options in frame["options"]]).to_parquet(TASKS / "shown.parquet")
 
 
 def _prepared(task: Task) -> str:

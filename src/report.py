@@ -587,7 +587,6 @@ def _build(root: Path) -> None:
     with staged(root) as folder:
         for table in tables:
             write_table(rows[table.name], table, folder / ("data/tables" if table.quotes_data else "reports/tables"))
-        (folder / "data/tables").mkdir(parents=True, exist_ok=True)
         drawn = {figure.name: draw(root, figure, folder / "reports/figures") for figure in load_figures(root)}
         numbers = summaries(root, cells)
         (folder / "reports/metrics.json").write_text(json.dumps(metrics(numbers), indent=2, sort_keys=True) + "\n")
