@@ -16,10 +16,12 @@ repro: .venv/ready  ## the main job: fetch, prepare, infer, collect, stats, repo
 	@echo "report: reports/index.html    runs: make ui"
 
 test: .venv/ready  ## the test suite; works where the main job has never run
-	python -m pytest
+	dvc repro --quiet prepare
+	OMP_NUM_THREADS=1 python -m pytest -n 2
 
-test-slow: .venv/ready  ## what takes longer: real weights, a browser, whole pipelines
-	python -m pytest -m slow
+test-slow: .venv/ready  ## what takes longer: real weights, a browser, killed processes
+	dvc repro --quiet prepare
+	OMP_NUM_THREADS=1 python -m pytest -n 2 -m slow
 
 lint: .venv/ready
 	ruff check .

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from src import cells, scoring
 from src.cells import Answers
-from src.config import UserError
+from src.config import UserError, params, suite_line
 from src.prompts import CONTENT_FREE, Prompt, example_id
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("scores", nargs="?", type=Path, default=SCORES, help="table to write (data/scores.parquet)")
     given = parser.parse_args()
     try:
+        print(suite_line(params()), flush=True)
         frame = collect(given.outputs)
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -271,6 +271,13 @@ def params(path: Path = ROOT / "params.yaml") -> dict[str, Any]:
     return found
 
 
+def suite_line(found: Mapping[str, Any]) -> str:
+    """The first line a command prints: which suite, how much of it, and how to ask for the whole."""
+    sample = f"at most {found['limit']:,} examples a task" if found["limit"] else "every example"
+    whole = "" if found["suite"] == "paper" else "; whole grid: suite=paper"
+    return f"suite {found['suite']}: {len(found['tasks'])} tasks, {sample}{whole}"
+
+
 def register() -> None:
     """Let conf/config.yaml say `${params:limit}` for what params.yaml holds."""
     OmegaConf.register_new_resolver(

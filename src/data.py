@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from src.config import Task, UserError, load_task, params
+from src.config import Task, UserError, load_task, params, suite_line
 
 RAW = Path("data/raw")
 TASKS = Path("data/tasks")
@@ -224,7 +224,11 @@ def prepare(task: Task, raw: Path = RAW) -> str:
 
 def main() -> None:
     """`python -m src.data`, a DVC stage: the tasks of params.yaml -> data/tasks, with their counts and chance."""
-    given = params()
+    try:
+        given = params()
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    print(suite_line(given), flush=True)
     summary, gaps = ["task,n,n_published,groups,chance,sha256"], []
     TASKS.mkdir(parents=True, exist_ok=True)
     for name in given["tasks"]:
@@ -238,7 +242,7 @@ def main() -> None:
     (TASKS / "summary.csv").write_text("\n".join(summary) + "\n")
     write_shown([task for task in given["tasks"] if (TASKS / f"{task}.jsonl").exists()])
     print(
-        f"suite {given['suite']}: {len(given['tasks']) - len(gaps)} of {len(given['tasks'])} tasks prepared",
+        f"{len(given['tasks']) - len(gaps)} of {len(given['tasks'])} tasks prepared",
         *gaps,
         sep="\n  ",
     )

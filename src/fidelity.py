@@ -239,6 +239,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataF
 def main() -> None:
     """`python -m src.fidelity`: the stage. A user's mistake is one line on stderr and exit code 1."""
     try:
+        print(config.suite_line(config.params()), flush=True)
         frames = {
             "prefixes": table(prefix_rows(), PREFIX_COLUMNS),
             "counts": table(count_rows(), COUNT_COLUMNS),

@@ -662,9 +662,11 @@ def _with_hashes(rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
 def main() -> None:
     """`python -m src.report`: the stage. A user's mistake is one line on stderr and exit code 1."""
     try:
+        print(config.suite_line(config.params()), flush=True)
         build(config.ROOT)
     except UserError as error:
-        sys.exit(f"report: {error}")
+        sys.exit(f"error: {error}")
+    print("reports/index.html")
 
 
 if __name__ == "__main__":

@@ -649,6 +649,7 @@ def main() -> None:
             reference(scores, csv, config.ROOT)
             print(csv)
             return
+        print(config.suite_line(config.params()), flush=True)
         tables = run(config.ROOT)
     except UserError as error:
         sys.exit(f"error: {error}")

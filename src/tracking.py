@@ -88,7 +88,7 @@ class Tracker:
         from mlflow.entities import Metric, Param, RunTag
         from mlflow.utils.time import get_current_time_millis
 
-        name = f"{params['model']} {cell.task.name} {cell.condition.name}"
+        name = f"{cell.task.name} {cell.condition.name} {params['model']}"
         wanted = {
             **self.tags,
             **tags,

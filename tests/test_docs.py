@@ -1,0 +1,46 @@
+"""What README says is what the tracked results say, and what it names is there."""
+
+import json
+import re
+
+import pytest
+import yaml
+
+from src import config
+
+README = (config.ROOT / "README.md").read_text()
+
+
+def test_the_findings_in_the_readme_are_the_tracked_ones():
+    found = json.loads((config.ROOT / "reports/metrics.json").read_text())["published"]["table2"]
+    said = " ".join(README.split())
+    assert f"{found['above_raw']} of {found['tasks']} tasks are above" in said
+    assert f"(the paper: {found['paper_above']}), {found['above']} once tested" in said
+    assert f"; {found['emergent']} are emergent by a rule" in said
+    assert f"(the paper: {found['paper_emergent']})" in said
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
+def test_links_of_the_readme_resolve(link):
+    assert (config.ROOT / link).exists()
+
+
+def test_every_stage_depends_on_files_that_exist_or_are_made():
+    stages = yaml.safe_load((config.ROOT / "dvc.yaml").read_text())["stages"]
+    for name, stage in stages.items():
+        for dep in stage.get("do", stage).get("deps", []):
+            if not dep.startswith("data/") and "${" not in dep:
+                assert (config.ROOT / dep).exists(), f"{name}: {dep}"
+
+
+def test_what_a_stage_runs_is_among_its_dependencies():
+    """A change in a module reruns the stages whose numbers it can move."""
+    stages = yaml.safe_load((config.ROOT / "dvc.yaml").read_text())["stages"]
+    for name in ("prepare", "collect", "stats", "fidelity", "report"):
+        module = stages[name]["cmd"].split()[2].replace(".", "/") + ".py"
+        assert module in stages[name]["deps"], name
+
+
+def test_scoring_is_no_dependency_of_inference():
+    infer = yaml.safe_load((config.ROOT / "dvc.yaml").read_text())["stages"]["infer"]["do"]
+    assert "src/scoring.py" not in infer["deps"]
