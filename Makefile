@@ -17,11 +17,11 @@ repro: .venv/ready  ## the main job: fetch, prepare, infer, collect, stats, repo
 
 test: .venv/ready  ## the test suite; works where the main job has never run
 	dvc repro --quiet prepare
-	OMP_NUM_THREADS=1 python -m pytest -n 2
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
 
 test-slow: .venv/ready  ## what takes longer: real weights, a browser, killed processes
 	dvc repro --quiet prepare
-	OMP_NUM_THREADS=1 python -m pytest -n 2 -m slow
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m slow
 
 lint: .venv/ready
 	ruff check .

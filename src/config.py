@@ -333,7 +333,7 @@ def compose_run(cfg: DictConfig) -> Run:
         limit=positive("limit", cfg.limit),
         encoder=cfg.encoder,
         incomplete=cfg.incomplete,
-        token_budget=positive("token_budget", cfg.token_budget) or 4096,
+        token_budget=positive("token_budget", cfg.token_budget) or 16384,
         data=Path(cfg.data),
         store=Path(cfg.store),
         out=Path(cfg.out) if cfg.out else None,
