@@ -132,9 +132,10 @@ def _open(uri: str | None, experiment: str) -> tuple[Any, str]:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the default blocks four minutes on a dead server
     import logging
 
-    for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     import mlflow
+
+    for name in ("alembic", "mlflow"):  # after the import, which sets them
+        logging.getLogger(name).setLevel(logging.ERROR)
 
     client = mlflow.MlflowClient(uri or default_uri())
     found = client.get_experiment_by_name(experiment)

@@ -61,9 +61,11 @@ def emergence(cells: pd.DataFrame) -> pd.DataFrame:
 
 def scale(cells: pd.DataFrame) -> pd.DataFrame:
     frame = cells.assign(parameters=cells["model"].map(SERIES).fillna(1.3e8), fitted=0.4, forecast=None)
-    frame.loc[frame["model"] == "largest", "forecast"] = 0.4
+    frame = frame.assign(residual_low=None, residual_high=None)
+    frame.loc[frame["model"] == "largest", ["forecast", "residual_low", "residual_high"]] = [0.4, -0.1, 0.1]
     kept = [*SERIES_KEY, "family", "model", "parameters", "n", "accuracy", "ci_low", "ci_high", "chance"]
-    return frame[[*kept, "chance_scored", "trivial", "forecast", "fingerprint", "fitted"]]
+    kept += ["chance_scored", "trivial", "forecast", "residual_low", "residual_high", "fingerprint", "fitted"]
+    return frame[kept]
 
 
 def agreement() -> pd.DataFrame:

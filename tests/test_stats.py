@@ -249,6 +249,7 @@ def own_scores(skill: float, seed: int = 1, n: int = 40, task: str = "phrase_rel
     rows = rows.assign(seed=np.tile([1, 2], n), n_options=4, target=target, picked=pick, unparsed=np.isnan(pick))
     fixed = {"source_kind": "own", "suite": "s", "model": "m", "task": task, "prompt": "closed_adv", "shots": 0}
     fixed |= {"condition": "closed_adv_zero", "fingerprint": "a" * 12, "weights": "w", "reason": None}
+    fixed |= {"control": None, "variant": None}
     fixed |= {"data_sha256": "d", "completions_sha256": "c", "likelihood_picked": pick, "bertscore_picked": np.nan}
     metrics = {"exact_match": right, "likelihood": right, "edit_distance": 1.0}
     absent = dict.fromkeys(["likelihood_plain", "likelihood_token", "bertscore_accuracy", "bertscore_f1"], np.nan)
