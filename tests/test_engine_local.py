@@ -26,7 +26,7 @@ from src.prompts import Prompt
 from tests.tiny import tiny
 
 ROOT = Path(__file__).parent.parent
-SMOLLM2 = ROOT / "data" / "models" / "smollm2_135m_instruct"
+SMOLLM2 = ROOT / "data/raw/smollm2_135m_instruct/fp32"
 SHARED = ("gpt2", "gptj", "falcon_7b", "falcon_40b", "llama", "gpt_neox")
 ARCHITECTURES = (*SHARED, "falcon_alibi", "t5")
 WORDS = re.findall(r"\w+", "mouse house stone cork water float answer larger is the of and not tree river blue")

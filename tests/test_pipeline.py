@@ -65,7 +65,7 @@ def cached_bytes(folder):
 def said_in(folder):
     """What was asked and answered, cell by cell."""
     found = [cells.read(path) for path in sorted(folder.glob("*.jsonl"))]
-    return [(head, [(a.prompt, a.completions) for a in answers]) for head, answers in found]
+    return [(head, [(a.prompt, {s: c.text for s, c in a.completions.items()}) for a in rows]) for head, rows in found]
 
 
 def scored_in(folder):
