@@ -516,7 +516,7 @@ def _hub(model: Weights) -> tuple[Path, str]:
 
 
 def _hub_help(model: Weights) -> str:
-    gate = f" Gated: {model.gate} Then set HF_TOKEN." if model.gate else ""
+    gate = f" Gated: {model.gate.rstrip(chr(46))}. Then set HF_TOKEN." if model.gate else ""
     return (
         f"{gate} What helps: a network that reaches the hub or a mirror (HF_ENDPOINT), HF_HOME of a cache that has it, "
         f"or the weights in a folder: model.path=/that/folder"
