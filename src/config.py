@@ -228,7 +228,7 @@ def _hydra() -> Iterator[None]:
 
 
 def load(group: str, name: str, schema: type[T]) -> T:
-    """One member of a group, composed and typed, for example load("task", "gsm8k", Task)."""
+    """One member of a group, composed and typed, for example load("condition", "closed_few", Condition)."""
     if name not in known(group):
         raise suggest(group, name, known(group), f"conf/{group}/*.yaml")
     return typed(schema, _composed(group, name), f"conf/{group}/{name}.yaml")
