@@ -28,6 +28,7 @@ Ids = tuple[int, ...]
 
 SHARE_FROM = 16  # a shared prefix of fewer tokens is not worth a block of its own
 PREFILL_TOKENS = {"cpu": 768, "cuda": 16384}  # tokens of one forward pass over prompts
+FLASH_FROM = 16  # queries a row, from which torch's flash kernel is faster on a CPU (docs/log.md)
 VOCABULARY_ROWS = 256  # positions projected to the vocabulary at once
 
 
@@ -262,21 +263,21 @@ def row(job: Job, start: int) -> Row:
     return Row(job.ids[start:], tuple(nodes), tuple(targets), start)
 
 
-def visible(rows: Sequence[Row], width: int, extra: int, shift: int) -> Tensor:
-    """Which own slots each query sees: bool (rows, width + extra, shift + width + extra).
+def visible(rows: Sequence[Row], width: int, shift: int) -> Tensor:
+    """Which own slots each query sees: bool (rows, width, shift + width).
 
-    Suffixes are left-padded to `width`, nodes follow, padded to `extra`; `shift` slots before them are empty.
-    Padding sees itself, so that no softmax is over nothing.
+    A row is left-padded to `width`: suffix, then nodes; `shift` slots before it are empty. Padding sees itself, so that
+    no softmax is over nothing.
     """
-    mask = torch.zeros(len(rows), width + extra, shift + width + extra, dtype=torch.bool)
+    mask = torch.zeros(len(rows), width, shift + width, dtype=torch.bool)
     mask.diagonal(shift, 1, 2).fill_(True)
     causal = torch.ones(width, width, dtype=torch.bool).tril()
     for b, r in enumerate(rows):
-        pad = width - len(r.suffix)
-        mask[b, pad:width, shift + pad : shift + width] = causal[pad:, pad:]
-        for n, node in enumerate(r.nodes, width):
+        pad, end = width - r.size, width - len(r.nodes)
+        mask[b, pad:end, shift + pad : shift + end] = causal[pad:end, pad:end]
+        for n, node in enumerate(r.nodes, end):
             mask[b, n, shift + pad : shift + pad + node.shared - r.start] = True
-            mask[b, n, [shift + width + a for a in node.ancestors]] = True
+            mask[b, n, [shift + end + a for a in node.ancestors]] = True
     return mask
 
 
@@ -305,6 +306,8 @@ def shared_prefix_attention(
     kv = key.shape[1]
     group = heads // kv
     keys, values = prefix[module.layer_idx]
+    if query.device.type == "cpu" and queries >= FLASH_FROM:
+        return _merged_attention(query, key, value, attention_mask, keys, values, scaling), None
     query = query.reshape(batch, kv, group * queries, dim) * (dim**-0.5 if scaling is None else scaling)
     flat = query.transpose(0, 1).reshape(kv, batch * group * queries, dim)
     seen = (flat @ keys.transpose(1, 2)).view(kv, batch, group * queries, -1).transpose(0, 1)
@@ -315,6 +318,24 @@ def shared_prefix_attention(
     far = of_prefix.transpose(0, 1).reshape(kv, batch * group * queries, -1) @ values
     out = far.view(kv, batch, group * queries, dim).transpose(0, 1) + of_own @ value
     return out.reshape(batch, heads, queries, dim).transpose(1, 2), None
+
+
+def _merged_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, keys: Tensor, values: Tensor, scaling: float | None
+) -> Tensor:
+    """The same by torch's flash kernel, block by block: two softmaxes merged by their log-sum-exp (Dao et al. 2022)."""
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    batch, heads, queries, dim = query.shape
+    kv = key.shape[1]
+    group = heads // kv
+    flat = query.view(batch, kv, group, queries, dim).transpose(0, 1).reshape(1, kv, batch * group * queries, dim)
+    far, far_sum = flash(flat, keys[None], values[None], scale=scaling)
+    far = far.view(kv, batch, group, queries, dim).transpose(0, 1).reshape(batch, heads, queries, dim)
+    far_sum = far_sum.view(kv, batch, group, queries).transpose(0, 1).reshape(batch, heads, queries)
+    key, value = (t.repeat_interleave(group, dim=1) for t in (key, value))
+    near, near_sum = flash(query, key, value, attn_mask=mask, scale=scaling)
+    share = torch.sigmoid(far_sum - near_sum.view(batch, heads, queries))[..., None]
+    return torch.lerp(near, far, share).transpose(1, 2).contiguous()
 
 
 SHARED = "shared_prefix"
@@ -407,8 +428,11 @@ class Decoder:
     def cost(self, job: Job) -> int:
         """Slots of cache a job needs."""
         paths = len(job.seeds) if self.sampler.temperature else 1
-        options = sum(len(full) - len(job.ids) for full in job.scored)
-        return (len(job.ids) - len(self.prefix) + self.copied + max(job.budget, options)) * max(1, paths)
+        return (self.copied + self.length(job) + job.budget) * max(1, paths)
+
+    def length(self, job: Job) -> int:
+        """Tokens to compute before the completion: the suffix and the options' nodes."""
+        return row(job, len(self.prefix)).size
 
     def allocate(self, rows: int, slots: int) -> list[Block]:
         """Empty blocks that begin with the copied prefix."""
@@ -438,19 +462,17 @@ class Decoder:
         return out.last_hidden_state
 
     def prefill(self, rows: Sequence[Row], blocks: list[Block], width: int, shift: int) -> Tensor:
-        """Hidden states (rows, width + nodes, dim) of left-padded suffixes and the nodes behind them."""
-        extra = max(len(r.nodes) for r in rows)
-        ids = torch.zeros(len(rows), width + extra, dtype=torch.long)
+        """Hidden states (rows, width, dim) of suffixes and the nodes behind them, left-padded to `width`."""
+        ids = torch.zeros(len(rows), width, dtype=torch.long)
         position = torch.zeros_like(ids)
         for b, r in enumerate(rows):
-            columns = slice(width - len(r.suffix), width + len(r.nodes))
-            ids[b, columns] = torch.tensor([*r.suffix, *(n.token for n in r.nodes)])
-            position[b, columns] = torch.tensor(
+            ids[b, width - r.size :] = torch.tensor([*r.suffix, *(n.token for n in r.nodes)])
+            position[b, width - r.size :] = torch.tensor(
                 [*range(r.start, r.start + len(r.suffix)), *(n.position for n in r.nodes)]
             )
-        seen = visible(rows, width, extra, shift)
+        seen = visible(rows, width, shift)
         if self.copied:
-            seen = torch.cat([seen.new_ones(len(rows), width + extra, self.copied), seen], dim=-1)
+            seen = torch.cat([seen.new_ones(len(rows), width, self.copied), seen], dim=-1)
         for block in blocks:
             block.length += shift
         self.tokens += sum(r.size for r in rows)
@@ -459,17 +481,16 @@ class Decoder:
     def run(self, jobs: Sequence[Job]) -> list[Done]:
         """One batch: prompts and options in passes of PREFILL_TOKENS, then all completions together."""
         rows = [row(job, len(self.prefix)) for job in jobs]
-        width = max(len(r.suffix) for r in rows)
-        room = max(max(len(r.nodes), job.budget) for r, job in zip(rows, jobs, strict=True))
-        blocks = self.allocate(len(rows), width + room)
+        width = max(r.size for r in rows)
+        blocks = self.allocate(len(rows), width + max(job.budget for job in jobs))
         logits: list[Tensor] = []
         scores: list[list[tuple[float, int]]] = []
         for lo, hi in pairwise(self.passes(rows)):
-            part, own = rows[lo:hi], max(len(r.suffix) for r in rows[lo:hi])
+            part, own = rows[lo:hi], max(r.size for r in rows[lo:hi])
             views = [Block(b.keys[lo:hi], b.values[lo:hi], self.copied) for b in blocks]
             hidden = self.prefill(part, views, own, width - own)
-            logits.append(self.head(hidden[:, own - 1]))
-            scores += self.scores(part, hidden, own)
+            logits.append(self.head(_states(hidden, [(b, own - len(r.nodes) - 1) for b, r in enumerate(part)])))
+            scores += self.scores(part, hidden)
         draws, computed = decode(self.paths(rows, blocks, width), torch.cat(logits), jobs, self.sampler, self.ends)
         self.tokens += computed
         return [Done(d, s) for d, s in zip(draws, scores, strict=True)]
@@ -486,20 +507,21 @@ class Decoder:
         return [*bounds, len(rows)]
 
     def paths(self, rows: Sequence[Row], blocks: list[Block], width: int) -> DecoderPaths:
-        """The rows as they stand after their prompts; what the nodes left in the blocks is written over."""
+        """The rows as they stand after their prompts; nobody sees what the nodes left in the blocks."""
         device = self.model.device
-        pads = torch.tensor([width - len(r.suffix) for r in rows], device=device)
+        pads = torch.tensor([width - r.size for r in rows], device=device)
+        ends = torch.tensor([width - len(r.nodes) for r in rows], device=device)
         slots = torch.arange(blocks[0].keys.shape[2] - self.copied, device=device)
-        seen = (slots >= pads[:, None]) & (slots < width)
+        seen = (slots >= pads[:, None]) & (slots < ends[:, None])
         seen = torch.cat([seen.new_ones(len(rows), self.copied), seen], dim=1)
         for block in blocks:
             block.length = self.copied + width
         return DecoderPaths(self, blocks, seen, torch.tensor([r.start + len(r.suffix) for r in rows], device=device))
 
-    def scores(self, rows: Sequence[Row], hidden: Tensor, width: int) -> list[list[tuple[float, int]]]:
-        """(log-probability, tokens) of each row's options, from states (rows, width + nodes, dim)."""
+    def scores(self, rows: Sequence[Row], hidden: Tensor) -> list[list[tuple[float, int]]]:
+        """(log-probability, tokens) of each row's options, from states (rows, width, dim)."""
         wanted = [
-            (b, width - len(r.suffix) + column, token)
+            (b, hidden.shape[1] - r.size + column, token)
             for b, r in enumerate(rows)
             for option in r.targets
             for column, token in option
@@ -593,6 +615,10 @@ class EncoderDecoder:
         paths = len(job.seeds) if self.sampler.temperature else 1
         return (len(job.ids) + job.budget) * max(1, paths)
 
+    def length(self, job: Job) -> int:
+        """Tokens of the prompt."""
+        return len(job.ids)
+
     def run(self, jobs: Sequence[Job]) -> list[Done]:
         """One batch."""
         encoded, mask = self.encode([job.ids for job in jobs])
@@ -678,6 +704,10 @@ class Plain:
         """Tokens a job keeps in memory."""
         return (len(job.ids) + job.budget) * max(1, len(job.seeds))
 
+    def length(self, job: Job) -> int:
+        """Tokens of the prompt."""
+        return len(job.ids)
+
     def run(self, jobs: Sequence[Job]) -> list[Done]:
         """One batch."""
         draws: list[dict[int, Draw]] = [{} for _ in jobs]
@@ -732,6 +762,7 @@ def backend(model: Any, sampler: Sampler) -> Backend:
     trial = _trial(model)
     with torch.inference_mode():
         expected = [plain.score(job.ids, full)[0] for job in trial for full in job.scored]
+        pack(model)
         for attention in [SHARED, own] if getattr(model, "_supports_attention_backend", False) else [own]:
             model.set_attn_implementation(attention)
             found = _trusted(model, attention == SHARED, sampler, ends, trial, expected)
@@ -795,9 +826,10 @@ def batches(way: Backend, jobs: Sequence[Job], budget: int) -> Iterator[list[tup
         return
     with torch.inference_mode():
         way.prepare(jobs)
-    waiting = sorted(range(len(jobs)), key=lambda i: (-len(jobs[i].ids), i))
+    lengths, cost = [way.length(job) for job in jobs], [way.cost(job) for job in jobs]
+    waiting = sorted(range(len(jobs)), key=lambda i: (-lengths[i], i))
     while waiting:
-        costs = [way.cost(jobs[i]) for i in waiting]
+        costs = [cost[i] for i in waiting]
         count = _fitting(costs, budget)
         done = _attempt(way, [jobs[i] for i in waiting[:count]])
         if done is not None:
@@ -833,6 +865,37 @@ def _fitting(costs: Sequence[int], budget: int) -> int:
         if widest * (i + 1) > budget:
             return max(1, i)
     return len(costs)
+
+
+class PackedLinear(torch.nn.Linear):  # type: ignore[misc]
+    """A float32 linear layer whose weight lies in oneDNN's own order: faster by half for few rows, by a twentieth for many.
+
+    `weight` keeps shape and dtype only (meta device).
+    """
+
+    def __init__(self, linear: Any):
+        torch.nn.Module.__init__(self)
+        self.in_features, self.out_features, self.bias = linear.in_features, linear.out_features, linear.bias
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
+        self.weight = torch.nn.Parameter(linear.weight.detach().to("meta"), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., in) -> (..., out)."""
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+
+
+def pack(model: Any) -> None:
+    """Pack the linear layers of a float32 decoder on a CPU, in place and one at a time.
+
+    An embedding that the output layer is tied to stays as it was. Code from a model's own repository is left alone: it
+    may read weights itself.
+    """
+    ours = type(model).__module__.startswith("transformers.") and not model.config.is_encoder_decoder
+    if not ours or model.device.type != "cpu" or model.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+        return
+    for name, module in list(model.named_modules()):
+        if type(module) is torch.nn.Linear:
+            model.set_submodule(name, PackedLinear(module))
 
 
 def load(folder: str, dtype: str, trust_remote_code: bool) -> Any:
