@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 
 from src import names
-from src.names import OWN, PUBLISHED
+from src.names import MARGIN, OWN, PUBLISHED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,6 +66,7 @@ class Figure:
     where: str | None = None  # pandas query
     beside: str | None = None  # the published figure it stands beside
     join: Mapping[str, Any] | None = None  # columns of another frame, as a table's
+    optional: bool = False  # True: no figure where the frame does not exist or no row meets `where`
 
 
 def save(plot: Plot, name: str, folder: Path) -> None:
@@ -252,4 +253,149 @@ def _overlap_alt(rows: pd.DataFrame, labels: Mapping[str, str]) -> str:
     )
 
 
-KINDS: dict[str, Callable[[Figure, Any], tuple[Any, str]]] = {"scale": scale, "overlap": overlap}
+# ----------------------------------------------------------------------------------- several models, a line a task
+
+
+def several(figure: Figure, rows: pd.DataFrame) -> tuple[Plot, str]:
+    """One line a task: each model's accuracy with its interval, chance; a tinted band where verdicts differ."""
+    models = sorted(set(rows["model"]))
+    order = rows.groupby("task")["accuracy"].mean().sort_values(kind="stable").index
+    plot, axis = plt.subplots(figsize=(7.6, 0.32 * len(order) + 1.4))
+    tested = rows.groupby("task")["chance"].apply(lambda chance: chance.notna().all())
+    differ = tested & ~rows.groupby("task")["agree_above"].first()
+    for y in [y for y, task in enumerate(order) if differ[task]]:
+        axis.axhspan(y - 0.5, y + 0.5, color=ORANGE, alpha=0.16, linewidth=0)
+    for number, (model, colour, shape) in enumerate(
+        zip(models, (BLUE, GREEN, VERMILION, ORANGE), "os^D", strict=False)
+    ):
+        these = rows[rows["model"] == model].set_index("task").reindex(order)
+        height = [y + 0.24 * ((len(models) - 1) / 2 - number) for y in range(len(order))]
+        axis.errorbar(
+            these["accuracy"], height, xerr=_spread(these["accuracy"], these["ci_low"], these["ci_high"]), fmt=shape,
+            color=colour, markersize=4.5, elinewidth=1.1, markeredgewidth=0, label=model.replace("_", " "), zorder=4,
+        )  # fmt: skip
+        axis.scatter(these["chance"], height, marker="|", s=50, color="black", linewidths=1, zorder=2)
+    _task_axis(axis, [task.replace("_", " ") for task in order])
+    axis.set_xlim(-0.01, 1.01)
+    axis.set_xlabel("Accuracy (bars: Wilson 95 %; black: chance)")
+    plot.legend(loc="upper center", ncols=len(models), fontsize=8)
+    plot.tight_layout(rect=(0, 0, 1, 1 - 0.35 / plot.get_figheight()))
+    apart = [task.replace("_", " ") for task in order if differ[task]]
+    return plot, (
+        f"Accuracy of {', '.join(models)} on {len(order)} tasks, with 95 % intervals and chance. Whether they are "
+        f"above chance differs on {len(apart)} of {tested.sum()} with a chance level: {', '.join(apart) or 'none'}."
+    )
+
+
+def _task_axis(axis: Axes, labels: Sequence[str]) -> None:
+    axis.set_yticks(range(len(labels)), labels)
+    axis.tick_params(axis="y", length=0, labelcolor="black")
+    axis.set_ylim(-0.6, len(labels) - 0.4)
+    axis.grid(axis="x", color="#e3e3e3", linewidth=0.6)
+    axis.set_axisbelow(True)
+
+
+# ------------------------------------------------------------------------------------------------------- contrasts
+
+
+def forest(figure: Figure, rows: pd.DataFrame) -> tuple[Plot, str]:
+    """One line a contrast: mean difference with its 95 % interval, bounds of equivalence shaded."""
+    rows = rows.iloc[::-1].reset_index(drop=True)
+    labels = [
+        f"{row.x_model}, few minus zero" if row.x_model == row.y_model else f"{row.x_model} minus {row.y_model}, "
+        f"{str(row.x_condition).rsplit('_', 1)[-1]}"
+        for row in rows.itertuples()
+    ]  # fmt: skip
+    plot, axis = plt.subplots(figsize=(7.6, 0.24 * len(rows) + 1.3))
+    axis.axvspan(-MARGIN, MARGIN, color=GREY, alpha=0.12, linewidth=0)
+    axis.axvline(0, color=GREY, linewidth=0.8)
+    kinds = (("differs", VERMILION, "s"), ("equivalent", GREEN, "o"), ("neither", BLUE, "D"))
+    for kind, colour, shape in kinds:
+        some = rows[_contrast_kind(rows) == kind]
+        axis.errorbar(
+            some["mean_diff"], some.index, xerr=_spread(some["mean_diff"], some["ci_low"], some["ci_high"]), fmt=shape,
+            color=colour, markersize=4.5, markeredgewidth=0, elinewidth=1.1, label=f"{kind} ({len(some)})",
+        )  # fmt: skip
+    _task_axis(axis, [label.replace("_", " ") for label in labels])
+    axis.set_xlabel("Difference in accuracy over tasks (95 %); shaded: equivalence bounds")
+    plot.legend(loc="upper center", ncols=3, fontsize=8)
+    plot.tight_layout(rect=(0, 0, 1, 1 - 0.35 / plot.get_figheight()))
+    counted = ", ".join(f"{(_contrast_kind(rows) == kind).sum()} {kind}" for kind, _, _ in kinds)
+    return plot, f"{len(rows)} contrasts over tasks with 95 % intervals and bounds of {MARGIN}: {counted}."
+
+
+def _contrast_kind(rows: pd.DataFrame) -> pd.Series:
+    differs, equivalent = (rows[name].fillna(False).astype(bool) for name in ("differs", "equivalent"))
+    return differs.map({True: "differs", False: "neither"}).mask(equivalent & ~differs, "equivalent")
+
+
+# --------------------------------------------------------------------------------------------- specification curves
+
+
+def curve(figure: Figure, rows: pd.DataFrame) -> tuple[Plot, str]:
+    """Above: the count of each analysis, smallest first; below: which condition of each factor it takes."""
+    rows = rows.sort_values(["count", "analysis"], kind="stable").reset_index(drop=True)
+    taken = [dict(part.split(": ") for part in analysis.split("; ")) for analysis in rows["analysis"]]
+    ways = [(factor, way) for factor in taken[0] for way in dict.fromkeys(each[factor] for each in taken)]
+    plot, (top, below) = plt.subplots(
+        2, 1, figsize=(7.6, 2.2 + 0.2 * len(ways)), sharex=True, height_ratios=(1.6, 0.2 * len(ways))
+    )
+    for holds, colour in ((True, BLUE), (False, GREY)):
+        some = rows.index[rows["holds"] == holds]
+        top.scatter(
+            some, rows.loc[some, "count"], s=9, color=colour, label=f"{'holds' if holds else 'fails'} ({len(some)})"
+        )
+    top.set_ylabel("Count")
+    top.legend(loc="upper left", fontsize=8)
+    colours = rows["holds"].map({True: BLUE, False: GREY})
+    for y, (factor, way) in enumerate(reversed(ways)):
+        at = [x for x, each in enumerate(taken) if each[factor] == way]
+        below.scatter(at, [y] * len(at), marker="|", s=16, linewidths=1, color=list(colours[at]))
+    below.set_yticks(range(len(ways)), [f"{factor}: {way}".replace("_", " ") for factor, way in reversed(ways)])
+    below.tick_params(axis="y", length=0, labelcolor="black", labelsize=7.5)
+    below.set_xlabel("Analyses, by count")
+    plot.tight_layout()
+    held = int(rows["holds"].sum())
+    return plot, f"{rows['statement'].iloc[0]}: {len(rows)} analyses in order of their count; it holds in {held}."
+
+
+# ----------------------------------------------------------------------------------------------------------- power
+
+
+def power(figure: Figure, rows: pd.DataFrame) -> tuple[Plot, str]:
+    """Points over chance that each task finds with 80 % power, against its number of examples."""
+    plot, axis = plt.subplots(figsize=(7.6, 4.2))
+    rows = rows.dropna(subset=["min_detectable"])
+    levels = (
+        ("min_detectable", BLUE, "o", "alpha"),
+        ("min_detectable_bonferroni", VERMILION, "s", "alpha / tests (Bonferroni)"),
+    )
+    for column, colour, shape, label in levels:
+        axis.scatter(rows["n"], rows[column] - rows["tested"], color=colour, marker=shape, s=22, label=label)
+    for row in rows.itertuples():
+        axis.annotate(
+            str(row.task).replace("_", " "), (row.n, row.min_detectable_bonferroni - row.tested), fontsize=6,
+            color=GREY, xytext=(2, 3), textcoords="offset points", rotation=28,
+        )  # fmt: skip
+    axis.axhline(0.05, color=GREY, linewidth=0.8, dashes=CHANCE)
+    axis.set_xscale("log")
+    axis.set_xlabel("Examples")
+    axis.set_ylabel("Smallest difference from chance found")
+    axis.legend(loc="upper right", fontsize=8)
+    axis.margins(x=0.12, y=0.12)
+    plot.tight_layout()
+    blind = int((rows["min_detectable_bonferroni"] - rows["tested"] > 0.05).sum())
+    return plot, (
+        f"Smallest difference from chance found with 80 % power against number of examples, {len(rows)} tasks: under "
+        f"Bonferroni {blind} of them cannot find five points (dashed line)."
+    )
+
+
+KINDS: dict[str, Callable[[Figure, Any], tuple[Any, str]]] = {
+    "scale": scale,
+    "overlap": overlap,
+    "several": several,
+    "forest": forest,
+    "curve": curve,
+    "power": power,
+}

@@ -20,6 +20,9 @@ MEANS = ("bertscore_f1", "edit_distance")
 PICKS = {EXACT: "picked", BERT: "bertscore_picked", LIKELIHOODS[0]: "likelihood_picked"}
 """The column of scores.parquet that holds the option behind a metric."""
 
+MARGIN = 0.05
+"""Five points: the paper's own star, and the bound of equivalence."""
+
 F1, EXPLORATORY = "F1", "exploratory"
 RESAMPLED = "resampled"
 """The control condition whose exemplars are drawn."""

@@ -14,15 +14,13 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from src import config
+from src import claims, config
 from src.config import UserError
+from src.frames import read_frame, read_yaml
 from src.names import GATES, OWN, PUBLISHED, RULES
 
 if TYPE_CHECKING:
@@ -58,7 +56,6 @@ def _list(value: Any) -> str:
     return ", ".join(value.split(";") if isinstance(value, str) else map(str, value))
 
 
-SCHEMAS: dict[str, type[Any]] = {"model": config.Model}
 FORMATS: dict[str, Callable[[Any], str]] = {
     "text": str,
     "prose": str,
@@ -110,14 +107,6 @@ class Table:
 # ---------------------------------------------------------------------------------------------------- what is read
 
 
-def read_yaml(path: Path) -> Any:
-    """A YAML file as plain data. Raises UserError if it does not parse."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is no valid YAML: {error}") from None
-
-
 def load_tables(root: Path) -> list[Table]:
     """Every conf/table/<name>.yaml, by name. Raises UserError on an unknown key, column or format."""
     glossary = read_yaml(root / "conf/table/_columns.yaml")
@@ -141,59 +130,6 @@ def _column(path: Path, column: str | Mapping[str, Any], glossary: Mapping[str, 
     if fields.get("format", "text") not in FORMATS:
         raise UserError(f"{path}: column {name} has format {fields['format']!r}. Known: {', '.join(FORMATS)}.")
     return Column(name=name, **fields)
-
-
-def read_frame(root: Path, source: str) -> pd.DataFrame:
-    """A frame by path: *.parquet, *.csv, a YAML list of rows (`file.yaml#key`), or a folder of YAMLs (`conf/x/*.yaml`).
-
-    Raises UserError that names the DVC stage which makes the file, where it is missing.
-    """
-    path, _, key = source.partition("#")
-    if "*" not in path and not (root / path).exists():
-        raise UserError(f"{path} is missing. {_maker(root, path)}")
-    frame: pd.DataFrame = FRAMES[Path(path).suffix](root, path, key)
-    return frame
-
-
-def _read_parquet(root: Path, path: str, _key: str) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.read_parquet(root / path)
-
-
-def _read_csv(root: Path, path: str, _key: str) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.read_csv(root / path)
-
-
-def _read_rows(root: Path, path: str, key: str) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.DataFrame(_members(Path(path).parent.name) if "*" in path else read_yaml(root / path)[key])
-
-
-FRAMES: dict[str, Callable[[Path, str, str], Any]] = {
-    ".parquet": _read_parquet,
-    ".csv": _read_csv,
-    ".yaml": _read_rows,
-}
-
-
-@cache
-def _members(group: str) -> list[dict[str, Any]]:
-    """Every conf/<group>/*.yaml, composed and typed."""
-    return [asdict(config.load(group, name, SCHEMAS[group])) for name in config.known(group)]
-
-
-def _maker(root: Path, path: str) -> str:
-    """Which stage of dvc.yaml has `path` among its outs, as an instruction."""
-    stages = (read_yaml(root / "dvc.yaml") or {}).get("stages", {}) if (root / "dvc.yaml").exists() else {}
-    for name, stage in stages.items():
-        outs = [next(iter(out)) if isinstance(out, Mapping) else out for out in stage.get("outs", ())]
-        if any(path == out or path.startswith(f"{out.rstrip('/')}/") for out in outs):
-            return f"Stage {name} makes it: dvc repro {name}"
-    return "Stage stats makes it: dvc repro stats" if path.startswith("data/stats/") else "No stage makes it."
 
 
 # ------------------------------------------------------------------------------------------------- what a table shows
@@ -509,13 +445,17 @@ def load_figures(root: Path) -> list[figures.Figure]:
     return found
 
 
-def draw(root: Path, figure: figures.Figure, folder: Path) -> Drawn:
-    """Draw one figure into <folder>/<name>.{svg,png}."""
+def draw(root: Path, figure: figures.Figure, folder: Path) -> Drawn | None:
+    """Draw one figure into <folder>/<name>.{svg,png}; None where it is optional and has no rows."""
     from src import figures
 
+    if figure.optional and not (root / figure.frame).exists():
+        return None
     rows = read_frame(root, figure.frame)
     rows = joined(root, rows, figure.join) if figure.join else rows
     rows = rows.query(figure.where, engine="python") if figure.where else rows
+    if rows.empty and figure.optional:
+        return None
     if rows.empty:
         raise UserError(f"conf/figure/{figure.name}.yaml: no row of {figure.frame} meets {figure.where!r}.")
     plot, alt = figures.draw(figure, rows.reset_index(drop=True))
@@ -587,11 +527,29 @@ def _build(root: Path) -> None:
     with staged(root) as folder:
         for table in tables:
             write_table(rows[table.name], table, folder / ("data/tables" if table.quotes_data else "reports/tables"))
-        drawn = {figure.name: draw(root, figure, folder / "reports/figures") for figure in load_figures(root)}
+        drawings = {figure.name: draw(root, figure, folder / "reports/figures") for figure in load_figures(root)}
+        drawn = {name: drawing for name, drawing in drawings.items() if drawing}
         numbers = summaries(root, cells)
         (folder / "reports/metrics.json").write_text(json.dumps(metrics(numbers), indent=2, sort_keys=True) + "\n")
         page = page_of(root, {table.name: table for table in tables}, rows, drawn, cells, numbers)
         (folder / "reports/index.html").write_text(page, encoding="utf-8")
+
+
+def audit_summary(root: Path) -> dict[str, Any]:
+    """How many claims got each verdict, in all and by claim; and the share of analyses each grid holds in."""
+    if not (root / "data/audit").exists():
+        return {}
+    rows, curves = (read_frame(root, f"data/audit/{name}.parquet") for name in ("audit", "specifications"))
+    return {
+        "claims": len(rows),
+        "verdicts": claims.counts(list(rows["verdict"])),
+        "main": records(rows[rows["item"] == ""][["statement", "verdict", "why"]]),
+        "contradicted": sorted(rows.loc[rows["verdict"] == claims.CONTRADICTED, "statement"]),
+        "curves": [
+            {"statement": statement, "holds": int(each["holds"].sum()), "analyses": len(each)}
+            for statement, each in curves.groupby("statement", sort=True)
+        ],
+    }
 
 
 def summaries(root: Path, cells: pd.DataFrame) -> dict[str, Any]:
@@ -603,6 +561,7 @@ def summaries(root: Path, cells: pd.DataFrame) -> dict[str, Any]:
             read_frame(root, "data/stats/overlap.parquet"), read_frame(root, "data/stats/overlap_summary.parquet")
         ),
         "agreement": records(read_frame(root, "data/stats/agreement.parquet")),
+        "audit": audit_summary(root),
     }
 
 
@@ -611,7 +570,9 @@ def metrics(numbers: Mapping[str, Any]) -> dict[str, Any]:
     emergence = numbers["emergence"]
     counts = {key: len(value) for key, value in emergence.items() if isinstance(value, list) and key != "models"}
     overlap = {key: numbers["overlap"][key] for key in ("tasks", "agree")}
-    return {"own": numbers["own"], "published": {"table2": {"tasks": emergence["tasks"], **counts}, "figure2": overlap}}
+    published = {"table2": {"tasks": emergence["tasks"], **counts}, "figure2": overlap}
+    audit = {"audit": numbers["audit"]["verdicts"]} if numbers["audit"] else {}
+    return {"own": numbers["own"], "published": published, **audit}
 
 
 def page_of(

@@ -507,7 +507,7 @@ def emergence(cells: pd.DataFrame, setting: Setting) -> pd.DataFrame:
     rows = cells[cells["primary"] & (base | (cells["source"] == names.OWN))].reset_index(drop=True)
     rows = pd.concat([rows, stats_scale.judge_all(rows, setting.alpha)], axis=1)
     rows["emergent_paper_rule"] = (
-        (rows["above_raw"] & (rows["residual"] > stats_scale.MARGIN)).astype("boolean").mask(rows["residual"].isna())
+        (rows["above_raw"] & (rows["residual"] > names.MARGIN)).astype("boolean").mask(rows["residual"].isna())
     )
     holm = by_family(rows, "p_emergent", "holm").mask(rows["family_tests"] == names.EXPLORATORY)
     verdict = (holm < setting.alpha) & (rows["predictable"] == names.NO_ABOVE)

@@ -18,8 +18,9 @@ from statsmodels.stats.inter_rater import aggregate_raters, fleiss_kappa
 
 from src import names
 from src.config import UserError
+from src.names import MARGIN
 from src.stats_cell import NAN, Array, adjust, power_at, sign_flip
-from src.stats_scale import MARGIN, kappa
+from src.stats_scale import kappa
 
 KEPT = [
     *("model", "condition", "prompt", "shots", "source", "family", "tuned", "n", "accuracy", "ci_low", "ci_high"),

@@ -17,10 +17,11 @@ from statsmodels.genmod.generalized_linear_model import GLM
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from src import names
+from src.names import MARGIN
 from src.stats_cell import NAN, Array, adjust
 
-MARGIN, FAR = 0.05, 0.10
-"""The paper's own star (5 points), and how near a forecast must be to count as predicted."""
+FAR = 0.10
+"""How near a forecast must be to count as predicted."""
 JUDGED = (
     *("forecast", "residual", "residual_low", "residual_high", "residual_floor"),
     *("fit_p", "lr_p", "p_jump", "p_emergent"),

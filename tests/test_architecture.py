@@ -26,6 +26,8 @@ ORDER = [
     ["stats_scale", "fidelity"],
     ["stats_pairs"],
     ["stats"],
+    ["frames"],
+    ["claims"],
     ["figures"],
     ["report"],
 ]

@@ -20,6 +20,15 @@ def test_the_findings_in_the_readme_are_the_tracked_ones():
     assert f"(the paper: {found['paper_emergent']})" in said
 
 
+def test_the_audit_in_the_readme_is_the_tracked_one():
+    found = json.loads((config.ROOT / "reports/metrics.json").read_text())["audit"]
+    said = " ".join(README.split())
+    assert f"Of the paper's {sum(found.values())} statements" in said
+    assert f"bear out {found['follows']}, contradict {found['contradicted']}," in said
+    assert f"leave {found['within noise']} within noise" in said
+    assert f"cannot check {found['cannot be checked']}:" in said
+
+
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
 def test_links_of_the_readme_resolve(link):
     assert (config.ROOT / link).exists()
@@ -36,7 +45,7 @@ def test_every_stage_depends_on_files_that_exist_or_are_made():
 def test_what_a_stage_runs_is_among_its_dependencies():
     """A change in a module reruns the stages whose numbers it can move."""
     stages = yaml.safe_load((config.ROOT / "dvc.yaml").read_text())["stages"]
-    for name in ("prepare", "collect", "stats", "fidelity", "report"):
+    for name in ("prepare", "collect", "stats", "audit", "fidelity", "report"):
         module = stages[name]["cmd"].split()[2].replace(".", "/") + ".py"
         assert module in stages[name]["deps"], name
 

@@ -18,11 +18,12 @@ import pytest
 import torch
 from scipy import stats
 
-from src.config import Generation, UserError
+from src import config, data
+from src.config import Condition, Generation, UserError
 from src.engine import Request, Result
 from src.engine.decoding import Decoder, Sampler, prompt_hash, uniforms
 from src.engine.local import LocalEngine
-from src.prompts import Prompt
+from src.prompts import Prompt, ask
 from tests.tiny import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -31,7 +32,8 @@ SHARED = ("gpt2", "gptj", "falcon_7b", "falcon_40b", "llama", "gpt_neox")
 ARCHITECTURES = (*SHARED, "falcon_alibi", "t5")
 WORDS = re.findall(r"\w+", "mouse house stone cork water float answer larger is the of and not tree river blue")
 SHOTS = 'Which is larger, a mouse or a house? The correct answer is "house".\n\nWhat floats? It is "a cork".\n\n' * 2
-GREEDY = Generation(temperature=0)
+GREEDY, PROTOCOL = Generation(temperature=0), Generation(temperature=0.01, top_k=20)
+SEEDS = (2266, 105, 86379)
 
 Make = Callable[..., LocalEngine]
 
@@ -441,3 +443,35 @@ def test_a_real_model_writes_what_generate_writes() -> None:
         expected = [forward_logprob(engine, model, prompt, full) for full in engine.scored(prompt)]
         assert scored.logprob == pytest.approx(expected, rel=1e-4)
     assert all(near_tie is not None for _, near_tie in differing), differing
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SMOLLM2.exists(), reason=f"{SMOLLM2.relative_to(ROOT)} is missing: dvc repro makes it")
+@pytest.mark.parametrize("few", [False, True], ids=["zero", "few"])
+def test_a_real_cell_does_not_depend_on_batches_or_order(few: bool) -> None:
+    """Real prompts at 1, 4 and 16 a batch and in another order: what differs is a near-tie, and listed as one."""
+    torch.set_num_threads(2)
+    task = config.load_task("social_iqa")
+    shots, tests, _ = data.load(task.name)
+    condition = config.load("condition", f"closed_{'few' if few else 'zero'}", Condition)
+    asked = ask(tests, shots, task, condition, 16)
+    wide = max(len(LocalEngine(SMOLLM2, "x", PROTOCOL).ids(prompt)) for prompt in asked) + 60
+    found = {}
+    for name, rows, order in (("1", 1, asked), ("4", 4, asked), ("16", 16, asked), ("shuffled", 16, asked[::-1])):
+        engine = LocalEngine(SMOLLM2, "x", PROTOCOL, token_budget=rows * wide * len(SEEDS))
+        found[name] = run(engine, order, SEEDS)
+    differing = [
+        (name, prompt.id, seed)
+        for name, results in found.items()
+        for prompt in asked
+        for seed in SEEDS
+        if results[prompt.id].completions[seed].text != found["16"][prompt.id].completions[seed].text
+        and all(r[prompt.id].completions[seed].near_tie is None for r in found.values())
+    ]
+    assert differing == []
+    for results in found.values():
+        for prompt in asked:
+            scored, expected = results[prompt.id].likelihood, found["16"][prompt.id].likelihood
+            assert scored is not None
+            assert expected is not None
+            assert scored.logprob == pytest.approx(expected.logprob, rel=1e-4)

@@ -31,7 +31,7 @@ def cell(source: str, model: str, task: str, number: int, **more: object) -> dic
         "family": "gpt", "n": n, "k": k, "accuracy": k / n, "ci_low": max(0, k / n - 0.1),
         "ci_high": min(1, k / n + 0.1), "chance": 0.25, "chance_scored": 0.25, "trivial": 0.3, "trivial_cv": None,
         "p": 0.0004 * number, "p_holm": 0.01, "above_raw": k / n > 0.25, "above": k > 20,
-        "unparsed": 3 if source == "own" else None, "gates": "", "primary": True,
+        "unparsed": 3 if source == "own" else None, "gates": "duplicates" if number % 5 == 0 else "", "primary": True,
         "fingerprint": f"{number:012x}", "data_sha256": f"{number:064x}", "completions_sha256": f"{number + 99:064x}",
         "weights": FORMULA if source == "own" else None,
     }  # fmt: skip
@@ -102,6 +102,39 @@ def overlap_summary() -> pd.DataFrame:
     return pd.DataFrame([{**shared, **row, "kappa": 0.3, "hypergeometric_p": 0.2} for row in rows])
 
 
+def figure5(cells: pd.DataFrame) -> pd.DataFrame:
+    rows = cells[cells["model"].isin(["small", "middle", "largest"])]
+    return rows.assign(agree_above=rows["task"] != TASKS[0], agree_above_raw=True)
+
+
+def contrasts() -> pd.DataFrame:
+    pair = {"kind": "few_minus_zero", "prompt": "closed", "n_tasks": 22, "differs": False, "equivalent": False}
+    sides = {f"{side}_{what}": f"{side}_{what}" for side in "xy" for what in ("model", "condition")}
+    numbers = {name: 0.01 * i for i, name in enumerate(("mean_diff", "ci_low", "ci_high", "t", "t_p", "hedges_g"))}
+    tests = dict.fromkeys(("wilcoxon_p", "wilcoxon_p_holm", "pratt_p", "bf10", "tost_p", "tost_p_holm"), 0.5)
+    counts = {"tasks_that_can_show_equivalence": 3, "n_differs": 0}
+    verdicts = [{"differs": True}, {"equivalent": True}, {}]
+    return pd.DataFrame([{**pair, **sides, **numbers, **tests, **counts, **verdict} for verdict in verdicts])
+
+
+def power(cells: pd.DataFrame) -> pd.DataFrame:
+    rows = cells[cells["model"] == "largest"].assign(tested=0.25, min_detectable=0.4, min_detectable_bonferroni=0.5)
+    return rows.assign(**{f"power_{n}{how}": 0.3 for n in (5, 10) for how in ("", "_bonferroni")})
+
+
+def specifications() -> pd.DataFrame:
+    ways = [(f"rule: {rule}; tasks: {tasks}", rule == "raw") for rule in ("raw", "holm") for tasks in ("all", "some")]
+    rows = [{"analysis": analysis, "count": int(holds), "holds": holds} for analysis, holds in ways]
+    return pd.DataFrame(rows).assign(claim="table2_emergent", statement="something emerges")
+
+
+def audit(cells: pd.DataFrame) -> pd.DataFrame:
+    text = dict.fromkeys(("claim", "statement", "place", "rule", "why", "flip"), FORMULA)
+    numbers = dict.fromkeys(("value", "low", "high", "holds_in", "analyses"), 1.0)
+    rows = [{"item": item, "verdict": "follows", **text, **numbers} for item in ("", EVIL)]
+    return pd.DataFrame(rows).assign(fingerprint=cells["fingerprint"].iloc[0])
+
+
 def project(root: Path) -> Path:
     """A project with made-up frames and the repository's own conf."""
     cells = all_cells()
@@ -112,7 +145,13 @@ def project(root: Path) -> Path:
         "overlap": overlap(cells),
         "overlap_summary": overlap_summary(),
         "agreement": agreement(),
+        "overlap_figure5": figure5(cells),
+        "contrasts": contrasts(),
+        "power": power(cells),
+        "../audit/audit": audit(cells),
+        "../audit/specifications": specifications(),
     }
+    (root / "data/audit").mkdir(parents=True)
     for name, frame in frames.items():
         path = root / f"data/stats/{name}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,9 +193,9 @@ def test_two_runs_give_the_same_bytes(built: Path) -> None:
 
 def test_every_table_has_the_same_rows_in_four_forms(built: Path) -> None:
     for table in report.load_tables(built):
-        if table.optional:
-            continue
         stem = built / "reports/tables" / table.name
+        if table.optional and not (built / table.frame).exists():
+            continue
         rows = len(list(csv.reader(io.StringIO(stem.with_suffix(".csv").read_text())))) - 1
         md = [line for line in stem.with_suffix(".md").read_text().splitlines() if line.startswith("|")]
         tex = stem.with_suffix(".tex").read_text().split(r"\endlastfoot")[1]

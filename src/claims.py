@@ -1,0 +1,305 @@
+"""The paper's claims as data: every conf/claim/*.yaml -> rows of the audit and of its specification curves.
+
+`python -m src.claims`, a DVC stage. A claim names a frame of the statistics, the rows it speaks of, what the paper says
+there and by which rule our numbers follow or contradict it; what neither holds for is within noise, what has no number
+cannot be checked. The rules stand in the YAML, written before their verdicts are read.
+"""
+
+from __future__ import annotations
+
+import itertools
+import string
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from src import config
+from src.config import UserError
+from src.frames import read_frame, read_yaml
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OUT = Path("data/audit")
+TABLES = Path("data/published/tables.yaml")
+FOLLOWS, NOISE, CONTRADICTED, UNCHECKED = "follows", "within noise", "contradicted", "cannot be checked"
+VERDICTS = (FOLLOWS, NOISE, CONTRADICTED, UNCHECKED)
+COLUMNS = (
+    "claim", "item", "statement", "place", "value", "low", "high", "rule", "verdict", "why", "flip", "holds_in",
+    "analyses", "fingerprint",
+)  # fmt: skip
+CURVE_COLUMNS = ("claim", "statement", "analysis", "count", "holds")
+
+
+@dataclass(frozen=True)
+class Side:
+    """What our numbers must be where the paper says yes (or no). Expressions over the frame's columns."""
+
+    statement: str
+    follows: str
+    contradicted: str
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Defensible analyses of one claim: every way to take one condition of each factor; `holds` over `count` rows."""
+
+    statement: str
+    factors: Mapping[str, Mapping[str, str]]
+    holds: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """conf/claim/<name>.yaml. Expressions are pandas', with @alpha, @<claim>_<key> of tables.yaml and TOOLS."""
+
+    name: str
+    place: str  # where the paper says it
+    frame: str
+    rule: str  # in words
+    if_yes: Side
+    value: str
+    why: str  # a template over the row's columns
+    flip: str  # what would change the verdict, a template
+    if_no: Side | None = None
+    where: str | None = None
+    item: str | None = None  # column that names a row
+    paper: str = "True"  # what the paper says: true, false or nothing
+    low: str | None = None
+    high: str | None = None
+    checkable: str | None = None  # where our numbers can say anything at all
+    derive: Mapping[str, str] | None = None
+    summary: Mapping[str, str] | None = None  # one row out of all: column -> expression
+    alternatives: Mapping[str, str] | None = None  # other analyses: the verdict they give, to set beside the paper's
+    grid: Grid | None = None
+
+
+# ---- What expressions may call
+
+
+def k_needed(n: Any, chance: Any, tests: int, alpha: float = 0.05) -> Any:
+    """Smallest number right whose binomial tail at chance is below alpha / tests (Bonferroni)."""
+    from scipy.stats import binom
+
+    return binom.isf(alpha / tests, n, chance) + 1
+
+
+def spearman_p(x: Any, y: Any) -> float:
+    """Two-sided p of Spearman's rank correlation (scipy), pairs with a missing value left out."""
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(x, y, nan_policy="omit").pvalue)
+
+
+def difference_low(k1: Any, k2: Any, n: int) -> Any:
+    """Lower end of Newcombe's 95 % interval of k1/n - k2/n (statsmodels)."""
+    return _newcombe(k1, k2, n, 0)
+
+
+def difference_high(k1: Any, k2: Any, n: int) -> Any:
+    """Upper end of Newcombe's 95 % interval of k1/n - k2/n (statsmodels)."""
+    return _newcombe(k1, k2, n, 1)
+
+
+def _newcombe(k1: Any, k2: Any, n: int, end: int) -> Any:
+    from statsmodels.stats.proportion import confint_proportions_2indep as interval
+
+    return np.array([interval(a, n, b, n, method="newcomb")[end] for a, b in zip(k1, k2, strict=True)])
+
+
+def wilson_low(k: Any, n: Any) -> Any:
+    """Lower end of the Wilson 95 % interval (statsmodels)."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    return proportion_confint(k, n, method="wilson")[0]
+
+
+def wilson_high(k: Any, n: Any) -> Any:
+    """Upper end of the Wilson 95 % interval (statsmodels)."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    return proportion_confint(k, n, method="wilson")[1]
+
+
+TOOLS = {f.__name__: f for f in (k_needed, spearman_p, difference_low, difference_high, wilson_low, wilson_high)}
+
+
+# ---- Reading
+
+
+def load_claims(root: Path) -> list[Claim]:
+    """Every conf/claim/*.yaml. Raises UserError that names the file and the key where one is odd."""
+    found = []
+    for path in sorted((root / "conf/claim").glob("*.yaml")):
+        given = dict(read_yaml(path))
+        try:
+            sides: dict[str, Any] = {key: Side(**given.pop(key)) for key in ("if_yes", "if_no") if key in given}
+            grid = Grid(**given.pop("grid")) if "grid" in given else None
+            found.append(Claim(name=path.stem, grid=grid, **sides, **given))
+        except TypeError as error:
+            known = ", ".join(f.name for f in fields(Claim) if f.name != "name")
+            raise UserError(f"conf/claim/{path.name}: {error}. A claim has: {known}") from error
+    return found
+
+
+def vocabulary(root: Path, alpha: float) -> dict[str, Any]:
+    """What expressions can name with @ beside TOOLS: alpha, and each count of tables.yaml as <claim>_<key>."""
+    stated = read_yaml(root / TABLES)["claims"]
+    flat = {f"{n}_{k}": v for n, values in stated.items() if isinstance(values, Mapping) for k, v in values.items()}
+    lists = {name: value for name, value in stated.items() if not isinstance(value, Mapping)}
+    return {**TOOLS, **flat, **lists, "alpha": alpha}
+
+
+def evaluated(claim: Claim, rows: pd.DataFrame, expression: str, words: Mapping[str, Any]) -> Any:
+    """An expression over the rows. Raises UserError that names claim and expression where it does not compute."""
+    try:
+        return rows.eval(expression, engine="python", local_dict=dict(words))
+    except Exception as error:  # pandas raises whatever its parser or the columns' types raise
+        raise UserError(
+            f"conf/claim/{claim.name}.yaml: {expression!r} does not compute: {error}. "
+            f"Columns: {', '.join(map(str, rows.columns))}"
+        ) from error
+
+
+def _column(claim: Claim, rows: pd.DataFrame, expression: str | None, words: Mapping[str, Any]) -> pd.Series:
+    import pandas as pd
+
+    value = np.nan if expression is None else evaluated(claim, rows, expression, words)
+    return pd.Series(value, index=rows.index)
+
+
+def _true(claim: Claim, rows: pd.DataFrame, expression: str | None, words: Mapping[str, Any]) -> pd.Series:
+    """Where an expression is true; missing is not."""
+    return _column(claim, rows, expression, words).astype("boolean").fillna(False).astype(bool)
+
+
+def rows_of(root: Path, claim: Claim, words: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows a claim speaks of. Raises UserError where there are none."""
+    import pandas as pd
+
+    rows = read_frame(root, claim.frame)
+    if claim.where:
+        rows = rows[_true(claim, rows, claim.where, words)].reset_index(drop=True)
+    for name, expression in (claim.derive or {}).items():
+        rows = rows.assign(**{name: evaluated(claim, rows, expression, words)})
+    if rows.empty:
+        raise UserError(f"conf/claim/{claim.name}.yaml: no row of {claim.frame} meets {claim.where!r}")
+    if claim.summary:
+        rows = pd.DataFrame([{name: evaluated(claim, rows, e, words) for name, e in claim.summary.items()}])
+    return rows
+
+
+# ---- Judging
+
+
+class _Printer(string.Formatter):
+    """str.format for a row: a missing number prints as a dash."""
+
+    def format_field(self, value: Any, spec: str) -> str:
+        if value is None or value != value:
+            return "–"
+        return str(super().format_field(value, spec))
+
+
+def written(template: str, row: Mapping[str, Any]) -> str:
+    """A template with the row's values in it."""
+    return str(_Printer().vformat(template, (), {k: None if _missing(v) else v for k, v in row.items()}))
+
+
+def _missing(value: Any) -> bool:
+    import pandas as pd
+
+    return bool(pd.api.types.is_scalar(value) and pd.isna(value))
+
+
+def audit_rows(claim: Claim, rows: pd.DataFrame, words: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """One row of the audit (COLUMNS) for each row the claim speaks of."""
+    said = _column(claim, rows, claim.paper, words).astype("boolean")
+    checkable = _true(claim, rows, claim.checkable, words) if claim.checkable else said.notna()
+    numbers = {key: _column(claim, rows, getattr(claim, key), words) for key in ("value", "low", "high")}
+    sides = {True: claim.if_yes, False: claim.if_no or claim.if_yes}
+    found = {
+        paper: (_true(claim, rows, side.follows, words), _true(claim, rows, side.contradicted, words))
+        for paper, side in sides.items()
+    }
+    others = {name: _column(claim, rows, e, words).astype("boolean") for name, e in (claim.alternatives or {}).items()}
+    for i, row in enumerate(rows.to_dict("records")):
+        known = bool(checkable[i]) and not _missing(said[i])
+        side = sides[bool(said[i])] if not _missing(said[i]) else claim.if_yes
+        follows, contradicted = (bool(each[i]) for each in found[bool(said[i])]) if known else (False, False)
+        verdict = UNCHECKED if not known else FOLLOWS if follows else CONTRADICTED if contradicted else NOISE
+        judged = [bool(o[i]) == bool(said[i]) for o in others.values() if not _missing(o[i])] if known else []
+        silent = "the paper gives no verdict here" if _missing(said[i]) else "there is no chance level or no fit here"
+        yield {
+            "claim": claim.name,
+            "item": str(row[claim.item]) if claim.item else "",
+            "statement": written(side.statement, row),
+            "place": claim.place,
+            **{key: None if _missing(values[i]) else float(values[i]) for key, values in numbers.items()},
+            "rule": claim.rule,
+            "verdict": verdict,
+            "why": written(claim.why, row) if known else silent,
+            "flip": written(claim.flip, row) if known else "",
+            "holds_in": sum(judged) if judged else None,
+            "analyses": len(judged) or None,
+            "fingerprint": row.get("fingerprint"),
+        }
+
+
+def curve_rows(root: Path, claim: Claim, words: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """One row (CURVE_COLUMNS) for each analysis of the claim's grid: how many rows meet it, and whether it holds."""
+    import pandas as pd
+
+    if claim.grid is None:
+        return
+    rows = read_frame(root, claim.frame)
+    masks = {
+        factor: {name: _true(claim, rows, expression, words) for name, expression in ways.items()}
+        for factor, ways in claim.grid.factors.items()
+    }
+    for chosen in itertools.product(*masks.values()):
+        meets = np.logical_and.reduce([masks[factor][way] for factor, way in zip(masks, chosen, strict=True)])
+        count = pd.DataFrame({"count": [int(meets.sum())]})
+        yield {
+            "claim": claim.name,
+            "statement": claim.grid.statement,
+            "analysis": "; ".join(f"{factor}: {way}" for factor, way in zip(masks, chosen, strict=True)),
+            "count": int(meets.sum()),
+            "holds": bool(_true(claim, count, claim.grid.holds, words)[0]),
+        }
+
+
+def audit(root: Path, alpha: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(audit, specification curves) of all claims. Raises UserError where a claim is odd."""
+    import pandas as pd
+
+    words = vocabulary(root, alpha)
+    claims = load_claims(root)
+    found = [row for claim in claims for row in audit_rows(claim, rows_of(root, claim, words), words)]
+    curves = [row for claim in claims for row in curve_rows(root, claim, words)]
+    return pd.DataFrame(found, columns=list(COLUMNS)), pd.DataFrame(curves, columns=list(CURVE_COLUMNS))
+
+
+def counts(verdicts: Sequence[str]) -> dict[str, int]:
+    """How many claims got each verdict."""
+    return {verdict: sum(v == verdict for v in verdicts) for verdict in VERDICTS}
+
+
+def main() -> None:
+    """`python -m src.claims`: data/stats + conf/claim -> data/audit."""
+    try:
+        rows, curves = audit(config.ROOT, float(config.params()["alpha"]))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    OUT.mkdir(parents=True, exist_ok=True)
+    rows.to_parquet(OUT / "audit.parquet", index=False)
+    curves.to_parquet(OUT / "specifications.parquet", index=False)
+    print(f"{len(rows)} claims: " + ", ".join(f"{n} {verdict}" for verdict, n in counts(list(rows["verdict"])).items()))
+
+
+if __name__ == "__main__":
+    main()
