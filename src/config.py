@@ -304,6 +304,8 @@ def check_overrides(arguments: Sequence[str]) -> None:
         if top not in keys:
             raise suggest("key", top, sorted({*keys} - {"defaults", "hydra"}), "conf/config.yaml")
         value = override.value()
+        if f"{key}s" in keys and isinstance(value, list):
+            raise UserError(f"{key} takes one name. Several: '{key}s=[{','.join(map(str, value))}]'")
         if key in GROUPS and isinstance(value, str) and value not in known(key):
             raise suggest(key, value, known(key), f"conf/{key}/*.yaml")
 

@@ -96,6 +96,7 @@ def test_what_cannot_be_run_is_said(overrides, said):
         (["condition=closed_fewer"], "Did you mean closed_few"),
         (["limt=3"], "Did you mean limit"),
         (["suite=papr"], "Did you mean paper"),
+        (["condition=[closed_zero,closed_few]"], r"conditions=\[closed_zero,closed_few\]"),
         (["=="], "Overrides look like"),
     ],
 )
