@@ -158,7 +158,7 @@ def test_a_click_on_a_number_shows_its_cell(browser: Browser, page: Path) -> Non
 def test_figures_are_drawn_and_described(browser: Browser, page: Path) -> None:
     browser.open(page, 400)
     images = browser.run("[...document.images].map(each => [each.complete && each.naturalWidth > 0, each.alt.length])")
-    assert len(images) == 2
+    assert len(images) == len(list((page.parent / "figures").glob("*.svg"))) > 2
     assert all(drawn and words > 60 for drawn, words in images)
 
 

@@ -1,5 +1,6 @@
 """The whole line on a tiny random LLaMA: run, store, MLflow, cells, scores. Its numbers stay in a temporary folder."""
 
+import functools
 import json
 import os
 import signal
@@ -186,7 +187,8 @@ def test_an_interrupted_run_goes_on_where_it_was(place, tmp_path, kill):
         (place / "tasks" / f"{task}.jsonl").write_text(made_up(task, 300))
     asked = ["limit=300", f"store='{tmp_path / 'store'}'", "token_budget=512"]
     command = [sys.executable, "-m", "src.run", *words(place, *asked)]
-    running = subprocess.Popen(command, cwd=config.ROOT, stderr=subprocess.PIPE, text=True)
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores Ctrl-C
+    running = subprocess.Popen(command, cwd=config.ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     for _ in range(600):
         time.sleep(0.2)
         if sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file()) > 20_000:
