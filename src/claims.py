@@ -81,7 +81,7 @@ class Claim:
 # ---- What expressions may call
 
 
-def k_needed(n: Any, chance: Any, tests: int, alpha: float = 0.05) -> Any:
+def k_needed(n: Any, chance: Any, tests: int, alpha: float) -> Any:
     """Smallest number right whose binomial tail at chance is below alpha / tests (Bonferroni)."""
     from scipy.stats import binom
 
@@ -112,17 +112,17 @@ def _newcombe(k1: Any, k2: Any, n: int, end: int) -> Any:
 
 
 def wilson_low(k: Any, n: Any) -> Any:
-    """Lower end of the Wilson 95 % interval (statsmodels)."""
-    from statsmodels.stats.proportion import proportion_confint
+    """Lower end of the Wilson 95 % interval."""
+    from src.stats_cell import wilson
 
-    return proportion_confint(k, n, method="wilson")[0]
+    return wilson(k, n)[0]
 
 
 def wilson_high(k: Any, n: Any) -> Any:
-    """Upper end of the Wilson 95 % interval (statsmodels)."""
-    from statsmodels.stats.proportion import proportion_confint
+    """Upper end of the Wilson 95 % interval."""
+    from src.stats_cell import wilson
 
-    return proportion_confint(k, n, method="wilson")[1]
+    return wilson(k, n)[1]
 
 
 TOOLS = {f.__name__: f for f in (k_needed, spearman_p, difference_low, difference_high, wilson_low, wilson_high)}
@@ -233,11 +233,12 @@ def audit_rows(claim: Claim, rows: pd.DataFrame, words: Mapping[str, Any]) -> It
         follows, contradicted = (bool(each[i]) for each in found[bool(said[i])]) if known else (False, False)
         verdict = UNCHECKED if not known else FOLLOWS if follows else CONTRADICTED if contradicted else NOISE
         judged = [bool(o[i]) == bool(said[i]) for o in others.values() if not _missing(o[i])] if known else []
-        silent = "the paper gives no verdict here" if _missing(said[i]) else "there is no chance level or no fit here"
+        unsaid = _missing(said[i])
+        silent = "the paper gives no verdict here" if unsaid else "no chance level, or no line that fits, to judge by"
         yield {
             "claim": claim.name,
             "item": str(row[claim.item]) if claim.item else "",
-            "statement": written(side.statement, row),
+            "statement": f"{row[claim.item]}: no verdict" if unsaid and claim.item else written(side.statement, row),
             "place": claim.place,
             **{key: None if _missing(values[i]) else float(values[i]) for key, values in numbers.items()},
             "rule": claim.rule,

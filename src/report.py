@@ -536,7 +536,7 @@ def _build(root: Path) -> None:
 
 
 def audit_summary(root: Path) -> dict[str, Any]:
-    """How many claims got each verdict, in all and by claim; and the share of analyses each grid holds in."""
+    """How many claims got each verdict, the verdicts of the main ones, and in how many analyses each grid holds."""
     if not (root / "data/audit").exists():
         return {}
     rows, curves = (read_frame(root, f"data/audit/{name}.parquet") for name in ("audit", "specifications"))
@@ -544,7 +544,6 @@ def audit_summary(root: Path) -> dict[str, Any]:
         "claims": len(rows),
         "verdicts": claims.counts(list(rows["verdict"])),
         "main": records(rows[rows["item"] == ""][["statement", "verdict", "why"]]),
-        "contradicted": sorted(rows.loc[rows["verdict"] == claims.CONTRADICTED, "statement"]),
         "curves": [
             {"statement": statement, "holds": int(each["holds"].sum()), "analyses": len(each)}
             for statement, each in curves.groupby("statement", sort=True)

@@ -23,7 +23,7 @@ def test_the_findings_in_the_readme_are_the_tracked_ones():
 def test_the_audit_in_the_readme_is_the_tracked_one():
     found = json.loads((config.ROOT / "reports/metrics.json").read_text())["audit"]
     said = " ".join(README.split())
-    assert f"Of the paper's {sum(found.values())} statements" in said
+    assert f"Of {sum(found.values())} statements" in said
     assert f"bear out {found['follows']}, contradict {found['contradicted']}," in said
     assert f"leave {found['within noise']} within noise" in said
     assert f"cannot check {found['cannot be checked']}:" in said

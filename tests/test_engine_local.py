@@ -21,7 +21,7 @@ from scipy import stats
 from src import config, data
 from src.config import Condition, Generation, UserError
 from src.engine import Request, Result
-from src.engine.decoding import Decoder, Sampler, prompt_hash, uniforms
+from src.engine.decoding import FLASH_FROM, SHARE_FROM, Decoder, Sampler, _trial, prompt_hash, uniforms
 from src.engine.local import LocalEngine
 from src.prompts import Prompt, ask
 from tests.tiny import tiny
@@ -455,11 +455,10 @@ def test_a_real_cell_does_not_depend_on_batches_or_order(few: bool) -> None:
     shots, tests, _ = data.load(task.name)
     condition = config.load("condition", f"closed_{'few' if few else 'zero'}", Condition)
     asked = ask(tests, shots, task, condition, 16)
-    wide = max(len(LocalEngine(SMOLLM2, "x", PROTOCOL).ids(prompt)) for prompt in asked) + 60
-    found = {}
+    engine, found = LocalEngine(SMOLLM2, "x", PROTOCOL), {}
     for name, rows, order in (("1", 1, asked), ("4", 4, asked), ("16", 16, asked), ("shuffled", 16, asked[::-1])):
-        engine = LocalEngine(SMOLLM2, "x", PROTOCOL, token_budget=rows * wide * len(SEEDS))
-        found[name] = run(engine, order, SEEDS)
+        parts = [run(engine, order[lo : lo + rows], SEEDS) for lo in range(0, len(order), rows)]
+        found[name] = {key: result for part in parts for key, result in part.items()}
     differing = [
         (name, prompt.id, seed)
         for name, results in found.items()
@@ -475,3 +474,14 @@ def test_a_real_cell_does_not_depend_on_batches_or_order(few: bool) -> None:
             assert scored is not None
             assert expected is not None
             assert scored.logprob == pytest.approx(expected.logprob, rel=1e-4)
+
+
+def test_a_models_trial_reaches_the_kernel_for_long_suffixes(make: Make) -> None:
+    """Whether a model may share a prefix is tried on the kernel its prompts will meet."""
+    engine = make("llama")
+    jobs = _trial(engine.backend.model)
+    decoder = engine.backend
+    assert isinstance(decoder, Decoder)
+    decoder.prepare(jobs)
+    assert len(decoder.prefix) >= SHARE_FROM
+    assert all(decoder.length(job) >= FLASH_FROM for job in jobs)

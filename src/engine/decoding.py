@@ -783,9 +783,9 @@ def _ends(model: Any) -> frozenset[int]:
 
 
 def _trial(model: Any) -> list[Job]:
-    """Two prompts with a shared prefix, of different length, and options that branch."""
-    ids = tuple(i % model.config.vocab_size for i in range(3, 3 + SHARE_FROM + 6))
-    other = (*ids[:-2], 4)
+    """Two prompts with a shared prefix, of different length, and options that branch; long enough for every kernel."""
+    ids = tuple(i % model.config.vocab_size for i in range(3, 3 + SHARE_FROM + FLASH_FROM + 6))
+    other = (*ids[: SHARE_FROM + 2], 4, *ids[SHARE_FROM + 3 : -3])
     return [
         Job(ids, (), 1, tuple((*ids, *t) for t in ((5, 7, 11), (5, 8), (9,)))),
         Job(other, (), 1, ((*other, 6, 5),)),
