@@ -12,7 +12,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PYTHONDONTWRITEBYTECODE :=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test test-slow lint ui laptop lock clean
+.PHONY: repro test test-slow lint ui laptop controls compat lock clean
 
 repro: .venv/ready  ## the main job: fetch, prepare, infer, collect, stats, report
 	dvc repro
@@ -38,6 +38,18 @@ laptop: .venv/ready  ## the pilot with 128 examples a task -> data/reference/lap
 	python -m src.run +model=smollm2_135m_instruct suite=laptop out=data/laptop/smollm2_135m_instruct
 	python -m src.collect data/laptop data/laptop/scores.parquet
 	python -m src.stats --own data/laptop/scores.parquet data/reference/laptop.csv
+
+controls: .venv/ready  ## the pilot's cells beside their control conditions -> data/reference/controls.csv
+	python -m src.run +model=smollm2_135m_instruct suite=controls out=data/controls/smollm2_135m_instruct
+	python -m src.collect data/controls data/controls/scores.parquet
+	python -m src.stats --controls data/controls/scores.parquet data/reference
+
+compat: .venv/ready  ## the pilot with each switch of generation as published -> data/reference/deviations.csv
+	python -m src.run +model=smollm2_135m_instruct suite=pilot out=data/compat/fixed
+	for switch in template_leak batch_budget prompt_by_text; do \
+	  python -m src.run +model=smollm2_135m_instruct suite=pilot compat.$$switch=true out=data/compat/$$switch || exit 1; done
+	python -m src.run +model=smollm2_135m_instruct suite=pilot compat=published out=data/compat/published
+	python -m src.fidelity data/compat data/reference
 
 lock: .venv/ready  ## requirements.in -> requirements.lock, hashed, without torch
 	# needs a CPU file of torch, or CUDA's packages enter the lock: make lock LOCK_ARGS="--find-links <its folder>"

@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -81,6 +81,7 @@ class Task:
     n_note: str | None = None  # why n differs from n_published, where it does
     exemplars: list[int] = field(default_factory=list)  # indices into the file, in prompt order
     exemplar_file: str | None = None  # where the exemplars come from another file of the source
+    exemplars_drawn: int | None = None  # that many rows of exemplar_file, by a seeded order; None is all
     exemplars_kind: str = "published"  # published | reconstructed
     exemplar_options: dict[str, Any] = field(
         default_factory=dict
@@ -285,20 +286,38 @@ def register() -> None:
     )
 
 
-def check_overrides(arguments: Sequence[str]) -> None:
-    """Raise UserError for a group or key that does not exist, before Hydra sees it."""
+SCHEMAS: dict[str, type[Any]] = {
+    "model": Model, "task": Task, "condition": Condition, "compat": Compat, "generation": Generation,
+}  # fmt: skip
+"""What an override may set inside these keys, written in their YAML or not."""
+TAKES_VALUE = ("-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir")
+"""Hydra's flags that take the next word."""
+
+
+def checked_overrides(arguments: Sequence[str]) -> list[str]:
+    """The arguments as Hydra is to see them. Raises UserError for a group or key that does not exist.
+
+    A field that a YAML leaves at its default is set like one that it names: model.revision=... becomes
+    ++model.revision=...
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import OverrideType
     from hydra.errors import OverrideParseException
 
-    words = [a for a in arguments if not a.startswith("-")]
+    flags = [a.startswith("-") or before in TAKES_VALUE for before, a in zip(["", *arguments], arguments, strict=False)]
+    words = [a for a, flag in zip(arguments, flags, strict=True) if not flag]
     try:
         overrides = OverridesParser.create().parse_overrides(words)
     except OverrideParseException as error:
         raise UserError(f"Cannot read '{error.override}'. Overrides look like limit=8 or +model=gpt2") from error
     keys = [*OmegaConf.load(CONF / "config.yaml"), *GROUPS]
-    for override in overrides:
+    seen: list[str] = []
+    for word, override in zip(words, overrides, strict=True):
         key = override.key_or_group
-        top = key.split(".")[0].split("@")[0]
+        top, _, inside = key.partition(".")
+        top = top.split("@")[0]
+        plain = top in SCHEMAS and inside and override.type == OverrideType.CHANGE
+        seen.append(f"++{word}" if plain else word)
         if top.startswith("hydra"):
             continue
         if top not in keys:
@@ -308,6 +327,10 @@ def check_overrides(arguments: Sequence[str]) -> None:
             raise UserError(f"{key} takes one name. Several: '{key}s=[{','.join(map(str, value))}]'")
         if key in GROUPS and isinstance(value, str) and value not in known(key):
             raise suggest(key, value, known(key), f"conf/{key}/*.yaml")
+        if inside and top in SCHEMAS and inside.split(".")[0] not in (names := [f.name for f in fields(SCHEMAS[top])]):
+            raise suggest(f"key of {top}", inside, names, f"src/config.py, {SCHEMAS[top].__name__}")
+    given = iter(seen)
+    return [a if flag else next(given) for a, flag in zip(arguments, flags, strict=True)]
 
 
 def compose_run(cfg: DictConfig) -> Run:

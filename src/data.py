@@ -161,7 +161,8 @@ def examples(task: Task, text: str, exemplar_text: str | None = None) -> list[Ex
     if exemplar_text is None:
         shots = [(f"{task.name}/{i}", rows[i]) for i in task.exemplars]
     else:
-        shots = [(f"{task.name}/exemplar_{i}", row) for i, row in enumerate(READERS[task.reader](exemplar_text))]
+        offered = [(f"{task.name}/exemplar_{i}", row) for i, row in enumerate(READERS[task.reader](exemplar_text))]
+        shots = offered if task.exemplars_drawn is None else _drawn(offered, task.exemplars_drawn)
     taken = {name for name, _ in shots}
     tests = [(f"{task.name}/{i}", row) for i, row in enumerate(rows) if f"{task.name}/{i}" not in taken]
     if len(tests) != task.n_published and not task.n_note:
@@ -172,6 +173,11 @@ def examples(task: Task, text: str, exemplar_text: str | None = None) -> list[Ex
     return [_example(task, name, row, i) for i, (name, row) in enumerate(shots)] + [
         _example(task, name, row, None) for name, row in tests
     ]
+
+
+def _drawn(offered: Sequence[tuple[str, Row]], count: int) -> list[tuple[str, Row]]:
+    """The first `count` of one seeded order, the order of `sampled`."""
+    return sorted(offered, key=lambda pair: hashlib.sha256(f"order:{pair[0]}".encode()).digest())[:count]
 
 
 def _with_options(task: Task, row: Row, key: str) -> Row:
@@ -217,7 +223,8 @@ def prepare(task: Task, raw: Path = RAW) -> str:
         reason = why.read_text().strip() if why.exists() else f"Make it: dvc repro fetch@{task.source}"
         raise UserError(f"{task.name}: {path} is missing. {reason}")
     exemplar_path = folder / task.exemplar_file if task.exemplar_file else None
-    exemplar_text = exemplar_path.read_text() if exemplar_path else None
+    from_file = exemplar_path and (exemplar_path.exists() or not task.exemplars)  # else the task's own items stand in
+    exemplar_text = exemplar_path.read_text() if exemplar_path and from_file else None
     found = examples(task, path.read_text(), exemplar_text)
     return "".join(json.dumps(asdict(e), ensure_ascii=False) + "\n" for e in found)
 

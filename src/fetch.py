@@ -65,6 +65,7 @@ class Source:
     folder: str = MISSING  # where its files end
     files: dict[str, str] = MISSING  # path inside the folder -> sha256
     disk_bytes: int = MISSING  # free space needed while fetching
+    optional: list[str] = field(default_factory=list)  # files it is complete without, taken along unpinned where given
     package: str | None = None  # "<name>==<version>" at the package registry
     archive: str | None = None  # the package's file, a .whl or .tar.gz
     archive_sha256: str | None = None
@@ -298,7 +299,7 @@ def from_data_dir(source: Source, work: Path) -> str | None:
         raise UserError(f"DATA_DIR={folder} is no folder. Point it to one that holds the files, or unset it.")
     for base in (folder / source.name, folder):
         if all((base / name).is_file() for name in source.files):
-            for name in source.files:
+            for name in (*source.files, *(name for name in source.optional if (base / name).is_file())):
                 with (base / name).open("rb") as stream:
                     save(stream, work / "files" / name)
             return "DATA_DIR"
@@ -434,7 +435,7 @@ def fetch(source: Source, root: Path = Path()) -> str:
     Raises UserError on a wrong hash, no space, or nothing that serves the source (UnavailableError).
     """
     target, pins = root / source.folder, {**source.files, **source.converted}
-    if complete(target, pins):
+    if complete(target, pins) and not offered(source, target):
         return "already there"
     with told(source.name), scratch(target) as work:
         check_space(source, work)
@@ -449,6 +450,18 @@ def fetch(source: Source, root: Path = Path()) -> str:
             check(source, work / "files" / name, pin, OTHER_LIBRARIES)
         publish(work / "files", target)
     return f"from {origin}" + (", converted" if source.convert else "")
+
+
+def offered(source: Source, target: Path) -> list[str]:
+    """Optional files that $DATA_DIR holds and `target` lacks."""
+    if not os.environ.get("DATA_DIR"):
+        return []
+    given = Path(os.environ["DATA_DIR"]).expanduser()
+    return [
+        name
+        for name in source.optional
+        if not (target / name).is_file() and any((base / name).is_file() for base in (given / source.name, given))
+    ]
 
 
 def note_unavailable(source: Source, reason: str, root: Path = Path()) -> None:

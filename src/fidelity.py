@@ -3,10 +3,14 @@
 prefixes.parquet: each published few-shot prefix against the one rebuilt by the renderer that makes every prompt.
 counts.parquet: how many items each task has, and which of them are odd.
 compat.parquet: what each defect of the released code (`Compat`) moves on the cells of data/outputs.
+
+`python -m src.fidelity OUTPUTS FOLDER` writes the last one for other cells, as csv files that can be committed:
+compat_runs.csv (switches of generation, cell by cell) and deviations.csv (every switch, over all tasks).
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
 import hashlib
 import json
@@ -31,6 +35,12 @@ SCORING = ("strip_letters", "void_abc_only", "option_full_stop", "first_listed")
 GENERATION = ("template_leak", "batch_budget", "prompt_by_text")
 """Switches that change what a model is asked or answers: only a run shows what they move."""
 FIXED = Compat(name="fixed")
+PUBLISHED_RUN = "published_run"
+"""Asked, decoded and scored as published; the variant `published` only scores so."""
+RUNS = {**{name: (name,) for name in GENERATION}, PUBLISHED_RUN: GENERATION}
+"""The switches that a run must have been made with to show what they move."""
+SEED = 20240811
+"""Of the intervals."""
 
 PREFIX_COLUMNS = ("task", "format", "sha256_published", "sha256_rebuilt", "equal", "note")
 COUNT_COLUMNS = (
@@ -42,6 +52,12 @@ EFFECT_COLUMNS = (
     "bertscore_accuracy_fixed", "bertscore_accuracy_switched", "picks_changed", "scores_changed", "note",
     "fingerprint",
 )  # fmt: skip
+DEVIATION_COLUMNS = (
+    "switch", "prompt", "few_shot", "model", "weights", "metric", "cells", "cells_moved", "n", "groups", "mean_diff",
+    "ci_low", "ci_high", "test", "p",
+)  # fmt: skip
+Pairs = list[tuple[Score, Score]]
+"""The fixed and the switched score of each example and seed of a cell."""
 
 
 # Prefixes
@@ -126,14 +142,23 @@ def scoring_variants() -> dict[str, Compat]:
     return alone | {"published": config.load("compat", "published", Compat)}
 
 
-def effect_rows(outputs: Path = OUTPUTS, encoder: Scorer = cells.load_encoder) -> Iterator[dict[str, Any]]:
-    """Rows (EFFECT_COLUMNS): every cell under `outputs`, re-scored under each variant, and what needs a run."""
+def effects(
+    outputs: Path = OUTPUTS, encoder: Scorer = cells.load_encoder
+) -> Iterator[tuple[dict[str, Any], Pairs, dict[str, Any]]]:
+    """(row of EFFECT_COLUMNS, its pairs, header) of every cell under `outputs` and variant; no pairs without a run."""
     found = {path: head_of(path) for path in sorted(outputs.glob("*/*.jsonl"))}
-    for path in found:
-        head, answers = cells.read(path)
-        yield from rescored_rows(head, answers, encoder)
-        if not generated_with(head):
-            yield from (generation_row(head, answers, switch, found, encoder) for switch in GENERATION)
+    for path, head in found.items():
+        answers = cells.read(path)[1]
+        runs = {} if generated_with(head) else generated_pairs(head, answers, found, encoder)
+        variants = rescored_pairs(head, answers, encoder) | runs
+        for switch, pairs in variants.items():
+            told = effect(pairs) if pairs is not None else {"note": f"needs a run: {needed(switch)}"}
+            yield row_of(head, switch, told), pairs or [], head
+
+
+def needed(switch: str) -> str:
+    """The override that makes the run a variant needs."""
+    return "compat=published" if switch == PUBLISHED_RUN else f"compat.{switch}=true"
 
 
 def head_of(path: Path) -> dict[str, Any]:
@@ -158,15 +183,16 @@ def rescored(
     return cells.score({**head, "compat": asdict(compat)}, answers, bert)
 
 
-def rescored_rows(head: Mapping[str, Any], answers: Sequence[Answers], encoder: Scorer) -> Iterator[dict[str, Any]]:
-    """A row for each variant of the scoring switches. BERTScore only where a variant can change it."""
+def rescored_pairs(head: Mapping[str, Any], answers: Sequence[Answers], encoder: Scorer) -> dict[str, Pairs | None]:
+    """The pairs of each variant of the scoring switches. BERTScore only where a variant can change it."""
     variants = scoring_variants()
     moved = {name for name, compat in variants.items() if not head["lettered"] and moves_bertscore(answers, compat)}
     bert = encoder(head["encoder"]) if moved else None
     fixed = rescored(head, answers, FIXED, bert)
-    for name, compat in variants.items():
-        switched = rescored(head, answers, compat, bert if name in moved else None)
-        yield row_of(head, name, effect(fixed, switched))
+    return {
+        name: matched(fixed, rescored(head, answers, compat, bert if name in moved else None))
+        for name, compat in variants.items()
+    }
 
 
 def moves_bertscore(answers: Sequence[Answers], compat: Compat) -> bool:
@@ -178,20 +204,24 @@ def moves_bertscore(answers: Sequence[Answers], compat: Compat) -> bool:
     )
 
 
-def generation_row(
+def generated_pairs(
     head: Mapping[str, Any],
     answers: Sequence[Answers],
-    switch: str,
     found: Mapping[Path, Mapping[str, Any]],
     encoder: Scorer,
-) -> dict[str, Any]:
-    """The cell against the same one generated with `switch` alone, over the examples and seeds both have."""
-    partner = next((p for p, h in found.items() if generated_with(h) == [switch] and same_cell(h, head)), None)
-    if partner is None:
-        return row_of(head, switch, {"note": f"needs a run: compat.{switch}=true"})
-    bert = None if head["lettered"] else encoder(head["encoder"])
-    fixed, switched = rescored(head, answers, FIXED, bert), rescored(*cells.read(partner), FIXED, bert)
-    return row_of(head, switch, effect(fixed, switched))
+) -> dict[str, Pairs | None]:
+    """The cell against the same one of each variant of RUNS; None where there is no such run among `found`."""
+    out: dict[str, Pairs | None] = {}
+    for switch, made_with in RUNS.items():
+        same = [p for p, h in found.items() if generated_with(h) == list(made_with) and same_cell(h, head)]
+        if not same:
+            out[switch] = None
+            continue
+        other, said = cells.read(same[0])
+        bert = None if head["lettered"] else encoder(head["encoder"])
+        rules = config.load("compat", "published", Compat) if switch == PUBLISHED_RUN else FIXED
+        out[switch] = matched(rescored(head, answers, FIXED, bert), rescored(other, said, rules, bert))
+    return out
 
 
 def same_cell(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -199,10 +229,14 @@ def same_cell(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return all(one[name] == other[name] for name in (*CELL_COLUMNS, "weights"))
 
 
-def effect(fixed: Sequence[Score], switched: Sequence[Score]) -> dict[str, Any]:
-    """Means over the examples and seeds both have, switched minus fixed, and how many picks and scores differ."""
+def matched(fixed: Sequence[Score], switched: Sequence[Score]) -> Pairs:
+    """The scores of the examples and seeds both have."""
     at = {(s.example_id, s.seed): s for s in switched}
-    pairs = [(s, at[s.example_id, s.seed]) for s in fixed if (s.example_id, s.seed) in at]
+    return [(s, at[s.example_id, s.seed]) for s in fixed if (s.example_id, s.seed) in at]
+
+
+def effect(pairs: Pairs) -> dict[str, Any]:
+    """Means over examples and seeds, switched minus fixed, and how many picks and scores differ."""
     if not pairs:
         return {"note": "the two runs share no example"}
     before, after = (cells.summary(side) for side in zip(*pairs, strict=True))
@@ -217,6 +251,50 @@ def effect(fixed: Sequence[Score], switched: Sequence[Score]) -> dict[str, Any]:
         "picks_changed": sum(one.picked != other.picked for one, other in pairs),
         "scores_changed": sum(one.exact_match != other.exact_match for one, other in pairs),
     }
+
+
+def deviations(found: Sequence[tuple[Mapping[str, Any], Pairs, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Rows of DEVIATION_COLUMNS: each switch over all tasks of a prompt format and shots, switched minus fixed.
+
+    The interval resamples examples (groups of them where they share a context); p: stats_pairs.own_pair. A cell whose
+    BERTScore no rule touches counts with no difference.
+    """
+    pools: dict[tuple[Any, ...], list[tuple[Mapping[str, Any], Pairs]]] = {}
+    for row, pairs, head in found:
+        metrics = ("exact_match",) if head["lettered"] else ("exact_match", "bertscore_accuracy")
+        for metric in metrics if pairs and not generated_with(head) else ():
+            key = (row["switch"], head["prompt"], head["shots"] > 0, head["model"], head["weights"], metric)
+            pools.setdefault(key, []).append((head, pairs))
+    return [
+        {**dict(zip(DEVIATION_COLUMNS, key, strict=False)), **over_tasks(pool, key[-1])} for key, pool in pools.items()
+    ]
+
+
+def over_tasks(pool: Sequence[tuple[Mapping[str, Any], Pairs]], metric: str) -> dict[str, Any]:
+    """What one switch moves on the cells of one condition: cells, how many move, paired difference with interval."""
+    import pandas as pd
+
+    from src import stats_pairs  # pingouin takes seconds to import, and the stage does without it
+
+    def value(score: Score, other: Score) -> float:
+        own, alternative = getattr(score, metric), getattr(other, metric)
+        return float(next((each for each in (own, alternative) if each is not None), 0))
+
+    rows = [
+        {
+            "example_id": one.example_id, "group": f"{head['task']}/{one.group}", "task": head["task"],
+            "fixed": value(one, other), "switched": value(other, one),
+        }
+        for head, pairs in pool
+        for one, other in pairs
+    ]  # fmt: skip
+    by = pd.DataFrame(rows).groupby("example_id")
+    fixed, switched = (
+        pd.DataFrame({"y": by[side].mean(), "group": by["group"].first()}) for side in ("fixed", "switched")
+    )
+    gap = (switched["y"] - fixed["y"]).groupby(by["task"].first()).mean()
+    moved = {"cells": len(pool), "cells_moved": int((gap.abs() > 1e-9).sum())}
+    return moved | stats_pairs.own_pair(switched, fixed, metric, SEED)
 
 
 def row_of(head: Mapping[str, Any], switch: str, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,14 +314,33 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataF
     return pd.DataFrame(list(rows), columns=list(columns)).convert_dtypes()
 
 
+def write_reference(outputs: Path, folder: Path) -> list[Path]:
+    """compat_runs.csv and deviations.csv of the cells under `outputs`: figures only, no dataset text."""
+    found = list(effects(outputs, functools.cache(cells.load_encoder)))
+    runs = [row for row, pairs, _ in found if row["switch"] in RUNS and pairs]
+    frames = {"compat_runs": table(runs, EFFECT_COLUMNS), "deviations": table(deviations(found), DEVIATION_COLUMNS)}
+    for name, frame in frames.items():
+        frame.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
+    return [folder / f"{name}.csv" for name in frames]
+
+
 def main() -> None:
-    """`python -m src.fidelity`: the stage. A user's mistake is one line on stderr and exit code 1."""
+    """`python -m src.fidelity [OUTPUTS FOLDER]`. A user's mistake is one line on stderr and exit code 1."""
+    parser = argparse.ArgumentParser(prog="python -m src.fidelity", description=__doc__)
+    parser.add_argument("outputs", nargs="?", type=Path, help="cells of runs with and without switches")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("data/reference"), help="where the csv files go")
+    given = parser.parse_args()
     try:
         print(config.suite_line(config.params()), flush=True)
+        if given.outputs:
+            print(*write_reference(given.outputs, given.folder))
+            return
         frames = {
             "prefixes": table(prefix_rows(), PREFIX_COLUMNS),
             "counts": table(count_rows(), COUNT_COLUMNS),
-            "compat": table(list(effect_rows(encoder=functools.cache(cells.load_encoder))), EFFECT_COLUMNS),
+            "compat": table(
+                [row for row, _, _ in effects(encoder=functools.cache(cells.load_encoder))], EFFECT_COLUMNS
+            ),
         }
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -391,6 +391,43 @@ def power(figure: Figure, rows: pd.DataFrame) -> tuple[Plot, str]:
     )
 
 
+# ---------------------------------------------------------------------------------------------------- option shifts
+
+
+def shifts(figure: Figure, rows: pd.DataFrame) -> tuple[Plot, str]:
+    """A panel a condition, a line a task: exact match under each cyclic shift of the options, their mean, chance."""
+    rows = rows.assign(shots=rows["shots"].gt(0).map({True: "few-shot", False: "zero-shot"}))
+    tasks = sorted(set(rows["task"]), reverse=True)
+    panels = sorted(set(rows["shots"]), reverse=True)
+    plot, axes = plt.subplots(1, len(panels), figsize=(8.2, 0.27 * len(tasks) + 1.3), sharey=True, squeeze=False)
+    for axis, panel in zip(axes.flat, panels, strict=True):
+        mine = rows[rows["shots"] == panel]
+        _task_axis(axis, [task.replace("_", " ") for task in tasks])
+        height = mine["task"].map({task: y for y, task in enumerate(tasks)})
+        by = mine.groupby("task")["accuracy"]
+        for task, low, high, mean in zip(by.min().index, by.min(), by.max(), by.mean(), strict=True):
+            axis.plot([low, high], [tasks.index(task)] * 2, color=BLUE, linewidth=1, alpha=0.45, zorder=2)
+            axis.scatter([mean], [tasks.index(task)], marker="D", s=26, color=VERMILION, linewidths=0, zorder=4)
+        axis.scatter(mine["accuracy"], height, s=17, facecolors="white", edgecolors=BLUE, linewidths=1, zorder=3)
+        axis.scatter(mine["chance"], height, marker="|", s=62, color="black", linewidths=1, zorder=1)
+        axis.set_title(panel)
+        axis.set_xlim(-0.03, 1.03)
+        axis.set_xlabel("Exact match")
+    handles = [
+        Line2D([], [], color=BLUE, marker="o", markerfacecolor="white", markersize=5, linewidth=1, label="one shift"),
+        Line2D([], [], color=VERMILION, marker="D", markersize=5, linewidth=0, label="mean over the shifts"),
+        Line2D([], [], color="black", marker="|", markersize=8, linewidth=0, label="chance"),
+    ]
+    plot.legend(handles=handles, loc="upper center", ncols=3, fontsize=8)
+    plot.tight_layout(rect=(0, 0, 1, 1 - 0.35 / plot.get_figheight()))
+    spread = rows.groupby(["shots", "task"])["accuracy"].agg(lambda values: values.max() - values.min())
+    return plot, (
+        f"Exact match of {', '.join(sorted(set(rows['model'])))} under each cyclic shift of the options, {len(tasks)} "
+        f"tasks, {' and '.join(panels)}. Moving the options changes the accuracy of a cell by {spread.median():.2f} in "
+        f"the median and by up to {spread.max():.2f}."
+    )
+
+
 KINDS: dict[str, Callable[[Figure, Any], tuple[Any, str]]] = {
     "scale": scale,
     "overlap": overlap,
@@ -398,4 +435,5 @@ KINDS: dict[str, Callable[[Figure, Any], tuple[Any, str]]] = {
     "forest": forest,
     "curve": curve,
     "power": power,
+    "shifts": shifts,
 }

@@ -320,14 +320,14 @@ def main() -> None:
     import hydra
 
     config.register()
-    ending: list[int | str] = [1]
+    ending: list[int | str] = [0]  # what Hydra shows without running (--cfg, --help) is no failure
 
     @hydra.main(config_path=str(config.CONF), config_name="config", version_base="1.3")
     def app(cfg: DictConfig) -> None:
         ending[0] = explained(lambda: execute(cfg))  # inside, because Hydra would print a traceback
 
     def checked() -> int:
-        config.check_overrides(sys.argv[1:])
+        sys.argv[1:] = config.checked_overrides(sys.argv[1:])
         return 0
 
     os.chdir(config.ROOT)

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from src import config, names, stats_cell, stats_pairs, stats_scale
+from src import config, names, stats_cell, stats_controls, stats_pairs, stats_scale
 from src.config import UserError
 from src.stats_cell import NAN, Array, Items
 
@@ -30,6 +30,9 @@ PUBLISHED_TABLES = Path("data/published/tables.yaml")
 OWN_SCORES = Path("data/scores.parquet")
 TASKS = Path("data/tasks")
 OUT = Path("data/stats")
+REFERENCE = Path("data/reference")
+CONTROLS = ("controls", "option_shifts")
+"""Frames of the committed run of suite controls, each a csv in REFERENCE and a frame in OUT."""
 SEED = 20240811
 """Of every simulation and resampling; any other gives the same verdicts, not the same last digit."""
 
@@ -571,6 +574,27 @@ def build(
     }
 
 
+def control_tables(own: pd.DataFrame, setting: Setting) -> dict[str, pd.DataFrame]:
+    """The frames of CONTROLS: own control conditions against their plain cells."""
+    found = stats_controls.controls(own, setting.tasks, setting.items, setting.seed)
+    return dict(zip(CONTROLS, (found, stats_controls.option_shifts(own)), strict=True))
+
+
+def with_reference(own: pd.DataFrame | None, setting: Setting, folder: Path) -> dict[str, pd.DataFrame]:
+    """The control tables of own scores, and below them the committed ones of suites that were not run here."""
+    fresh = control_tables(own, setting) if own is not None and len(own) else {}
+    out = {}
+    for name in CONTROLS:
+        kept = pd.read_csv(folder / f"{name}.csv") if (folder / f"{name}.csv").exists() else None
+        mine = fresh.get(name)
+        suites = set() if mine is None else set(mine["suite"])
+        parts = [mine, None if kept is None else kept[~kept["suite"].isin(suites)]]
+        parts = [each for each in parts if each is not None and len(each)]
+        if parts:
+            out[name] = pd.concat(parts, ignore_index=True).convert_dtypes()
+    return out
+
+
 # ---- the stage ----------------------------------------------------------------------
 
 
@@ -624,7 +648,7 @@ def run(root: Path) -> dict[str, pd.DataFrame]:
     published = read_published(root / PUBLISHED_SCORES, setting.tasks)
     own = pd.read_parquet(root / OWN_SCORES) if (root / OWN_SCORES).exists() else None
     sha256 = hashlib.sha256((root / PUBLISHED_SCORES).read_bytes()).hexdigest()
-    tables = build(published, own, setting, sha256)
+    tables = build(published, own, setting, sha256) | with_reference(own, setting, root / REFERENCE)
     write(tables, root / OUT)
     return tables
 
@@ -638,12 +662,24 @@ def reference(scores: Path, out: Path, root: Path) -> None:
     cells[list(names.REFERENCE_COLUMNS)].to_csv(out, index=False, float_format="%.6g")
 
 
+def control_reference(scores: Path, out: Path, root: Path) -> None:
+    """The control tables of a finished run of suite controls as csv files that can be committed."""
+    for name, table in control_tables(pd.read_parquet(scores), read_setting(root)).items():
+        table.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
+
+
 def main() -> None:
     """`python -m src.stats`: the stage; with --own, only the cells of one run. Exit code 1 on a user's mistake."""
     parser = argparse.ArgumentParser(prog="python -m src.stats", description="Statistics of published and own cells.")
     parser.add_argument("--own", nargs=2, type=Path, metavar=("SCORES", "CSV"), help="write these scores' cells as csv")
+    parser.add_argument("--controls", nargs=2, type=Path, metavar=("SCORES", "FOLDER"), help="write their controls")
     given = parser.parse_args()
     try:
+        if given.controls:
+            scores, folder = given.controls
+            control_reference(scores, folder, config.ROOT)
+            print(*(folder / f"{name}.csv" for name in CONTROLS))
+            return
         if given.own:
             scores, csv = given.own
             reference(scores, csv, config.ROOT)

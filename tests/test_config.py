@@ -97,12 +97,34 @@ def test_what_cannot_be_run_is_said(overrides, said):
         (["limt=3"], "Did you mean limit"),
         (["suite=papr"], "Did you mean paper"),
         (["condition=[closed_zero,closed_few]"], r"conditions=\[closed_zero,closed_few\]"),
+        (["compat.tempate_leak=true"], "Unknown key of compat 'tempate_leak'. Did you mean template_leak"),
+        (["+model=gpt2", "model.pth=/x"], "Did you mean path"),
         (["=="], "Overrides look like"),
     ],
 )
 def test_misspelt_words_get_near_misses(words, said):
     with pytest.raises(UserError, match=said):
-        config.check_overrides(words)
+        config.checked_overrides(words)
+
+
+def test_a_field_that_its_yaml_leaves_out_is_set_like_any_other():
+    words = ["+model=gpt2", "--cfg", "job", "model.trust_remote_code=true", "limit=3", "+tracking.uri=null"]
+    assert config.checked_overrides(words) == [
+        "+model=gpt2", "--cfg", "job", "++model.trust_remote_code=true", "limit=3", "+tracking.uri=null",
+    ]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "src.run",
+        *words[:4],
+        "task=rhyming",
+        "condition=open_few",
+        "compat.batch_budget=true",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "trust_remote_code: true" in done.stdout
+    assert "batch_budget: true" in done.stdout
 
 
 def test_a_users_mistake_ends_without_traceback():

@@ -100,3 +100,26 @@ def test_a_missing_raw_file_says_which_stage_makes_it(tmp_path):
 def test_a_task_that_is_not_prepared_says_how_to(tmp_path):
     with pytest.raises(UserError, match="dvc repro prepare"):
         data.load("analytic_entailment", tmp_path)
+
+
+def test_exemplars_are_drawn_from_their_own_file_where_it_is_given(tmp_path):
+    """Five of it, seeded; all of the task's items are then test items. Without it the named items stand in."""
+    rows = [
+        {"question": f"q{i}", "choices": {"label": ["A", "B"], "text": ["x", "y"]}, "answerKey": "B"} for i in range(20)
+    ]
+    lines = [json.dumps(row) for row in rows]
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/dev.jsonl").write_text("\n".join(lines[:6]) + "\n")
+    changes = {
+        "reader": "labelled_choices", "source": "source", "file": "dev.jsonl", "exemplar_file": "train.jsonl",
+        "exemplars_drawn": 5, "exemplars": [4, 1], "n_source": 6, "n_published": 6, "n_note": "x",
+    }  # fmt: skip
+    without = [json.loads(line) for line in data.prepare(a_task(**changes), tmp_path).splitlines()]
+    assert [e["id"] for e in without if e["exemplar"] is not None] == ["analytic_entailment/4", "analytic_entailment/1"]
+    (tmp_path / "source/train.jsonl").write_text("\n".join(lines) + "\n")
+    found = [json.loads(line) for line in data.prepare(a_task(**changes), tmp_path).splitlines()]
+    shots = [e["id"] for e in found if e["exemplar"] is not None]
+    assert len(set(shots)) == 5
+    assert all(name.startswith("analytic_entailment/exemplar_") for name in shots)
+    assert len(found) == 11
+    assert shots == [json.loads(line)["id"] for line in data.prepare(a_task(**changes), tmp_path).splitlines()[:5]]

@@ -318,7 +318,8 @@ def test_the_hub_way_gives_the_bytes_that_data_dir_gives(
         pytest.skip("the files are not at hand (DATA_DIR)")
     monkeypatch.setenv("DATA_DIR", str(held_by_user))
     assert fetch.fetch(source, root) == "from DATA_DIR"
-    for file, table in source.tables.items():
+    pinned = {file: table for file, table in source.tables.items() if file in source.files}
+    for file, table in pinned.items():
         rows = [json.loads(line) for line in (root / source.folder / file).read_text().splitlines()]
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / "x.parquet")
         text = fetch.json_lines(tmp_path / "x.parquet", table.columns)
@@ -335,6 +336,22 @@ def test_an_unreachable_hub_ends_in_one_line_that_names_file_and_variable(root: 
     assert "x.jsonl" in done.stderr
     assert "DATA_DIR" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_optional_file_is_taken_along_where_it_is_given_even_later(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_source(root, "tiny", files={"x.jsonl": digest(b"{}\n")}, optional=["train.jsonl"])
+    (tmp_path / "x.jsonl").write_bytes(b"{}\n")
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    source = fetch.load_source("tiny", root)
+    assert fetch.fetch(source, root) == "from DATA_DIR"
+    assert fetch.fetch(source, root) == "already there"
+    (tmp_path / "train.jsonl").write_bytes(b"{}\n{}\n")
+    assert fetch.fetch(source, root) == "from DATA_DIR"
+    assert held(root / "data/raw/tiny") == {"x.jsonl": b"{}\n", "train.jsonl": b"{}\n{}\n"}
+    monkeypatch.delenv("DATA_DIR")
+    assert fetch.fetch(source, root) == "already there"
 
 
 TABLE = {"path": "main/test.parquet", "columns": ["question"]}
@@ -380,7 +397,7 @@ def test_every_source_is_pinned_and_can_be_had_somewhere(path: Path) -> None:
     assert source.name == path.stem
     assert all(len(pin) == 64 and set(pin) <= set("0123456789abcdef") for pin in hashes)
     assert source.package is None or (source.archive_sha256 and source.archive)
-    assert source.hub is None or set(source.tables) == set(source.files)
+    assert source.hub is None or set(source.tables) == {*source.files, *source.optional}
     assert source.package or source.hub
     assert (source.convert in fetch.CONVERSIONS) == bool(source.converted)
 

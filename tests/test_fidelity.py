@@ -153,8 +153,28 @@ def effects(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     write_cell(outputs, "listed", " 100", ("10", "100"), 1)
     write_cell(outputs, "plain", ' "green"', ("red", "green"), 1)
     write_cell(outputs, "plain", ' "red"', ("red", "green"), 1, batch_budget=True, folder="a_model_published")
-    found = fidelity.table(list(fidelity.effect_rows(outputs, lambda _: Words())), fidelity.EFFECT_COLUMNS)  # type: ignore[arg-type, return-value]
-    return found.set_index(KEY)
+    return rows_of_effects(outputs).set_index(KEY)
+
+
+def rows_of_effects(outputs: Path) -> pd.DataFrame:
+    """compat.parquet of these outputs, scored by `Words`."""
+    found = fidelity.effects(outputs, lambda _: Words())  # type: ignore[arg-type, return-value]
+    return fidelity.table([row for row, _, _ in found], fidelity.EFFECT_COLUMNS)
+
+
+def test_deviations_pool_the_tasks_of_a_condition(tmp_path: Path) -> None:
+    """Four tasks, one moved by the switch from wrong to right: +1/4, and one cell of four named as moved."""
+    for name, said in (("a", " (b) and not (d)"), ("b", " (b)"), ("c", " (c)"), ("d", " (b)")):
+        write_cell(tmp_path, name, said, ("w", "x", "y", "z"), 1, lettered=True)
+        write_cell(tmp_path, name, said, ("w", "x", "y", "z"), 1, lettered=True, folder="run", batch_budget=True)
+    found = list(fidelity.effects(tmp_path, lambda _: Words()))  # type: ignore[arg-type, return-value]
+    table = fidelity.table(fidelity.deviations(found), fidelity.DEVIATION_COLUMNS).set_index("switch")
+    moved = table.loc["void_abc_only"]
+    assert (moved["cells"], moved["cells_moved"], moved["n"], moved["mean_diff"]) == (4, 1, 4, 0.25)
+    assert moved["ci_low"] == 0
+    assert moved["ci_high"] == 0.75
+    assert (table.loc["batch_budget", "mean_diff"], table.loc["batch_budget", "cells_moved"]) == (0, 0)
+    assert "template_leak" not in table.index
 
 
 MOVED = {  # (task, switch): exact match fixed, switched
@@ -233,9 +253,9 @@ def test_a_broken_cell_is_named(tmp_path: Path) -> None:
     path.parent.mkdir()
     path.write_text("{")
     with pytest.raises(config.UserError, match=r"t__c\.jsonl is not a whole cell"):
-        list(fidelity.effect_rows(tmp_path))
+        list(fidelity.effects(tmp_path))
 
 
 def test_no_cell_at_all_still_makes_a_table(tmp_path: Path) -> None:
-    found = fidelity.table(list(fidelity.effect_rows(tmp_path)), fidelity.EFFECT_COLUMNS)
+    found = rows_of_effects(tmp_path)
     assert (len(found), tuple(found.columns)) == (0, fidelity.EFFECT_COLUMNS)
