@@ -329,8 +329,7 @@ def checked_overrides(arguments: Sequence[str]) -> list[str]:
             raise suggest(key, value, known(key), f"conf/{key}/*.yaml")
         if inside and top in SCHEMAS and inside.split(".")[0] not in (names := [f.name for f in fields(SCHEMAS[top])]):
             raise suggest(f"key of {top}", inside, names, f"src/config.py, {SCHEMAS[top].__name__}")
-    given = iter(seen)
-    return [a if flag else next(given) for a, flag in zip(arguments, flags, strict=True)]
+    return [*seen, *(a for a, flag in zip(arguments, flags, strict=True) if flag)]  # argparse wants them unmixed
 
 
 def compose_run(cfg: DictConfig) -> Run:

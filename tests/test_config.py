@@ -108,19 +108,12 @@ def test_misspelt_words_get_near_misses(words, said):
 
 
 def test_a_field_that_its_yaml_leaves_out_is_set_like_any_other():
-    words = ["+model=gpt2", "--cfg", "job", "model.trust_remote_code=true", "limit=3", "+tracking.uri=null"]
-    assert config.checked_overrides(words) == [
-        "+model=gpt2", "--cfg", "job", "++model.trust_remote_code=true", "limit=3", "+tracking.uri=null",
+    words = ["+model=gpt2", "--cfg", "job", "model.trust_remote_code=true", "task=rhyming", "condition=open_few"]
+    assert config.checked_overrides([*words, "compat.batch_budget=true"]) == [
+        "+model=gpt2", "++model.trust_remote_code=true", "task=rhyming", "condition=open_few",
+        "++compat.batch_budget=true", "--cfg", "job",
     ]  # fmt: skip
-    command = [
-        sys.executable,
-        "-m",
-        "src.run",
-        *words[:4],
-        "task=rhyming",
-        "condition=open_few",
-        "compat.batch_budget=true",
-    ]
+    command = [sys.executable, "-m", "src.run", *words, "compat.batch_budget=true"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "trust_remote_code: true" in done.stdout
