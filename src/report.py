@@ -551,6 +551,16 @@ def audit_summary(root: Path) -> dict[str, Any]:
     }
 
 
+def question_summary(root: Path) -> dict[str, Any]:
+    """The rows of the four questions: question -> criterion -> row."""
+    if not (root / "data/stats/questions.parquet").exists():
+        return {}
+    found: dict[str, Any] = {}
+    for row in records(read_frame(root, "data/stats/questions.parquet")):
+        found.setdefault(row["question"], {})[row["criterion"]] = row
+    return found
+
+
 def summaries(root: Path, cells: pd.DataFrame) -> dict[str, Any]:
     """The numbers behind the sentences of the page and behind metrics.json."""
     return {
@@ -561,6 +571,7 @@ def summaries(root: Path, cells: pd.DataFrame) -> dict[str, Any]:
         ),
         "agreement": records(read_frame(root, "data/stats/agreement.parquet")),
         "audit": audit_summary(root),
+        "questions": question_summary(root),
     }
 
 
@@ -571,7 +582,8 @@ def metrics(numbers: Mapping[str, Any]) -> dict[str, Any]:
     overlap = {key: numbers["overlap"][key] for key in ("tasks", "agree")}
     published = {"table2": {"tasks": emergence["tasks"], **counts}, "figure2": overlap}
     audit = {"audit": numbers["audit"]["verdicts"]} if numbers["audit"] else {}
-    return {"own": numbers["own"], "published": published, **audit}
+    answers = {question: rows["verdict"]["verdict"] for question, rows in numbers["questions"].items()}
+    return {"own": numbers["own"], "published": {**published, **answers}, **audit}
 
 
 def page_of(

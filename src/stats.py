@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from src import config, names, stats_cell, stats_controls, stats_pairs, stats_scale
+from src import config, names, stats_cell, stats_controls, stats_pairs, stats_questions, stats_scale
 from src.config import UserError
 from src.stats_cell import NAN, Array, Items
 
@@ -563,6 +563,8 @@ def build(
     cells = complete(pd.concat(rows, ignore_index=True), setting)
     rows2 = emergence(cells, setting)
     table2 = rows2[_of_table2(rows2)]
+    pairs = stats_pairs.tables(cells, table2, setting.tables, setting.alpha, setting.seed)
+    sides = stats_pairs.by_condition(cells)
     return {
         "cells": cells,
         "emergence": rows2[list(names.EMERGENCE_COLUMNS)],
@@ -570,7 +572,10 @@ def build(
         "agreement": stats_scale.agreement(table2, setting.alpha),
         "chance_sensitivity": chance_sensitivity(table2, setting.alpha),
         "own_contrasts": stats_pairs.own_contrasts(pd.DataFrame() if own is None else own, cells, setting.seed),
-        **stats_pairs.tables(cells, table2, setting.tables, setting.alpha, setting.seed),
+        **pairs,
+        "questions": stats_questions.questions(
+            table2, sides, setting.tables, pairs["overlap_summary"], setting.alpha, setting.seed
+        ),
     }
 
 

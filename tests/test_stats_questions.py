@@ -1,0 +1,90 @@
+"""The four questions, on verdicts whose answers are known by construction or by scipy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from src import stats_questions as q
+
+SHARE = {"chance_scored": 0.25, "tested": 0.25, "min_detectable": 0.35}
+
+
+def table2(**columns: list[object]) -> pd.DataFrame:
+    n = len(next(iter(columns.values())))
+    return pd.DataFrame({"task": [f"t{i}" for i in range(n)], **{k: [v] * n for k, v in SHARE.items()}, **columns})
+
+
+def by(rows) -> dict[str, dict[str, object]]:
+    return {row["criterion"]: row for row in rows}
+
+
+def test_rq1_tells_absence_supported_from_untestable():
+    """Below the margin over the forecast, or over chance, is absence; an open interval is neither; one is emergent."""
+    rows = table2(
+        emergent=[True, False, False, False],
+        residual_high=[0.4, 0.04, 0.2, 0.2],
+        ci_high=[0.9, 0.5, 0.29, 0.5],
+    )
+    found = by(q.rq1(rows))
+    assert (found["emergent"]["value"], found["emergent"]["tasks"]) == (1, "t0")
+    assert found["absence_supported"]["tasks"] == "t1, t2"
+    assert found["untestable"]["tasks"] == "t3"
+    assert found["untestable"]["detectable"] == pytest.approx(0.1)
+    assert found["verdict"]["verdict"] == q.SHOWN
+    assert by(q.rq1(rows.assign(emergent=False)))["verdict"]["verdict"] == q.NOT_SHOWN
+
+
+def test_rq3_is_spearman_with_a_permutation_p_and_fisher():
+    memory = [0, 0, 0, 4, 10, 25, 30, 40, 50, 50]
+    accuracy = [0.2, 0.3, 0.22, 0.26, 0.35, 0.4, 0.5, 0.45, 0.7, 0.8]
+    above = [False] * 5 + [True] * 5
+    rows = table2(
+        memorisable=memory, accuracy=accuracy, above=above, emergent=[False] * 10,
+        competence=["formal"] * 3 + ["functional"] * 7,
+    )  # fmt: skip
+    found = by(q.rq3(rows, 0.05, seed=1))
+    rho = stats.spearmanr(memory, accuracy)
+    assert found["memorisable_with_skill"]["value"] == pytest.approx(rho.statistic)
+    assert found["memorisable_with_skill"]["p"] == pytest.approx(rho.pvalue, abs=0.01)
+    assert found["memorisable_with_above"]["p"] == pytest.approx(stats.fisher_exact([[5, 0], [0, 5]]).pvalue)
+    assert found["memorisable_with_above"]["tasks"] == "5 of 5 memorisable, 0 of 5 other tasks"
+    assert found["formal_against_functional"]["verdict"] == q.NO_POWER
+    assert found["verdict"]["verdict"] == q.SHOWN
+
+
+def test_kappa_is_null_where_a_side_is_constant_and_by_hand_elsewhere():
+    assert q._kappa(np.array([1, 1, 0, 0]), np.array([1, 0, 0, 0])) == pytest.approx((0.75 - 0.5) / 0.5)
+    assert np.isnan(q._kappa(np.array([1, 1]), np.array([1, 1])))
+
+
+TABLE1 = [{"base": "a", "tuned": "b"}]
+
+
+def sides(gain_base: float, gain_tuned: float, noise: float, n: int = 22):
+    rng = np.random.default_rng(7)
+    index = pd.Index([f"t{i}" for i in range(n)], name="task")
+
+    def rows(mean: float) -> pd.DataFrame:
+        return pd.DataFrame({"accuracy": mean + rng.normal(0, noise, n), "n": 1000}, index=index)
+
+    return {
+        ("a", "closed", True): rows(0.4 + gain_base), ("a", "closed", False): rows(0.4),
+        ("b", "closed", True): rows(0.5 + gain_tuned), ("b", "closed", False): rows(0.5),
+    }  # fmt: skip
+
+
+def test_rq4_shown_equivalent_or_inconclusive_with_what_could_be_found():
+    def verdict(*given):
+        return next(q.rq4(sides(*given), TABLE1, 0.05))
+
+    shown, same, noisy = verdict(0.2, 0.0, 0.03), verdict(0.1, 0.1, 0.01), verdict(0.1, 0.1, 0.2)
+    assert [row["verdict"] for row in (shown, same, noisy)] == [q.SHOWN, "equivalent", q.INCONCLUSIVE]
+    assert noisy["detectable"] > 10 * same["detectable"]
+    # a difference of that size, with that spread, is found with 80 % power
+    spread = (noisy["high"] - noisy["low"]) / 2 / stats.t.isf(0.025, 21) * np.sqrt(22)
+    shift = noisy["detectable"] / spread * np.sqrt(22)
+    power = stats.nct.sf(stats.t.isf(0.025, 21), 21, shift) + stats.nct.cdf(stats.t.ppf(0.025, 21), 21, shift)
+    assert power == pytest.approx(0.8, abs=0.005)
