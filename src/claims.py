@@ -96,19 +96,17 @@ def spearman_p(x: Any, y: Any) -> float:
 
 
 def difference_low(k1: Any, k2: Any, n: int) -> Any:
-    """Lower end of Newcombe's 95 % interval of k1/n - k2/n (statsmodels)."""
-    return _newcombe(k1, k2, n, 0)
+    """Lower end of Newcombe's 95 % interval of k1/n - k2/n."""
+    from src.stats_cell import newcombe
+
+    return newcombe(k1, n, k2, n)[0]
 
 
 def difference_high(k1: Any, k2: Any, n: int) -> Any:
-    """Upper end of Newcombe's 95 % interval of k1/n - k2/n (statsmodels)."""
-    return _newcombe(k1, k2, n, 1)
+    """Upper end of Newcombe's 95 % interval of k1/n - k2/n."""
+    from src.stats_cell import newcombe
 
-
-def _newcombe(k1: Any, k2: Any, n: int, end: int) -> Any:
-    from statsmodels.stats.proportion import confint_proportions_2indep as interval
-
-    return np.array([interval(a, n, b, n, method="newcomb")[end] for a, b in zip(k1, k2, strict=True)])
+    return newcombe(k1, n, k2, n)[1]
 
 
 def wilson_low(k: Any, n: Any) -> Any:

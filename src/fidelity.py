@@ -3,6 +3,7 @@
 prefixes.parquet: each published few-shot prefix against the one rebuilt by the renderer that makes every prompt.
 counts.parquet: how many items each task has, and which of them are odd.
 compat.parquet: what each defect of the released code (`Compat`) moves on the cells of data/outputs.
+prompts.parquet: what was asked in each condition, for one example, word for word.
 
 `python -m src.fidelity OUTPUTS FOLDER` writes the last one for other cells, as csv files that can be committed:
 compat_runs.csv (switches of generation, cell by cell) and deviations.csv (every switch, over all tasks).
@@ -56,6 +57,7 @@ DEVIATION_COLUMNS = (
     "switch", "prompt", "few_shot", "model", "weights", "metric", "cells", "cells_moved", "n", "groups", "mean_diff",
     "ci_low", "ci_high", "test", "p",
 )  # fmt: skip
+SHOWN_COLUMNS = ("task", "condition", "prompt", "shots", "model", "id", "asked", "gold", "completion", "fingerprint")
 Pairs = list[tuple[Score, Score]]
 """The fixed and the switched score of each example and seed of a cell."""
 
@@ -304,6 +306,33 @@ def row_of(head: Mapping[str, Any], switch: str, found: Mapping[str, Any]) -> di
     return {**dict.fromkeys(EFFECT_COLUMNS), **known, "generated_with": made, "switch": switch, **found}
 
 
+# Prompts, word for word
+
+
+def shown_prompts(outputs: Path = OUTPUTS) -> list[dict[str, Any]]:
+    """Rows of SHOWN_COLUMNS: one example as each condition asks it and what the model said with the first seed.
+
+    The task is the first by name that was run in the most conditions.
+    """
+    by_task: dict[str, dict[str, Path]] = {}
+    for path in sorted(outputs.glob("*/*.jsonl")):
+        head = head_of(path)
+        by_task.setdefault(head["task"], {}).setdefault(head["condition"], path)
+    if not by_task:
+        return []
+    chosen = max(sorted(by_task), key=lambda task: len(by_task[task]))
+    return [_shown(path) for path in by_task[chosen].values()]
+
+
+def _shown(path: Path) -> dict[str, Any]:
+    head, answers = cells.read(path)
+    first = answers[0]
+    said = first.completions[min(first.completions)]
+    known = {name: head[name] for name in (*CELL_COLUMNS, "fingerprint")}
+    asked = first.prompt.prefix + first.prompt.text
+    return {**known, "id": first.prompt.id, "asked": asked, "gold": first.prompt.answer, "completion": said.text}
+
+
 # The stage
 
 
@@ -338,6 +367,7 @@ def main() -> None:
         frames = {
             "prefixes": table(prefix_rows(), PREFIX_COLUMNS),
             "counts": table(count_rows(), COUNT_COLUMNS),
+            "prompts": table(shown_prompts(), SHOWN_COLUMNS),
             "compat": table(
                 [row for row, _, _ in effects(encoder=functools.cache(cells.load_encoder))], EFFECT_COLUMNS
             ),

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MISSING = "–"
 STAGING = "reports/.partial"
-OUTS = ("reports/tables", "reports/figures", "reports/metrics.json", "reports/index.html", "data/tables")
+OUTS = ("reports/tables", "reports/figures", "reports/plots", "reports/metrics.json", "reports/index.html", "data/tables")
 HASHES = {"fingerprint ": "fingerprint", "data ": "data_sha256"}  # label on the page: column
 CELL = ("source", "model", "prompt", "shots", "task", "fingerprint")
 HASH_DIGITS = 12
@@ -529,10 +529,25 @@ def _build(root: Path) -> None:
             write_table(rows[table.name], table, folder / ("data/tables" if table.quotes_data else "reports/tables"))
         drawings = {figure.name: draw(root, figure, folder / "reports/figures") for figure in load_figures(root)}
         drawn = {name: drawing for name, drawing in drawings.items() if drawing}
+        write_plots(root, cells, folder / "reports/plots")
         numbers = summaries(root, cells)
         (folder / "reports/metrics.json").write_text(json.dumps(metrics(numbers), indent=2, sort_keys=True) + "\n")
         page = page_of(root, {table.name: table for table in tables}, rows, drawn, cells, numbers)
         (folder / "reports/index.html").write_text(page, encoding="utf-8")
+
+
+def write_plots(root: Path, cells: pd.DataFrame, folder: Path) -> None:
+    """What `dvc plots show` and `dvc plots diff` draw (dvc.yaml, plots): own accuracies, residuals of Table 2."""
+    own = cells[(cells["source"] == OWN) & cells["primary"].astype(bool)]
+    own = own.assign(cell=own["task"] + " " + own["condition"], above_chance=own["accuracy"] - own["chance"])
+    table2 = read_frame(root, "data/stats/emergence.parquet").dropna(subset=["residual"])
+    frames = {
+        "own_cells": own.sort_values("cell")[["cell", "accuracy", "above_chance"]],
+        "residuals": table2[table2["source"] == PUBLISHED].sort_values("task")[["task", "residual", "diff"]],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, frame in frames.items():
+        frame.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
 
 
 def audit_summary(root: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial, reduce
 from pathlib import Path
@@ -554,6 +554,25 @@ def chance_sensitivity(table2: pd.DataFrame, alpha: float) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
+def table4_manual(paper: Sequence[Mapping[str, Any]], graded: pd.DataFrame | None) -> pd.DataFrame:
+    """Table 4's rows (per cent of 50 outputs) with intervals, and below them the outputs graded by src.annotate."""
+    rows = pd.DataFrame(list(paper))
+    rows = rows.assign(source=names.PUBLISHED, n=50, k_metric=rows["metric"] / 2, k_manual=rows["manual"] / 2)
+    low, high = stats_cell.newcombe(rows["k_metric"], rows["n"], rows["k_manual"], rows["n"])
+    rows = rows.assign(
+        model=None, baseline=rows["baseline"] / 100, difference=(rows["metric"] - rows["manual"]) / 100,
+        difference_low=low, difference_high=high, graders=1, kappa=NAN, fingerprint=None,
+    )  # fmt: skip
+    if graded is not None:
+        own = graded.rename(columns={"chance": "baseline"}).assign(source=names.OWN)
+        rows = pd.concat([rows.astype({"model": object}), own[[c for c in own if c in rows]]], ignore_index=True)
+    low, high = stats_cell.wilson(rows["k_manual"], rows["n"])
+    shares = {name: rows[f"k_{name}"] / rows["n"] for name in ("metric", "manual")}
+    return rows.drop(columns=["metric", "manual"]).assign(
+        manual_low=low, manual_high=high, **{f"{name}_accuracy": values for name, values in shares.items()}
+    )
+
+
 def build(
     published: pd.DataFrame, own: pd.DataFrame | None, setting: Setting, data_sha256: str
 ) -> dict[str, pd.DataFrame]:
@@ -653,7 +672,10 @@ def run(root: Path) -> dict[str, pd.DataFrame]:
     published = read_published(root / PUBLISHED_SCORES, setting.tasks)
     own = pd.read_parquet(root / OWN_SCORES) if (root / OWN_SCORES).exists() else None
     sha256 = hashlib.sha256((root / PUBLISHED_SCORES).read_bytes()).hexdigest()
+    graded = root / REFERENCE / "graded.csv"
     tables = build(published, own, setting, sha256) | with_reference(own, setting, root / REFERENCE)
+    by_hand = pd.read_csv(graded) if graded.exists() else None
+    tables["table4_manual"] = table4_manual(setting.tables["table4"], by_hand)
     write(tables, root / OUT)
     return tables
 

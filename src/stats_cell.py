@@ -128,6 +128,15 @@ def wilson(k: Any, n: Any) -> tuple[Any, Any]:
     return low, high
 
 
+def newcombe(k1: Any, n1: Any, k2: Any, n2: Any) -> tuple[Array, Array]:
+    """Newcombe's 95 % interval of k1/n1 - k2/n2, independent samples (statsmodels); arguments of one shape (rows,)."""
+    from statsmodels.stats.proportion import confint_proportions_2indep as interval
+
+    columns = np.broadcast_arrays(*map(np.asarray, (k1, n1, k2, n2)))
+    ends = np.array([interval(*row, method="newcomb") for row in zip(*columns, strict=True)], dtype=float)
+    return ends[:, 0], ends[:, 1]
+
+
 def cohen_h(accuracy: Any, chance: Any) -> Any:
     """2 asin sqrt(accuracy) - 2 asin sqrt(chance) (statsmodels)."""
     return proportion_effectsize(np.asarray(accuracy, dtype=float), np.asarray(chance, dtype=float))

@@ -31,6 +31,7 @@ ORDER = [
     ["claims"],
     ["figures"],
     ["report"],
+    ["annotate", "trace"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 DOORS = {
