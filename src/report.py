@@ -541,9 +541,10 @@ def write_plots(root: Path, cells: pd.DataFrame, folder: Path) -> None:
     own = cells[(cells["source"] == OWN) & cells["primary"].astype(bool)]
     own = own.assign(cell=own["task"] + " " + own["condition"], above_chance=own["accuracy"] - own["chance"])
     table2 = read_frame(root, "data/stats/emergence.parquet").dropna(subset=["residual"])
+    largest = table2[(table2["source"] == PUBLISHED) & (table2["prompt"] == "closed") & (table2["shots"] == 0)]
     frames = {
         "own_cells": own.sort_values("cell")[["cell", "accuracy", "above_chance"]],
-        "residuals": table2[table2["source"] == PUBLISHED].sort_values("task")[["task", "residual", "diff"]],
+        "residuals": largest.sort_values("task")[["task", "residual", "diff"]],
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in frames.items():
