@@ -31,7 +31,14 @@ if TYPE_CHECKING:
 
 MISSING = "–"
 STAGING = "reports/.partial"
-OUTS = ("reports/tables", "reports/figures", "reports/plots", "reports/metrics.json", "reports/index.html", "data/tables")
+OUTS = (
+    "reports/tables",
+    "reports/figures",
+    "reports/plots",
+    "reports/metrics.json",
+    "reports/index.html",
+    "data/tables",
+)
 HASHES = {"fingerprint ": "fingerprint", "data ": "data_sha256"}  # label on the page: column
 CELL = ("source", "model", "prompt", "shots", "task", "fingerprint")
 HASH_DIGITS = 12
