@@ -12,7 +12,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PYTHONDONTWRITEBYTECODE :=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test test-slow lint ui laptop controls compat lock clean
+.PHONY: repro test test-slow lint ui laptop controls compat bench lock clean
 
 repro: .venv/ready  ## the main job: fetch, prepare, infer, collect, stats, report
 	dvc repro
@@ -50,6 +50,16 @@ compat: .venv/ready  ## the pilot with each switch of generation as published ->
 	  python -m src.run +model=smollm2_135m_instruct suite=pilot compat.$$switch=true out=data/compat/$$switch || exit 1; done
 	python -m src.run +model=smollm2_135m_instruct suite=pilot compat=published out=data/compat/published
 	python -m src.fidelity data/compat data/reference
+
+bench: .venv/bench/ready  ## the engine beside lm-evaluation-harness and plain generate -> reports/benchmarks
+	PYTHONPATH=. .venv/bench/bin/python benchmarks/engine.py $(BENCH)
+
+.venv/bench/ready: .venv/ready
+	$(PYTHON) -m venv .venv/bench
+	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > .venv/bench/base.txt
+	mv .venv/bench/base.txt .venv/bench/lib/python3.11/site-packages/base.pth  # what the lock installed, and on top of it:
+	.venv/bench/bin/pip install --quiet --disable-pip-version-check lm-eval==0.4.13
+	@touch $@
 
 lock: .venv/ready  ## requirements.in -> requirements.lock, hashed, without torch
 	# needs a CPU file of torch, or CUDA's packages enter the lock: make lock LOCK_ARGS="--find-links <its folder>"
