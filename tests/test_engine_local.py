@@ -425,23 +425,44 @@ def test_an_interrupt_is_not_swallowed(make: Make) -> None:
 # ---- A real model
 
 
-@pytest.mark.slow
+def real_prompts(engine: LocalEngine) -> list[Prompt]:
+    """200 prompts of the pilot's 20 tasks, shortest first: eight zero-shot and two few-shot ones of each."""
+    found = []
+    for name in config.params()["tasks"][:20]:
+        shots, tests, _ = data.load(name)
+        for few, count in ((False, 8), (True, 2)):
+            condition = config.load("condition", f"closed_{'few' if few else 'zero'}", Condition)
+            found += [
+                replace(prompt, id=f"{condition.name}/{prompt.id}")
+                for prompt in ask(tests, shots, config.load_task(name), condition, count)
+            ]
+    return sorted(found, key=lambda prompt: (len(engine.ids(prompt)), prompt.id))
+
+
+SHORT = 32
+
+
 @pytest.mark.skipif(not SMOLLM2.exists(), reason=f"{SMOLLM2.relative_to(ROOT)} is missing: dvc repro makes it")
+@pytest.mark.parametrize(
+    "part", [slice(SHORT), pytest.param(slice(SHORT, None), marks=pytest.mark.slow)], ids=["short", "the_rest"]
+)
 @torch.no_grad()
-def test_a_real_model_writes_what_generate_writes() -> None:
-    torch.set_num_threads(2)
+def test_a_real_model_writes_what_generate_writes(part: slice) -> None:
+    """Greedy completions are equal but for near-ties, which are listed; log-likelihoods those of a forward pass."""
     engine = LocalEngine(SMOLLM2, "x", GREEDY)
-    asked = prompts(SHOTS, 16) + [replace(p, id=f"zero{p.id}") for p in prompts("", 16)]
-    results, model = run(engine, asked), reference(engine)
+    asked, model = real_prompts(engine)[part], reference(engine)
+    results = {}
+    for prefix in {prompt.prefix for prompt in asked}:
+        results |= run(engine, [prompt for prompt in asked if prompt.prefix == prefix])
     differing = []
     for prompt in asked:
         found = results[prompt.id].completions[0]
         if found.text != engine.tokenizer.decode(generated(engine, model, prompt), skip_special_tokens=True):
             differing.append((prompt.id, found.near_tie))
         scored = results[prompt.id].likelihood
-        assert scored is not None
         expected = [forward_logprob(engine, model, prompt, full) for full in engine.scored(prompt)]
-        assert scored.logprob == pytest.approx(expected, rel=1e-4)
+        assert not expected or (scored is not None and scored.logprob == pytest.approx(expected, rel=1e-4))
+    print(f"{len(asked)} prompts, {len(differing)} near-ties: {differing}")
     assert all(near_tie is not None for _, near_tie in differing), differing
 
 

@@ -1,8 +1,10 @@
 """The whole line on a tiny random LLaMA: run, store, MLflow, cells, scores. Its numbers stay in a temporary folder."""
 
+import contextlib
 import functools
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -207,5 +209,34 @@ def test_an_interrupted_run_goes_on_where_it_was(place, tmp_path, kill):
     assert said_in(again) == said_in(undisturbed)
     # beyond four digits a log-likelihood depends on what else is in its batch
     assert scored_in(again) == pytest.approx(scored_in(undisturbed), rel=1e-4)
+    for task in TASKS:
+        (place / "tasks" / f"{task}.jsonl").write_text(made_up(task))
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_leave_what_an_undisturbed_run_leaves(place, tmp_path):
+    """Seeded moments between first import and last file. No record is stored twice: nothing was computed twice."""
+    for task in TASKS:
+        (place / "tasks" / f"{task}.jsonl").write_text(made_up(task, 300))
+    asked = ["limit=300", f"store='{tmp_path / 'store'}'", "token_budget=512"]
+    command = [sys.executable, "-m", "src.run", *words(place, *asked, out="killed/again")]
+    moments, died = random.Random(20), 0
+    for _ in range(20):
+        running = subprocess.Popen(command, cwd=config.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.wait(timeout=moments.uniform(1, 14))
+        died += running.poll() is None
+        running.kill()
+        running.wait()
+    assert died >= 10
+    assert execute(place, *asked, out="killed/again") == 0
+    keys = [line.split(b"\t")[1] for p in (tmp_path / "store").rglob("*.*") for line in p.read_bytes().splitlines()
+            if line.count(b"\t") >= 2]  # fmt: skip
+    assert len(keys) == len(set(keys)) > 1000
+    assert execute(place, "limit=300", f"store='{tmp_path / 'fresh'}'", out="killed/undisturbed") == 0
+    again, undisturbed = place / "killed/again", place / "killed/undisturbed"
+    assert said_in(again) == said_in(undisturbed)
+    assert scored_in(again) == pytest.approx(scored_in(undisturbed), rel=1e-4)
+    assert (again / "ledger.json").read_bytes() == (undisturbed / "ledger.json").read_bytes()
     for task in TASKS:
         (place / "tasks" / f"{task}.jsonl").write_text(made_up(task))
