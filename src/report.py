@@ -13,6 +13,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -523,24 +524,44 @@ def build(root: Path) -> None:
     import pandas as pd
 
     # great_tables sets cell by cell; on arrow strings each of these copies a column
-    with pd.option_context("mode.string_storage", "python"):
-        _build(root)
+    storage = ("mode.string_storage", "python")
+    with pd.option_context(*storage), ProcessPoolExecutor(initializer=pd.set_option, initargs=storage) as pool:
+        _build(root, pool)
 
 
-def _build(root: Path) -> None:
+def _build(root: Path, pool: Executor) -> None:
     tables = [table for table in load_tables(root) if not (table.optional and not (root / table.frame).exists())]
     rows = {table.name: rows_of(root, table) for table in tables}
     cells = read_frame(root, "data/stats/cells.parquet")
+    known = shown_cells(tables, rows, cells)
     with staged(root) as folder:
-        for table in tables:
-            write_table(rows[table.name], table, folder / ("data/tables" if table.quotes_data else "reports/tables"))
-        drawings = {figure.name: draw(root, figure, folder / "reports/figures") for figure in load_figures(root)}
-        drawn = {name: drawing for name, drawing in drawings.items() if drawing}
+        figures_folder = folder / "reports/figures"
+        drawn = {figure.name: pool.submit(draw, root, figure, figures_folder) for figure in load_figures(root)}
+        pieces = {
+            table.name: pool.submit(page_table, _with_hashes(rows[table.name], cells), table, known)
+            for table in tables
+            if not table.quotes_data
+        }
+        written = [
+            pool.submit(write_table, rows[t.name], t, folder / ("data/tables" if t.quotes_data else "reports/tables"))
+            for t in tables
+        ]
         write_plots(root, cells, folder / "reports/plots")
         numbers = summaries(root, cells)
         (folder / "reports/metrics.json").write_text(json.dumps(metrics(numbers), indent=2, sort_keys=True) + "\n")
-        page = page_of(root, {table.name: table for table in tables}, rows, drawn, cells, numbers)
+        drawings = {name: drawing for name, future in drawn.items() if (drawing := future.result())}
+        html_of = {name: future.result() for name, future in pieces.items()}
+        page = page_of(root, {t.name: t for t in tables if not t.quotes_data}, rows, html_of, drawings, cells, numbers)
         (folder / "reports/index.html").write_text(page, encoding="utf-8")
+        for future in written:
+            future.result()
+
+
+def shown_cells(tables: Sequence[Table], rows: Mapping[str, pd.DataFrame], cells: pd.DataFrame) -> set[str]:
+    """Fingerprints that a table of the page shows and the statistics know: where a click can lead."""
+    public = [rows[table.name] for table in tables if not table.quotes_data]
+    named = [table[column] for table in public for column in _fingerprints(table)]
+    return {each for column in named for each in column.dropna()} & set(cells["fingerprint"])
 
 
 def write_plots(root: Path, cells: pd.DataFrame, folder: Path) -> None:
@@ -613,33 +634,31 @@ def page_of(
     root: Path,
     tables: Mapping[str, Table],
     rows: Mapping[str, pd.DataFrame],
+    html_of: Mapping[str, str],
     drawn: Mapping[str, Drawn],
     cells: pd.DataFrame,
     numbers: Mapping[str, Any],
 ) -> str:
-    """The page from all that was made. Tables that quote data set text are not on it."""
+    """The page from all that was made. tables: those that quote no data set; html_of: each one's <table>."""
     from src.figures import VERDICTS
 
-    public = {name: table for name, table in tables.items() if not table.quotes_data}
-    named = [rows[table][column] for table in public for column in _fingerprints(rows[table])]
-    used = {each for column in named for each in column.dropna()} & set(cells["fingerprint"])
     page = read_yaml(root / "conf/table/_page.yaml")
     placed = {item for section in page["sections"] for item in section["items"]}
     return render_page(
         page=page,
-        tables=public,
-        html={name: page_table(_with_hashes(rows[name], cells), table, used) for name, table in public.items()},
-        rows={name: len(rows[name]) for name in public},
+        tables=tables,
+        html=html_of,
+        rows={name: len(rows[name]) for name in tables},
         drawn=drawn,
-        unplaced=sorted(set(public) - placed),
+        unplaced=sorted(set(tables) - placed),
         numbers=numbers,
         suite=suite_facts(root, cells[cells["source"] == OWN]),
         gaps=gaps(root),
-        sources=sources(cells, used),
+        sources=sources(cells, shown_cells(list(tables.values()), rows, cells)),
         gates=GATES,
         rules=RULES,
         verdicts=VERDICTS,
-        glossary=sorted({(c.header, c.meaning) for table in public.values() for c in table.columns if c.meaning}),
+        glossary=sorted({(c.header, c.meaning) for table in tables.values() for c in table.columns if c.meaning}),
     )
 
 
