@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import special, stats
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint, proportion_effectsize
 
 from src import names
@@ -187,10 +186,12 @@ def p_groups(score: Array, guess: Array, group: Sequence[str]) -> float:
 
 def adjust(p: Any, method: str) -> Array:
     """Holm ("holm") or Benjamini-Hochberg ("fdr_bh") over the values that are not null; null stays null."""
+    import pingouin as pg  # statsmodels' does the same, and collects garbage at each call
+
     values = np.asarray(p, dtype=float)
     out, there = np.full(values.shape, NAN), ~np.isnan(values)
     if there.any():
-        out[there] = multipletests(values[there], method=method)[1]
+        out[there] = pg.multicomp(values[there], method=method)[1]
     return out
 
 
@@ -319,7 +320,7 @@ def seed_se(scores: Array) -> float:
 def sign_flip(sums: Array, seed: int, flips: int = 100_000) -> float:
     """Two-sided p of group sums (G,) under random signs: all 2^G up to 20 groups, else seeded flips (scipy)."""
     sums = sums[sums != 0]
-    if len(sums) == 0:
+    if len(sums) < 2:  # both signs of one sum are as far from 0
         return 1.0
     exact = len(sums) <= 20
     result = stats.permutation_test(

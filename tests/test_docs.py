@@ -1,5 +1,6 @@
 """What README says is what the tracked results say, and what it names is there."""
 
+import csv
 import json
 import re
 
@@ -53,3 +54,18 @@ def test_what_a_stage_runs_is_among_its_dependencies():
 def test_scoring_is_no_dependency_of_inference():
     infer = yaml.safe_load((config.ROOT / "dvc.yaml").read_text())["stages"]["infer"]["do"]
     assert "src/scoring.py" not in infer["deps"]
+
+
+def test_the_effects_in_the_deviations_are_the_measured_ones():
+    text = (config.ROOT / "docs/deviations.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|$", text.split("## Measured")[1], re.MULTILINE)
+    with (config.ROOT / "data/reference/deviations.csv").open() as file:
+        found = [row for row in csv.DictReader(file) if row["metric"] == "exact_match"]
+    order = [("closed", "False"), ("closed", "True"), ("closed_adv", "False"), ("closed_adv", "True")]
+    assert {name for name, _ in rows} == {row["switch"] for row in found}
+    for switch, cells in rows:
+        for said, (prompt, few) in zip(cells.split(" | "), order, strict=True):
+            (row,) = [r for r in found if (r["switch"], r["prompt"], r["few_shot"]) == (switch, prompt, few)]
+            numbers = [f"{float(row[name]):+.3f}".replace("-", "−") for name in ("mean_diff", "ci_low", "ci_high")]
+            moved = f"{numbers[0]} ({numbers[1]} to {numbers[2]}), {row['cells_moved']} of {row['cells']}"
+            assert said == (moved if row["cells_moved"] != "0" else "0"), (switch, prompt, few)
