@@ -675,6 +675,7 @@ def run(root: Path) -> dict[str, pd.DataFrame]:
     graded = root / REFERENCE / "graded.csv"
     tables = build(published, own, setting, sha256) | with_reference(own, setting, root / REFERENCE)
     by_hand = pd.read_csv(graded) if graded.exists() else None
+    tables["gain_loss"] = stats_pairs.gain_loss(published, setting.models)
     tables["table4_manual"] = table4_manual(setting.tables["table4"], by_hand)
     write(tables, root / OUT)
     return tables

@@ -321,6 +321,42 @@ def difference_in_differences(sides: Sides, table1: Sequence[Mapping[str, Any]])
     return pd.DataFrame(rows)
 
 
+# ---- published gains and losses ----------------------------------------------------------------------
+
+GAINS = {names.EXACT: ("exact_match_gain", "exact_match_loss"), names.BERT: ("bertscore_gain", "bertscore_loss")}
+
+
+def gain_loss(published: pd.DataFrame, models: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Against which model the published gains and losses were counted: gain - loss = n (accuracy - its accuracy).
+
+    One row a model and metric: the reference that fits the most cells, in how many it fits, in how many the runner-up,
+    and what the two differ in. published: stats.read_published; models: conf/model by name.
+    """
+    key = ["task", "prompt", "shots"]
+    rows = []
+    for metric, (gain, loss) in GAINS.items():
+        wide = published.pivot(index=key, columns="model", values=metric)
+        for model, cells in published.dropna(subset=[gain, loss, metric]).groupby("model", sort=True):
+            others = wide.reindex(pd.MultiIndex.from_frame(cells[key])).drop(columns=model)
+            net, n = (cells[gain] - cells[loss]).to_numpy(), cells["n_examples"].to_numpy()
+            expected = n[:, None] * (cells[metric].to_numpy()[:, None] - others.to_numpy())
+            # accuracies are printed to six digits, counts are means of whole numbers over at most three runs
+            fits = pd.Series((np.abs(expected - net[:, None]) < 0.02).sum(axis=0), others.columns).sort_values()
+            reference, first, second = str(fits.index[-1]), int(fits.iloc[-1]), int(fits.iloc[-2])
+            one, other = models.get(str(model), {}), models.get(reference, {})
+            clear = first == len(cells) and second < first
+            tuning = bool(one.get("tuned")) != bool(other.get("tuned"))
+            rows.append(
+                {
+                    "model": model, "metric": metric, "cells": len(cells), "reference": reference if clear else None,
+                    "fits": first, "runner_up": str(fits.index[-2]), "runner_up_fits": second,
+                    "compares": ("tuning" if tuning else "size") if clear else None,
+                    "gain": float(cells[gain].sum()), "loss": float(cells[loss].sum()),
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 # ---- own runs: the same examples in two cells -----------------------------------------------------------------------
 
 

@@ -201,3 +201,39 @@ def test_own_pairs_that_share_contexts_flip_whole_groups():
 def test_own_pairs_with_other_examples_are_refused():
     with pytest.raises(UserError, match="different examples"):
         sp.own_pair(own_cell([1, 0, 1]), own_cell([1, 0]), "here", seed=1)
+
+
+def test_the_reference_of_gains_and_losses_is_the_model_whose_accuracy_explains_them():
+    """b gained 5 and lost 2 against a (n 10, .3 up); what c says fits neither."""
+    rows = []
+    for task, base in (("t", 0.2), ("u", 0.5)):
+        for model, accuracy, gain, loss in (("a", base, None, None), ("b", base + 0.3, 5, 2), ("c", base + 0.1, 4, 1)):
+            rows.append(
+                {"task": task, "prompt": "closed", "shots": 0, "model": model, "n_examples": 10,
+                 "exact_match": accuracy, "exact_match_gain": gain, "exact_match_loss": loss,
+                 "bertscore_accuracy": None, "bertscore_gain": None, "bertscore_loss": None}
+            )  # fmt: skip
+    table = pd.DataFrame(rows).astype({name: float for pair in sp.GAINS.values() for name in pair})
+    found = sp.gain_loss(table.astype({"bertscore_accuracy": float}), {"b": {"tuned": True}}).set_index("model")
+    assert (found.loc["b", "reference"], found.loc["b", "compares"], found.loc["b", "fits"]) == ("a", "tuning", 2)
+    assert (found.loc["b", "gain"], found.loc["b", "loss"]) == (10, 4)
+    assert found.loc["c", "reference"] is None
+
+
+def test_the_published_gains_are_counted_against_these_models():
+    """Checked on the published scores: every cell of each fits one model, and no other."""
+    from src import config, stats
+
+    setting = stats.read_setting(config.ROOT)
+    published = stats.read_published(config.ROOT / stats.PUBLISHED_SCORES, setting.tasks)
+    found = sp.gain_loss(published, setting.models)
+    clear = found.dropna(subset=["reference"])
+    assert (clear["fits"] == clear["cells"]).all()
+    assert dict(zip(clear["model"], clear["reference"], strict=True)) == {
+        "falcon_40b_instruct": "falcon_40b", "falcon_7b_instruct": "falcon_7b", "flan_t5_large": "flan_t5_small",
+        "flan_t5_small": "t5_small", "gpt2_it": "gpt2", "gpt2_xl": "gpt2", "gpt2_xl_it": "gpt2_it",
+        "gptj_6b": "gpt2_xl", "gptjt_6b": "gpt2_xl_it", "t5_large": "t5_small",
+    }  # fmt: skip
+    assert set(clear[clear["compares"] == "tuning"]["model"]) == {
+        "falcon_40b_instruct", "falcon_7b_instruct", "flan_t5_small", "gpt2_it",
+    }  # fmt: skip
