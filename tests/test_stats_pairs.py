@@ -217,7 +217,7 @@ def test_the_reference_of_gains_and_losses_is_the_model_whose_accuracy_explains_
     found = sp.gain_loss(table.astype({"bertscore_accuracy": float}), {"b": {"tuned": True}}).set_index("model")
     assert (found.loc["b", "reference"], found.loc["b", "compares"], found.loc["b", "fits"]) == ("a", "tuning", 2)
     assert (found.loc["b", "gain"], found.loc["b", "loss"]) == (10, 4)
-    assert found.loc["c", "reference"] is None
+    assert pd.isna(found.loc["c", "reference"])
 
 
 def test_the_published_gains_are_counted_against_these_models():
