@@ -58,7 +58,7 @@ bench: .venv/bench/ready  ## the engine beside lm-evaluation-harness and plain g
 	$(PYTHON) -m venv .venv/bench
 	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > .venv/bench/base.txt
 	mv .venv/bench/base.txt .venv/bench/lib/python3.11/site-packages/base.pth  # what the lock installed, and on top of it:
-	.venv/bench/bin/pip install --quiet --disable-pip-version-check lm-eval==0.4.13
+	.venv/bench/bin/pip install --quiet --disable-pip-version-check lm-eval==0.4.13 ctranslate2==4.8.5
 	@touch $@
 
 lock: .venv/ready  ## requirements.in -> requirements.lock, hashed, without torch

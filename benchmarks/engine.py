@@ -1,4 +1,4 @@
-"""The engine beside lm-evaluation-harness and plain `generate`, turn about in one process, on real prompts.
+"""The engine beside lm-evaluation-harness, plain `generate` and CTranslate2: turn about, one process, real prompts.
 
     make bench                       (64 examples, 3 repeats: two hours on two cores)
     make bench BENCH="--examples 32"
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -142,6 +143,35 @@ def generated(model: Any, tokenizer: Any, asked: Sequence[Prompt]) -> list[str]:
     return texts
 
 
+@dataclass
+class CTranslate2:
+    """CTranslate2 in float32 with the few-shot prefix as its `static_prompt`, which it caches."""
+
+    generator: Any
+    tokenizer: Any
+
+    @classmethod
+    def load(cls, folder: Path, scratch: Path, tokenizer: Any) -> CTranslate2:
+        """Convert and load."""
+        import ctranslate2
+        from ctranslate2.converters import TransformersConverter
+
+        TransformersConverter(str(folder)).convert(str(scratch / "ct2"))
+        threads = torch.get_num_threads()
+        return cls(ctranslate2.Generator(str(scratch / "ct2"), device="cpu", intra_threads=threads), tokenizer)
+
+    def greedy(self, asked: Sequence[Prompt]) -> list[str]:
+        """Texts, in the order asked."""
+        words = [self.tokenizer.convert_ids_to_tokens(self.tokenizer(p.prefix + p.text)["input_ids"]) for p in asked]
+        least, most = min(words), max(words)
+        shared = next((i for i, (a, b) in enumerate(zip(least, most, strict=False)) if a != b), len(least) - 1)
+        found = self.generator.generate_batch(
+            [w[shared:] for w in words], static_prompt=words[0][:shared] or None, max_batch_size=BATCH,
+            max_length=NEW_TOKENS, include_prompt_in_result=False, sampling_topk=1, end_token="<|im_end|>",
+        )  # fmt: skip
+        return [self.tokenizer.decode(each.sequences_ids[0], skip_special_tokens=True) for each in found]
+
+
 def gemm_rate() -> float:
     """Floating point operations a second of a float32 product of this model's shape."""
     a, b = torch.randn(384, 576), torch.randn(576, 1536)
@@ -184,6 +214,7 @@ def compare(task: str, few: bool, sides: dict[str, Any], examples: int, repeats:
         theirs = {
             ("greedy", "lm_eval"): timed(lambda: harness.greedy(asked)),
             ("greedy", "generate"): timed(lambda: generated(model, tokenizer, asked)),
+            ("greedy", "ctranslate2"): timed(lambda: sides["ctranslate2"].greedy(asked)),
             ("likelihood", "lm_eval"): timed(lambda: harness.likelihood(asked)),
         }
         for workload, one in mine.items():
@@ -270,17 +301,19 @@ def main() -> None:
     for temperature in (0.0, 0.01):
         ours.engine(temperature)
     harness = Harness(HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=BATCH))
+    fast = CTranslate2.load(folder, Path(tempfile.mkdtemp()), tokenizer)
     sides = {
         "ours": ours,
         "lm_eval": harness,
         "generate": model,
+        "ctranslate2": fast,
         "tokenizer": tokenizer,
         "parameters": parameters(model),
     }
     from importlib.metadata import version
 
     found: dict[str, Any] = {
-        "machine": machine(), "versions": {name: version(name) for name in ("lm_eval", "transformers")},
+        "machine": machine(), "versions": {name: version(name) for name in ("lm_eval", "transformers", "ctranslate2")},
         "examples": given.examples, "repeats": given.repeats, "rows": [],
     }  # fmt: skip
     OUT.mkdir(parents=True, exist_ok=True)
