@@ -62,7 +62,8 @@ def missing(bench: Bench, asked: Sequence[prompts.Prompt]) -> list[Request]:
     """What the store does not hold yet."""
     run, store, engine = bench.run, bench.store, bench.engine
     requests = []
-    distinct = {(p.prefix, p.text, p.continuations, p.options): p for p in reversed(asked)}
+    # without options the answer sets the token budget
+    distinct = {(p.prefix, p.text, p.continuations, p.options, p.answer): p for p in reversed(asked)}
     for prompt in reversed(distinct.values()):  # the store is keyed by content: what is asked twice is computed once
         seeds = tuple(s for s in run.seeds if store.get(engine.completion_key(prompt, s)) is None)
         likelihood = scores_options(run, prompt) and store.get(engine.likelihood_key(prompt)) is None

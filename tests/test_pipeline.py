@@ -150,6 +150,16 @@ def test_a_larger_limit_contains_the_smaller_and_touches_no_other_output(finishe
     assert large[: len(small)] == small
 
 
+def test_prompts_alike_but_for_the_answer_each_get_their_own_budget(finished):
+    """codenames shows no options, so an empty input leaves one prompt for all, with as many budgets as answers."""
+    (finished / "tasks/codenames.jsonl").write_text(made_up("codenames"))
+    asked = ("tasks=[codenames]", "conditions=[closed_zero_content_free]")
+    assert execute(finished, *asked, out="outputs/content_free") == 0
+    answers = cells.read(finished / "outputs/content_free/codenames__closed_zero_content_free.jsonl")[1]
+    assert len({a.prompt.text for a in answers}) == 1
+    assert len({a.prompt.answer for a in answers}) == 3
+
+
 def test_one_failing_cell_does_not_stop_the_others(finished, capsys):
     (finished / "tasks/misconceptions.jsonl").write_text("not json\n")
     code = execute(finished, "tasks=[misconceptions,social_iqa]", "conditions=[closed_few]")
