@@ -4,6 +4,7 @@ prefixes.parquet: each published few-shot prefix against the one rebuilt by the 
 counts.parquet: how many items each task has, and which of them are odd.
 compat.parquet: what each defect of the released code (`Compat`) moves on the cells of data/outputs.
 prompts.parquet: what was asked in each condition, for one example, word for word.
+near_ties.parquet: completions with a decision so close that another machine may take it otherwise.
 
 `python -m src.fidelity OUTPUTS FOLDER` writes the last one for other cells, as csv files that can be committed:
 compat_runs.csv (switches of generation, cell by cell) and deviations.csv (every switch, over all tasks).
@@ -58,6 +59,7 @@ DEVIATION_COLUMNS = (
     "ci_low", "ci_high", "test", "p",
 )  # fmt: skip
 SHOWN_COLUMNS = ("task", "condition", "prompt", "shots", "model", "id", "asked", "gold", "completion", "fingerprint")
+NEAR_TIE_COLUMNS = ("task", "condition", "prompt", "shots", "model", "id", "seed", "margin", "fingerprint")
 Pairs = list[tuple[Score, Score]]
 """The fixed and the switched score of each example and seed of a cell."""
 
@@ -333,6 +335,25 @@ def _shown(path: Path) -> dict[str, Any]:
     return {**known, "id": first.prompt.id, "asked": asked, "gold": first.prompt.answer, "completion": said.text}
 
 
+# Near-ties
+
+
+def near_ties(outputs: Path = OUTPUTS) -> list[dict[str, Any]]:
+    """Rows of NEAR_TIE_COLUMNS: every completion with a decision whose margin is below the engine's NEAR_TIE."""
+    rows = []
+    for path in sorted(outputs.glob("*/*.jsonl")):
+        head, answers = cells.read(path)
+        known = {name: head[name] for name in (*CELL_COLUMNS, "fingerprint")}
+        close = [
+            (a.prompt.id, seed, said.near_tie)
+            for a in answers
+            for seed, said in sorted(a.completions.items())
+            if said.near_tie is not None
+        ]
+        rows += [{**known, "id": name, "seed": seed, "margin": margin} for name, seed, margin in close]
+    return rows
+
+
 # The stage
 
 
@@ -368,6 +389,7 @@ def main() -> None:
             "prefixes": table(prefix_rows(), PREFIX_COLUMNS),
             "counts": table(count_rows(), COUNT_COLUMNS),
             "prompts": table(shown_prompts(), SHOWN_COLUMNS),
+            "near_ties": table(near_ties(), NEAR_TIE_COLUMNS),
             "compat": table(
                 [row for row, _, _ in effects(encoder=functools.cache(cells.load_encoder))], EFFECT_COLUMNS
             ),

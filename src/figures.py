@@ -395,8 +395,12 @@ def power(figure: Figure, rows: pd.DataFrame) -> tuple[Plot, str]:
 
 
 def shifts(figure: Figure, rows: pd.DataFrame) -> tuple[Plot, str]:
-    """A panel a condition, a line a task: exact match under each cyclic shift of the options, their mean, chance."""
-    rows = rows.assign(shots=rows["shots"].gt(0).map({True: "few-shot", False: "zero-shot"}))
+    """A panel a condition, a line a task: exact match under each cyclic shift of the options, their mean, chance.
+
+    Shown are the shifts that every example of the cell has; the mean is over all.
+    """
+    whole = rows["n"] == rows.groupby(["shots", "task"])["n"].transform("max")
+    rows = rows[whole].assign(shots=rows["shots"].gt(0).map({True: "few-shot", False: "zero-shot"}))
     tasks = sorted(set(rows["task"]), reverse=True)
     panels = sorted(set(rows["shots"]), reverse=True)
     plot, axes = plt.subplots(1, len(panels), figsize=(8.2, 0.27 * len(tasks) + 1.3), sharey=True, squeeze=False)
@@ -404,10 +408,13 @@ def shifts(figure: Figure, rows: pd.DataFrame) -> tuple[Plot, str]:
         mine = rows[rows["shots"] == panel]
         _task_axis(axis, [task.replace("_", " ") for task in tasks])
         height = mine["task"].map({task: y for y, task in enumerate(tasks)})
-        by = mine.groupby("task")["accuracy"]
-        for task, low, high, mean in zip(by.min().index, by.min(), by.max(), by.mean(), strict=True):
-            axis.plot([low, high], [tasks.index(task)] * 2, color=BLUE, linewidth=1, alpha=0.45, zorder=2)
-            axis.scatter([mean], [tasks.index(task)], marker="D", s=26, color=VERMILION, linewidths=0, zorder=4)
+        by = mine.groupby("task").agg(
+            low=("accuracy", "min"), high=("accuracy", "max"), mean=("mean_over_shifts", "first")
+        )
+        for each in by.itertuples():
+            y = tasks.index(each.Index)
+            axis.plot([each.low, each.high], [y, y], color=BLUE, linewidth=1, alpha=0.45, zorder=2)
+            axis.scatter([each.mean], [y], marker="D", s=26, color=VERMILION, linewidths=0, zorder=4)
         axis.scatter(mine["accuracy"], height, s=17, facecolors="white", edgecolors=BLUE, linewidths=1, zorder=3)
         axis.scatter(mine["chance"], height, marker="|", s=62, color="black", linewidths=1, zorder=1)
         axis.set_title(panel)

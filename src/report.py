@@ -605,6 +605,16 @@ def question_summary(root: Path) -> dict[str, Any]:
     return found
 
 
+def control_summary(root: Path) -> list[dict[str, Any]]:
+    """Over all tasks: the conditions whose options were shifted or stood under another example's input."""
+    if not (root / "data/stats/controls.parquet").exists():
+        return []
+    rows = read_frame(root, "data/stats/controls.parquet")
+    primary = rows["metric"].eq("bertscore_accuracy").where(rows["prompt"] == "closed", rows["metric"] == "exact_match")
+    told = rows["control"].isin(["input_swapped", "shifts"]) & primary.astype(bool) & (rows["task"] == "all tasks")
+    return records(rows[told].sort_values(["control", "condition"]))
+
+
 def summaries(root: Path, cells: pd.DataFrame) -> dict[str, Any]:
     """The numbers behind the sentences of the page and behind metrics.json."""
     return {
@@ -616,6 +626,7 @@ def summaries(root: Path, cells: pd.DataFrame) -> dict[str, Any]:
         "agreement": records(read_frame(root, "data/stats/agreement.parquet")),
         "audit": audit_summary(root),
         "questions": question_summary(root),
+        "controls": control_summary(root),
     }
 
 

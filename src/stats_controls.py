@@ -23,7 +23,7 @@ COLUMNS = (
 )  # fmt: skip
 SHIFT_COLUMNS = (
     "suite", "model", "weights", "task", "prompt", "shots", "shift", "metric", "n", "k", "accuracy", "ci_low",
-    "ci_high", "chance", "first_share", "fingerprint",
+    "ci_high", "chance", "mean_over_shifts", "first_share", "fingerprint",
 )  # fmt: skip
 SHIFTS, CONTENT_FREE, PRIOR_CORRECTED, ALL_TASKS = "shifts", "content_free", "prior_corrected", "all tasks"
 METRIC, ALWAYS = names.EXACT, names.LIKELIHOODS[0]
@@ -150,6 +150,7 @@ def balanced(cell: pd.DataFrame, metric: str, these: Items) -> dict[str, float]:
 def option_shifts(scores: pd.DataFrame) -> pd.DataFrame:
     """One row (SHIFT_COLUMNS) per task, condition and cyclic shift: exact match, and how often the first is picked.
 
+    mean_over_shifts: the cell's, each example by the mean over its own shifts (those with fewer options have fewer).
     first_share: of the parsed answers, those that name the option shown first.
     """
     cells = scores[scores["control"] == SHIFTS]
@@ -157,6 +158,7 @@ def option_shifts(scores: pd.DataFrame) -> pd.DataFrame:
     for _, cell in cells.groupby([*CELL, "shots", "task"], sort=True):
         first = cell.iloc[0]
         shared = {name: first[name] for name in (*CELL, "shots", "weights", "task", "fingerprint")}
+        shared["mean_over_shifts"] = example_means(cell, METRIC)["y"].astype(float).mean()
         for k, part in cell.groupby(shift_of(cell["variant"])):
             y = part.astype({METRIC: float}).groupby("example_id")[METRIC].mean()
             picked = part["picked"].dropna().astype(int)

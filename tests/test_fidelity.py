@@ -248,6 +248,22 @@ def test_the_tables_show_the_frames(effects: pd.DataFrame, prefixes: pd.DataFram
     assert header.startswith("task,format,sha256_published,sha256_rebuilt,equal")
 
 
+def test_near_ties_are_listed_by_example_and_seed_and_nothing_else_is(tmp_path: Path) -> None:
+    write_cell(tmp_path, "plain", " green", ("red", "green"), 1)
+    path = tmp_path / "a_model/plain__c.jsonl"
+    assert fidelity.near_ties(tmp_path) == []
+    path.write_text(path.read_text().replace('"near_tie": null', '"near_tie": 3e-05'))
+    (row,) = fidelity.near_ties(tmp_path)
+    assert (row["task"], row["id"], row["seed"], row["margin"]) == ("plain", "plain/0", 0, 3e-05)
+
+
+def test_what_was_asked_is_shown_word_for_word_for_one_task(tmp_path: Path) -> None:
+    write_cell(tmp_path, "a", " green", ("red", "green"), 1)
+    write_cell(tmp_path, "b", " red", ("red", "green"), 1)
+    (row,) = fidelity.shown_prompts(tmp_path)
+    assert (row["task"], row["asked"], row["gold"], row["completion"]) == ("a", "Which?", "green", " green")
+
+
 def test_a_broken_cell_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a_model/t__c.jsonl"
     path.parent.mkdir()

@@ -67,6 +67,7 @@ def test_each_shift_has_a_row_with_how_often_the_first_is_named() -> None:
     assert list(table["accuracy"]) == [0.5, 0.25, 0.25]
     assert list(table["k"]) == [2, 1, 1]
     assert set(table["first_share"]) == {1.0}
+    assert list(table["mean_over_shifts"]) == [pytest.approx(1 / 3)] * 3
 
 
 def test_swapped_inputs_are_compared_on_the_examples_both_have_with_mcnemar() -> None:
