@@ -69,3 +69,11 @@ def test_the_effects_in_the_deviations_are_the_measured_ones():
             numbers = [f"{float(row[name]):+.3f}".replace("-", "−") for name in ("mean_diff", "ci_low", "ci_high")]
             moved = f"{numbers[0]} ({numbers[1]} to {numbers[2]}), {row['cells_moved']} of {row['cells']}"
             assert said == (moved if row["cells_moved"] != "0" else "0"), (switch, prompt, few)
+
+
+def test_the_benchmark_in_the_readme_is_the_tracked_one():
+    found = json.loads((config.ROOT / "reports/benchmarks/engine.json").read_text())["rows"]
+    for row in found:
+        if row["task"] == "social_iqa":
+            ratio = f"{row['ratio_median']:.1f} x ({row['ratio_min']:.1f} to {row['ratio_max']:.1f})"
+            assert ratio in README, row
