@@ -22,9 +22,13 @@ test: .venv/ready  ## the test suite; works where the main job has never run
 	dvc repro --quiet prepare
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
 
-test-slow: .venv/ready  ## what takes longer: real weights, a browser, killed processes
+test-slow: .venv/slow  ## what takes longer: real weights, a browser, killed processes
 	dvc repro --quiet prepare
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m slow
+
+.venv/slow: .venv/ready requirements-slow.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements-slow.lock
+	@touch $@
 
 lint: .venv/ready
 	ruff check .
@@ -61,13 +65,16 @@ bench: .venv/bench/ready  ## the engine beside lm-evaluation-harness and plain g
 	.venv/bench/bin/pip install --quiet --disable-pip-version-check lm-eval==0.4.13 ctranslate2==4.8.5
 	@touch $@
 
-lock: .venv/ready  ## requirements.in -> requirements.lock, hashed, without torch
+lock: .venv/ready  ## requirements*.in -> requirements*.lock, hashed, without torch
 	# needs a CPU file of torch, or CUDA's packages enter the lock: make lock LOCK_ARGS="--find-links <its folder>"
 	$(PYTHON) -m venv .venv/uv && .venv/uv/bin/pip install --quiet uv
 	echo "$(TORCH)" > .venv/torch.txt
 	.venv/uv/bin/uv pip compile --quiet --generate-hashes --python-version 3.11 --constraint .venv/torch.txt \
 	  --no-emit-package torch --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 	  $(LOCK_ARGS) requirements.in -o requirements.lock
+	.venv/uv/bin/uv pip compile --quiet --generate-hashes --python-version 3.11 --constraint .venv/torch.txt \
+	  --no-emit-package torch --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+	  $(LOCK_ARGS) requirements-slow.in -o requirements-slow.lock
 
 .venv/ready: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
