@@ -533,13 +533,18 @@ def _local(model: Weights, folder: Path) -> tuple[Path, str]:
 
 def _fetched(model: Weights, root: Path) -> tuple[Path, str]:
     source = load_source(str(model.source), root)
+    return source_folder(model, root), identity(root / source.folder, source.converted or source.files)
+
+
+def source_folder(model: Weights, root: Path = Path()) -> Path:
+    """The folder that a fetched source's weights are in. Raises UserError where one of its files is missing."""
+    source = load_source(str(model.source), root)
     pins = source.converted or source.files
     if not all((root / source.folder / name).is_file() for name in pins):
         raise UserError(
             f"{model.name}: its weights are not in {source.folder}. Fetch them: python -m src.fetch {source.name}"
         )
-    within = next(Path(name).parent for name in pins if name.endswith(".safetensors"))
-    return root / source.folder / within, identity(root / source.folder, pins)
+    return root / source.folder / next(Path(name).parent for name in pins if name.endswith(".safetensors"))
 
 
 def _hub(model: Weights, root: Path) -> tuple[Path, str]:
