@@ -122,6 +122,11 @@ def asked(given: Mapping[str, Any]) -> Asked:
     )
 
 
+def draws(what: Asked, model: Model) -> int:
+    """Completions of one prompt: one a seed; the paper's API runs were made once, at temperature 0."""
+    return 1 if model.api else len(what.seeds)
+
+
 def evaluated(task: Task, limit: int | None) -> int:
     """Examples a cell of this task asks; before a prepared file is at hand, by conf/task's counts."""
     n = task.n_source - (0 if task.exemplar_file else len(task.exemplars))
@@ -272,21 +277,20 @@ def _of_model(
     asks: Mapping[tuple[str, str], Rendered | None],
     estimates: Callable[[tuple[str, str], int], tuple[Tokens, float]],
 ) -> list[CellPlan]:
-    draws = 1 if model.api else len(what.seeds)  # the paper's API runs: once, at temperature 0
-    folder = weights_folder(model)
+    repeats, folder = draws(what, model), weights_folder(model)
     stops, count = hindrance(model, folder), counter(model)
     rows = []
     for t in config.asked_of(model, list(what.tasks)):
         for c, condition in what.conditions.items():
             cell = asks[t, c]
             n = len(cell.prompts) if cell else evaluated(what.tasks[t], what.limit)
-            tokens, sent = counted(cell, count, draws) if cell and count else estimates((t, c), draws)
+            tokens, sent = counted(cell, count, repeats) if cell and count else estimates((t, c), repeats)
             status, why = MISSING, ""
             if cell and found(what, model, what.tasks[t], condition, cell):
                 status = DONE
             elif stops or not cell:
                 status, why = NOT_RUNNABLE, stops or f"{t} is not prepared: dvc repro prepare (docs: README, DATA_DIR)"
-            rows.append(CellPlan(model.name, t, c, status, why, n, n * draws, tokens, sent))
+            rows.append(CellPlan(model.name, t, c, status, why, n, n * repeats, tokens, sent))
     return filled(rows)
 
 
@@ -442,7 +446,8 @@ class Released:
 def published(path: Path = PUBLISHED) -> list[Released]:
     """The released generations, line by line, from the rows of the published cells (n_examples x n_runs)."""
     suite = fetch.composed(["suite=paper"])
-    planned = {row.model: row.completions for row in plan(suite)}
+    what = asked(suite)
+    planned = {model.name: completions(what, model) for model in what.models}
     lines: dict[tuple[str, str], list[dict[str, str]]] = {}
     with path.open() as file:
         for row in csv.DictReader(file):
@@ -456,6 +461,12 @@ def published(path: Path = PUBLISHED) -> list[Released]:
         )
         for (model, part), rows in sorted(lines.items(), key=lambda line: (line[0][1], line[0][0]))
     ]  # fmt: skip
+
+
+def completions(what: Asked, model: Model) -> int:
+    """Completions that plain conditions ask of a model, by conf/task's counts."""
+    examples_asked = sum(evaluated(what.tasks[t], what.limit) for t in config.asked_of(model, list(what.tasks)))
+    return examples_asked * len(what.conditions) * draws(what, model)
 
 
 def _generations(rows: Iterable[Mapping[str, str]]) -> int:
