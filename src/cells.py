@@ -35,8 +35,7 @@ def header(
     run: Run, cell: Cell, engine: Mapping[str, Any], answers: Sequence[Answers], shots: int, data_sha256: str
 ) -> dict[str, Any]:
     """What identifies a finished cell: no time, no machine. `shots` is the number of exemplars in the prefix."""
-    asked = digest([asdict(a.prompt) for a in answers])
-    said = digest([[a.prompt.id, {s: c.text for s, c in a.completions.items()}] for a in answers])
+    asked, said = digests(answers)
     return {
         "fingerprint": fingerprint(run, cell, engine, asked, data_sha256),
         "suite": run.suite,
@@ -54,6 +53,12 @@ def header(
         "completions_sha256": said,
         "data_sha256": data_sha256,
     }
+
+
+def digests(answers: Sequence[Answers]) -> tuple[str, str]:
+    """sha256 of what was asked and of what was said."""
+    said = [[a.prompt.id, {s: c.text for s, c in a.completions.items()}] for a in answers]
+    return digest([asdict(a.prompt) for a in answers]), digest(said)
 
 
 def write(path: Path, head: Mapping[str, Any], answers: Sequence[Answers]) -> None:
@@ -82,8 +87,9 @@ def read(path: Path) -> tuple[dict[str, Any], list[Answers]]:
         answers = [_answers(row, prefix) for row in rest]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a whole cell ({error}). {again}") from error
-    if digest([asdict(a.prompt) for a in answers]) != first["prompts_sha256"]:
-        raise UserError(f"{path} was edited: its prompts differ from its header. {again}")
+    for what, found in zip(("prompts", "completions"), digests(answers), strict=True):
+        if found != first[f"{what}_sha256"]:
+            raise UserError(f"{path} was edited: its {what} differ from its header. {again}")
     return first, answers
 
 

@@ -71,6 +71,21 @@ def heads(paths: Sequence[Path]) -> dict[Path, dict[str, Any]]:
     return found
 
 
+def check_ledgers(paths: Sequence[Path]) -> None:
+    """Raises UserError where a cell is not the one that the ledger beside it names: it came from elsewhere."""
+    for path, head in heads(paths).items():
+        ledger = path.parent / "ledger.json"
+        if not ledger.is_file():
+            continue
+        named = {f"{e['task']}__{e['condition']}.jsonl": e["fingerprint"] for e in json.loads(ledger.read_text())}
+        if named.get(path.name) != head.get("fingerprint"):
+            raise UserError(
+                f"{path} has the fingerprint {head.get('fingerprint')}, {ledger.name} beside it names "
+                f"{named.get(path.name)}: it is of another run. Get the whole folder again (dvc pull) or make it anew: "
+                f"dvc repro -f infer@{path.parent.name}"
+            )
+
+
 def prior_corrected(answers: Sequence[Answers], content_free: Sequence[Answers]) -> dict[str, float]:
     """Credit 0-1 by example id, a t-way tie 1/t, where log p less that on the template with empty input decides.
 
@@ -96,13 +111,14 @@ def _alike(prompt: Prompt, other: Prompt) -> bool:
 def collect(outputs: Path) -> pd.DataFrame:
     """Every cell under `outputs`, ordered by model, task and condition; missing values are null.
 
-    Raises UserError where there is no cell at all.
+    Raises UserError where there is no cell at all, or one that is not what its header and ledger say.
     """
     import pandas as pd
 
     paths = sorted(outputs.glob("*/*.jsonl"))
     if not paths and not list(outputs.glob("*/ledger.json")):
         raise UserError(f"{outputs} holds no cell. Make them: dvc repro infer")
+    check_ledgers(paths)
     twin = twins(paths)
     frame = pd.DataFrame([row for path in paths for row in rows(path, twin.get(path))])
     return frame.convert_dtypes() if len(frame) else frame

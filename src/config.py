@@ -54,6 +54,8 @@ class Model:
     gate: str | None = None  # what a user must do before the hub hands out the weights
     trust_remote_code: bool = False  # run code that comes with the checkpoint
     retired: bool = False  # an API model that is no longer served
+    usd_per_million_in: float | None = None  # what an API asks for a million prompt tokens
+    usd_per_million_out: float | None = None  # and for a million of completions
 
 
 @dataclass
@@ -242,6 +244,18 @@ def _composed(group: str, name: str) -> DictConfig:
     with _hydra():
         found: DictConfig = compose(f"{group}/{name}")[group]
     return found
+
+
+def load_all(group: str, names: Sequence[str], schema: type[T]) -> list[T]:
+    """Several members of a group by one composition, which takes a fifth of the time of as many."""
+    from hydra import compose
+
+    for name in names:
+        if name not in known(group):
+            raise suggest(group, name, known(group), f"conf/{group}/*.yaml")
+    with _hydra():
+        found = compose(overrides=[f"+{group}@all.{name}={name}" for name in names]).get("all", {})
+    return [typed(schema, found[name], f"conf/{group}/{name}.yaml") for name in names]
 
 
 def load_task(name: str) -> Task:
