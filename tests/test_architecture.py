@@ -31,7 +31,7 @@ ORDER = [
     ["claims"],
     ["figures"],
     ["report"],
-    ["annotate", "trace"],
+    ["annotate", "trace", "verify"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 DOORS = {
