@@ -31,7 +31,8 @@ ORDER = [
     ["claims"],
     ["figures"],
     ["report"],
-    ["annotate", "trace", "verify"],
+    ["annotate", "trace", "release"],
+    ["verify"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 DOORS = {
