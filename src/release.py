@@ -43,8 +43,8 @@ LICENCE = "https://spdx.org/licenses/Apache-2.0"
 LICENCES = {"data/published/": "https://spdx.org/licenses/CC-BY-SA-4.0"}
 WORDS = (
     "Completions, scores and tables, without dataset text. Prompts and items stand as hashes; they are rebuilt from "
-    "the data sets, which have their own licences. Completions are the model's own words, kept as written: one can quote "
-    "its prompt, and with it an option or a phrase of an item."
+    "the data sets, which have their own licences. Completions are the model's own words, kept as written: one can "
+    "quote its prompt, and with it an option or a phrase of an item."
 )
 DIGITS = 16  # of the sha256 that stands for a text
 

@@ -218,12 +218,17 @@ def own_runs(scores: pd.DataFrame) -> pd.DataFrame:
 def compare(
     published: Mapping[str, pd.DataFrame], fresh: Mapping[str, pd.DataFrame], moved: Mapping[str, Sequence[str]]
 ) -> tuple[list[Finding], float | None]:
-    """(a finding per cell, the largest log-likelihood difference in nats)."""
+    """(a finding per cell, the largest log-likelihood difference in nats).
+
+    Raises UserError where no cell of the fresh run was published.
+    """
+    if published["completions"].empty:
+        raise UserError("None of these cells was published. Those that were: " + OWN_RUNS)
     rows = judged(published["completions"], fresh["completions"])
     gaps = log_likelihood_difference(published["likelihoods"], fresh["likelihoods"])
     findings = []
     for place, part in rows.groupby(PLACE, sort=True):
-        mine = gaps[(gaps[PLACE] == place).all(axis=1)]
+        mine = gaps[(gaps[PLACE] == list(place)).all(axis=1)]
         fingerprints = set(part["fingerprint"].dropna()) & set(part["fingerprint_published"].dropna())
         findings.append(cell_finding(part, mine, [note for f in sorted(fingerprints) for note in moved.get(f, ())]))
     return findings, float(gaps["difference"].max()) if len(gaps) else None
