@@ -12,7 +12,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PYTHONDONTWRITEBYTECODE :=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test test-slow lint ui laptop controls compat bench lock clean
+.PHONY: repro test test-slow lint ui laptop controls compat verify release bench lock clean
 
 repro: .venv/ready  ## the main job: fetch, prepare, infer, collect, stats, report
 	dvc repro

@@ -379,6 +379,15 @@ def compose_run(cfg: DictConfig) -> Run:
     )
 
 
+def composed_run(words: Sequence[str]) -> Run:
+    """The Run of some overrides, as `python -m src.run` composes it. Raises UserError."""
+    from hydra import compose
+
+    register()
+    with _hydra():
+        return compose_run(compose("config", overrides=checked_overrides(words)))
+
+
 def asked_of(model: Model, tasks: Sequence[str]) -> list[str]:
     """Those of a suite's tasks that this model is given; one named by hand (task=...) is always run."""
     return [name for name in tasks if model.tasks is None or name in model.tasks]

@@ -32,7 +32,8 @@ ORDER = [
     ["claims"],
     ["figures"],
     ["report"],
-    ["annotate", "trace"],
+    ["annotate", "trace", "release"],
+    ["verify"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 DOORS = {
