@@ -31,12 +31,16 @@ from typing import IO, Any
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.config import EXEMPLARS, Encoder, Model, UserError
+from src.config import EXEMPLARS, Encoder, Model, UserError, told
 
 SOURCES = Path("conf/source")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NOTE = "UNAVAILABLE.txt"  # stands in a source's folder where it could not be had
-WEIGHTS = ("*.safetensors", "*.bin")  # the second only where a checkpoint has none of the first
+WEIGHTS = "*.safetensors"
+CONVERT = (
+    "Weights are read from safetensors alone: a pickle (*.bin) can run code. One you trust is converted once, with "
+    "transformers: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)"
+)
 BESIDE_WEIGHTS = ("config.json", "generation_config.json", "tokenizer*", "*.model", "vocab*", "merges.txt", "special*")
 
 
@@ -129,20 +133,6 @@ def check_space(source: Source, folder: Path) -> None:
             f"{source.name}: no space. Fetching needs {source.disk_bytes / 1e6:,.0f} MB on the disk of "
             f"{source.folder}, {free / 1e6:,.0f} MB are free."
         )
-
-
-@contextmanager
-def told(name: str) -> Iterator[None]:
-    """Turns a full disk or a folder that may not be written into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (*FULL, errno.EACCES, errno.EROFS):
-            raise
-        raise UserError(
-            f"{name}: {error.strerror} ({error.filename or 'while writing'}). Free space or mend it, then run again: "
-            f"nothing half-written was left."
-        ) from None
 
 
 # --- writing --------------------------------------------------------------------------------------------------
@@ -500,7 +490,7 @@ def _local(model: Weights, folder: Path) -> tuple[Path, str]:
     if not folder.is_dir():
         raise UserError(f"{model.name}: model.path={model.path} is no folder. Point it to one with *.safetensors.")
     if not _weight_files(folder):
-        raise UserError(f"{model.name}: {model.path} holds no {' or '.join(WEIGHTS)}. Convert the checkpoint first.")
+        raise UserError(f"{model.name}: {model.path} holds no {WEIGHTS}. {CONVERT}")
     beside = [p.name for pattern in BESIDE_WEIGHTS for p in folder.glob(pattern)]
     return folder, identity(folder, [*_weight_files(folder), *beside])
 
@@ -518,13 +508,11 @@ def _fetched(model: Weights, root: Path) -> tuple[Path, str]:
 
 def _hub(model: Weights) -> tuple[Path, str]:
     try:
-        folder = snapshot(str(model.hub), model.revision, (WEIGHTS[0], *BESIDE_WEIGHTS))
-        if not _weight_files(folder):
-            folder = snapshot(str(model.hub), model.revision, (WEIGHTS[1], *BESIDE_WEIGHTS))
+        folder = snapshot(str(model.hub), model.revision, (WEIGHTS, *BESIDE_WEIGHTS))
     except UnavailableError as error:
         raise UnavailableError(f"{model.name}: {error}{_hub_help(model)}") from None
     if not _weight_files(folder):
-        raise UnavailableError(f"{model.name}: {model.hub} holds no weights in the local cache.{_hub_help(model)}")
+        raise UnavailableError(f"{model.name}: {model.hub} holds no {WEIGHTS}. {CONVERT}.{_hub_help(model)}")
     return folder, f"{model.hub}@{folder.name}"
 
 
@@ -537,8 +525,7 @@ def _hub_help(model: Weights) -> str:
 
 
 def _weight_files(folder: Path) -> list[str]:
-    """Names of the weight files: safetensors, or where there are none, the older kind."""
-    return next(filter(None, ([p.name for p in folder.glob(pattern)] for pattern in WEIGHTS)), [])
+    return [path.name for path in folder.glob(WEIGHTS)]
 
 
 # --- command --------------------------------------------------------------------------------------------------
