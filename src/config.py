@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import math
+import operator
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +35,17 @@ class UserError(Exception):
     """A mistake the user can mend. The message says what is wrong, where, and what to do."""
 
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
+DISK = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+)
 
 
 @contextmanager
@@ -429,10 +440,7 @@ def compose_run(cfg: DictConfig) -> Run:
         )
     if cfg.encoder not in known("bertscore"):
         raise suggest("encoder", str(cfg.encoder), known("bertscore"), "conf/bertscore/*.yaml")
-    for key in VALUES:
-        if key != "alpha":
-            suits(key, OmegaConf.select(cfg, key, default=Model.dtype))
-    return Run(
+    run = Run(
         suite=cfg.suite,
         model=model,
         cells=tuple(Cell(task, condition) for task in tasks for condition in conditions),
@@ -448,6 +456,9 @@ def compose_run(cfg: DictConfig) -> Run:
         out=Path(cfg.out) if cfg.out else None,
         tracking=dict(cfg.tracking),
     )
+    for key in ("model.dtype", "incomplete", "generation.temperature", "generation.top_k", "generation.extra_tokens"):
+        suits(key, operator.attrgetter(key)(run))
+    return run
 
 
 def asked_of(model: Model, tasks: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import random
@@ -15,6 +16,7 @@ from src.config import Task, UserError, load_task, params, stage, suite_line, wh
 
 RAW = Path("data/raw")
 TASKS = Path("data/tasks")
+SUMMARY = "summary.csv"
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,9 @@ def load(name: str, folder: Path = TASKS) -> tuple[list[Example], list[Example],
     if not path.exists():
         raise UserError(f"{path} is missing: the task {name} is not prepared. Make it: dvc repro prepare")
     raw = path.read_bytes()
-    again = "Make it anew: dvc repro -f prepare"
+    sha256, again = hashlib.sha256(raw).hexdigest(), "Make it anew: dvc repro -f prepare"
+    if prepared_hashes(folder).get(name) not in (None, "", sha256):
+        raise UserError(f"{path} was edited: its sha256 is not that of {folder / SUMMARY}. {again}")
     try:
         rows = [json.loads(line) for line in raw.decode().splitlines()]
         found = [Example(**{**row, "options": tuple(row["options"])}) for row in rows]
@@ -216,7 +220,13 @@ def load(name: str, folder: Path = TASKS) -> tuple[list[Example], list[Example],
     if all(e.exemplar is not None for e in found):
         raise UserError(f"{path} holds no test item. {again}")
     shots = sorted((e for e in found if e.exemplar is not None), key=lambda e: e.exemplar or 0)
-    return shots, [e for e in found if e.exemplar is None], hashlib.sha256(raw).hexdigest()
+    return shots, [e for e in found if e.exemplar is None], sha256
+
+
+def prepared_hashes(folder: Path) -> dict[str, str]:
+    """sha256 by task, as the summary beside the prepared tasks says; {} where there is none."""
+    path = folder / SUMMARY
+    return {row["task"]: row["sha256"] for row in csv.DictReader(path.open())} if path.exists() else {}
 
 
 def prepare(task: Task, raw: Path = RAW) -> str:
@@ -255,6 +265,7 @@ def prepare_all(tasks: Sequence[str], complete: bool) -> list[str]:
 
     Raises UserError with these reasons where `complete` asks for every task.
     """
+    (TASKS / SUMMARY).unlink(missing_ok=True)  # it goes first and comes last: where it stands, all is whole
     summary, gaps = ["task,n,n_published,groups,chance,sha256"], []
     for name in tasks:
         try:
@@ -264,7 +275,7 @@ def prepare_all(tasks: Sequence[str], complete: bool) -> list[str]:
             summary.append(f"{name},,,,,")
     if gaps and complete:
         raise UserError("\n".join(gaps))
-    with whole(TASKS / "summary.csv") as part:
+    with whole(TASKS / SUMMARY) as part:
         part.write_text("\n".join(summary) + "\n")
     write_shown([task for task in tasks if (TASKS / f"{task}.jsonl").exists()])
     return gaps
