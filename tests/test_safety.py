@@ -148,8 +148,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     row = dict.fromkeys(columns, EVIL) | {"target": 0, "exemplar": None}
     (root / "data/tasks").mkdir(parents=True)
     pd.DataFrame([row]).to_parquet(root / "data/tasks/shown.parquet")
-    (root / "data/fidelity").mkdir(parents=True)
-    del shown
     report.build(root)
     return root
 
@@ -183,9 +181,26 @@ def test_a_csv_cell_is_no_formula_and_numbers_stay_numbers(first: str) -> None:
     assert report.inert(-1.5) == -1.5
 
 
-def test_the_audit_of_dependencies_is_never_green_where_it_could_not_ask() -> None:
-    """`make audit-deps` against an address where nobody answers."""
-    env = {**os.environ, "AUDIT": "false"}
-    done = subprocess.run(["make", "-s", "audit-deps"], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert "not audited here" in done.stdout + done.stderr
+@pytest.mark.parametrize(
+    ("audit", "code", "said"),
+    [
+        ("exit 1", 3, "not audited here"),  # nobody answered
+        ("exit 0", 3, "not audited here"),  # skipped everything and called it good
+        ('echo "$found" > "$out"; exit 1', 1, "PYSEC-1"),
+        ('echo "$found" > "$out"; exit 0', 0, ""),
+    ],
+)
+def test_the_audit_of_dependencies_is_never_green_where_it_could_not_ask(
+    tmp_path: Path, audit: str, code: int, said: str
+) -> None:
+    """.ci/audit on what pip-audit can end with; it is told which program to run."""
+    program = tmp_path / "pip-audit"
+    found = '{"dependencies": [{"name": "a", "version": "1", "vulns": [{"id": "PYSEC-1"}]}], "fixes": []}'
+    last = 'for word in "$@"; do [ "$before" = --output ] && out=$word; before=$word; done'
+    program.write_text(f"#!/bin/sh\nfound='{found}'\n{last}\n{audit}\n")
+    program.chmod(0o755)
+    command = [str(ROOT / ".ci/audit"), "requirements.lock"]
+    env = {**os.environ, "PIP_AUDIT": str(program), "PYTHON": sys.executable}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert said in done.stdout + done.stderr
