@@ -135,15 +135,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = project(tmp_path_factory.mktemp("evil"))
     frame = pd.read_parquet(root / "data/audit/audit.parquet")
     frame.assign(statement=EVIL, why=EVIL).to_parquet(root / "data/audit/audit.parquet")
-    shown = {
-        "model": "m",
-        "task": "t",
-        "condition": "c",
-        "seed": 1,
-        "example": EVIL,
-        "prompt": EVIL,
-        "completion": EVIL,
-    }
     columns = ["task", "id", "group", "input", "options", "target", "answer", "exemplar"]
     row = dict.fromkeys(columns, EVIL) | {"target": 0, "exemplar": None}
     (root / "data/tasks").mkdir(parents=True)
