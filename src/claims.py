@@ -8,6 +8,7 @@ cannot be checked. The rules stand in the YAML, written before their verdicts ar
 from __future__ import annotations
 
 import itertools
+import json
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -31,7 +32,7 @@ COLUMNS = (
     "claim", "item", "statement", "place", "value", "low", "high", "rule", "verdict", "why", "flip", "holds_in",
     "analyses", "fingerprint",
 )  # fmt: skip
-CURVE_COLUMNS = ("claim", "statement", "analysis", "count", "holds")
+CURVE_COLUMNS = ("claim", "statement", "measured", "analysis", "taken", "count", "value", "holds")
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,17 @@ class Side:
 
 @dataclass(frozen=True)
 class Grid:
-    """Defensible analyses of one claim: every way to take one condition of each factor; `holds` over `count` rows."""
+    """Defensible analyses of one claim: every way to take one condition of each factor, and one measure.
+
+    A measure names `value` and whatever else `holds` asks for, each an expression over the rows that are taken; without
+    measures the value is their count.
+    """
 
     statement: str
     factors: Mapping[str, Mapping[str, str]]
-    holds: str
+    holds: str  # over count and what the measure names
+    measured: str  # what the value is, for the figure's axis
+    measures: Mapping[str, Mapping[str, str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -174,6 +181,13 @@ def _true(claim: Claim, rows: pd.DataFrame, expression: str | None, words: Mappi
     return _column(claim, rows, expression, words).astype("boolean").fillna(False).astype(bool)
 
 
+def derived(claim: Claim, rows: pd.DataFrame, words: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows with the columns that the claim derives."""
+    for name, expression in (claim.derive or {}).items():
+        rows = rows.assign(**{name: evaluated(claim, rows, expression, words)})
+    return rows
+
+
 def rows_of(root: Path, claim: Claim, words: Mapping[str, Any]) -> pd.DataFrame:
     """The rows a claim speaks of. Raises UserError where there are none."""
     import pandas as pd
@@ -181,8 +195,7 @@ def rows_of(root: Path, claim: Claim, words: Mapping[str, Any]) -> pd.DataFrame:
     rows = read_frame(root, claim.frame)
     if claim.where:
         rows = rows[_true(claim, rows, claim.where, words)].reset_index(drop=True)
-    for name, expression in (claim.derive or {}).items():
-        rows = rows.assign(**{name: evaluated(claim, rows, expression, words)})
+    rows = derived(claim, rows, words)
     if rows.empty:
         raise UserError(f"conf/claim/{claim.name}.yaml: no row of {claim.frame} meets {claim.where!r}")
     if claim.summary:
@@ -249,26 +262,39 @@ def audit_rows(claim: Claim, rows: pd.DataFrame, words: Mapping[str, Any]) -> It
 
 
 def curve_rows(root: Path, claim: Claim, words: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """One row (CURVE_COLUMNS) for each analysis of the claim's grid: how many rows meet it, and whether it holds."""
-    import pandas as pd
-
+    """One row (CURVE_COLUMNS) for each analysis of the claim's grid: what it gives, and whether the claim holds."""
     if claim.grid is None:
         return
-    rows = read_frame(root, claim.frame)
+    rows = derived(claim, read_frame(root, claim.frame), words)
     masks = {
         factor: {name: _true(claim, rows, expression, words) for name, expression in ways.items()}
         for factor, ways in claim.grid.factors.items()
     }
     for chosen in itertools.product(*masks.values()):
-        meets = np.logical_and.reduce([masks[factor][way] for factor, way in zip(masks, chosen, strict=True)])
-        count = pd.DataFrame({"count": [int(meets.sum())]})
-        yield {
-            "claim": claim.name,
-            "statement": claim.grid.statement,
-            "analysis": "; ".join(f"{factor}: {way}" for factor, way in zip(masks, chosen, strict=True)),
-            "count": int(meets.sum()),
-            "holds": bool(_true(claim, count, claim.grid.holds, words)[0]),
-        }
+        taken = dict(zip(masks, chosen, strict=True))
+        meets = np.logical_and.reduce([masks[factor][way] for factor, way in taken.items()])
+        for measure, found in measured(claim, rows[meets], words):
+            way = taken | ({"measure": measure} if measure else {})
+            yield {
+                "claim": claim.name,
+                "statement": claim.grid.statement,
+                "measured": claim.grid.measured,
+                "analysis": "; ".join(f"{factor}: {name}" for factor, name in way.items()),
+                "taken": json.dumps(way),
+                "count": int(meets.sum()),
+                "value": float(found["value"].iloc[0]),
+                "holds": bool(_true(claim, found, claim.grid.holds, words).iloc[0]),
+            }
+
+
+def measured(claim: Claim, rows: pd.DataFrame, words: Mapping[str, Any]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """(measure, one row of count, value and what else it names) for each measure of the claim's grid."""
+    import pandas as pd
+
+    assert claim.grid is not None
+    for measure, named in (claim.grid.measures or {"": {}}).items():
+        found = {key: evaluated(claim, rows, expression, words) for key, expression in named.items()}
+        yield measure, pd.DataFrame([{"count": len(rows), "value": len(rows), **found}])
 
 
 def audit(root: Path, alpha: float) -> tuple[pd.DataFrame, pd.DataFrame]:

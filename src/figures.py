@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -333,9 +334,9 @@ def _contrast_kind(rows: pd.DataFrame) -> pd.Series:
 
 
 def curve(figure: Figure, rows: pd.DataFrame) -> tuple[Plot, str]:
-    """Above: the count of each analysis, smallest first; below: which condition of each factor it takes."""
-    rows = rows.sort_values(["count", "analysis"], kind="stable").reset_index(drop=True)
-    taken = [dict(part.split(": ") for part in analysis.split("; ")) for analysis in rows["analysis"]]
+    """Above: the value of each analysis, smallest first; below: which condition of each factor it takes."""
+    rows = rows.sort_values(["value", "analysis"], kind="stable").reset_index(drop=True)
+    taken = [json.loads(each) for each in rows["taken"]]
     ways = [(factor, way) for factor in taken[0] for way in dict.fromkeys(each[factor] for each in taken)]
     plot, (top, below) = plt.subplots(
         2, 1, figsize=(7.6, 2.2 + 0.2 * len(ways)), sharex=True, height_ratios=(1.6, 0.2 * len(ways))
@@ -343,9 +344,9 @@ def curve(figure: Figure, rows: pd.DataFrame) -> tuple[Plot, str]:
     for holds, colour in ((True, BLUE), (False, GREY)):
         some = rows.index[rows["holds"] == holds]
         top.scatter(
-            some, rows.loc[some, "count"], s=9, color=colour, label=f"{'holds' if holds else 'fails'} ({len(some)})"
+            some, rows.loc[some, "value"], s=9, color=colour, label=f"{'holds' if holds else 'fails'} ({len(some)})"
         )
-    top.set_ylabel("Count")
+    top.set_ylabel(rows["measured"].iloc[0])
     top.legend(loc="upper left", fontsize=8)
     colours = rows["holds"].map({True: BLUE, False: GREY})
     for y, (factor, way) in enumerate(reversed(ways)):
@@ -353,10 +354,10 @@ def curve(figure: Figure, rows: pd.DataFrame) -> tuple[Plot, str]:
         below.scatter(at, [y] * len(at), marker="|", s=16, linewidths=1, color=list(colours[at]))
     below.set_yticks(range(len(ways)), [f"{factor}: {way}".replace("_", " ") for factor, way in reversed(ways)])
     below.tick_params(axis="y", length=0, labelcolor="black", labelsize=7.5)
-    below.set_xlabel("Analyses, by count")
+    below.set_xlabel("Analyses, in this order")
     plot.tight_layout()
     held = int(rows["holds"].sum())
-    return plot, f"{rows['statement'].iloc[0]}: {len(rows)} analyses in order of their count; it holds in {held}."
+    return plot, f"{rows['statement'].iloc[0]}: {len(rows)} analyses in the order of their value; it holds in {held}."
 
 
 # ----------------------------------------------------------------------------------------------------------- power

@@ -587,10 +587,21 @@ def audit_summary(root: Path) -> dict[str, Any]:
         "claims": len(rows),
         "verdicts": claims.counts(list(rows["verdict"])),
         "main": records(rows[rows["item"] == ""][["statement", "verdict", "why"]]),
-        "curves": [
-            {"statement": statement, "holds": int(each["holds"].sum()), "analyses": len(each)}
-            for statement, each in curves.groupby("statement", sort=True)
-        ],
+        "curves": [curve_summary(claim, each) for claim, each in curves.groupby("claim", sort=True)],
+    }
+
+
+def curve_summary(claim: Any, analyses: pd.DataFrame) -> dict[str, Any]:
+    """In how many analyses a claim holds, and the conditions under which it never does while it does under others."""
+    parts = {holds: {part for text in each for part in json.loads(text).items()}
+             for holds, each in analyses.groupby("holds")["taken"]}  # fmt: skip
+    never = sorted(parts.get(False, set()) - parts[True]) if True in parts else []
+    return {
+        "claim": claim,
+        "statement": analyses["statement"].iloc[0],
+        "holds": int(analyses["holds"].sum()),
+        "analyses": len(analyses),
+        "never": [f"{factor}: {way}".replace("_", " ") for factor, way in never],
     }
 
 

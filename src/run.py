@@ -58,24 +58,30 @@ def scores_options(run: Run, prompt: prompts.Prompt) -> bool:
     return run.generation.likelihood and bool(prompt.continuations)
 
 
-def missing(bench: Bench, asked: Sequence[prompts.Prompt]) -> list[Request]:
-    """What the store does not hold yet."""
-    run, store, engine = bench.run, bench.store, bench.engine
-    requests = []
+def wanted(run: Run, asked: Sequence[prompts.Prompt]) -> list[Request]:
+    """What a cell asks, each once: the store is keyed by content."""
     # without options the answer sets the token budget
     distinct = {(p.prefix, p.text, p.continuations, p.options, p.answer): p for p in reversed(asked)}
-    for prompt in reversed(distinct.values()):  # the store is keyed by content: what is asked twice is computed once
-        seeds = tuple(s for s in run.seeds if store.get(engine.completion_key(prompt, s)) is None)
-        likelihood = scores_options(run, prompt) and store.get(engine.likelihood_key(prompt)) is None
+    return [Request(prompt, run.seeds, scores_options(run, prompt)) for prompt in reversed(distinct.values())]
+
+
+def missing(bench: Bench, requests: Sequence[Request]) -> list[Request]:
+    """What of it the store does not hold yet."""
+    store, engine = bench.store, bench.engine
+    found = []
+    for request in requests:
+        prompt = request.prompt
+        seeds = tuple(s for s in request.seeds if store.get(engine.completion_key(prompt, s)) is None)
+        likelihood = request.likelihood and store.get(engine.likelihood_key(prompt)) is None
         if seeds or likelihood:
-            requests.append(Request(prompt, seeds, likelihood))
-    return requests
+            found.append(Request(prompt, seeds, likelihood))
+    return found
 
 
-def compute(bench: Bench, requests: Sequence[Request]) -> Iterator[int]:
+def compute(bench: Bench, requests: Sequence[Request], among: Sequence[Request]) -> Iterator[int]:
     """Compute what is missing; each batch is in the store before the next begins. Yields examples done."""
     by_id = {request.prompt.id: request.prompt for request in requests}
-    for batch in bench.engine.run(requests):
+    for batch in bench.engine.run(requests, among):
         records: dict[str, dict[str, Any]] = {}
         for result in batch:
             prompt = by_id[result.prompt_id]
@@ -112,9 +118,10 @@ def run_cell(bench: Bench, cell: Cell, advance: Callable[[int], None]) -> Entry:
     asked = prompts.ask(tests, shots, cell.task, cell.condition, run.limit, earlier)
 
     started, tokens_before = time.monotonic(), _tokens(bench.engine)
-    requests = missing(bench, asked)
+    every = wanted(run, asked)
+    requests = missing(bench, every)
     advance(len(asked) - len(requests))
-    for done in compute(bench, requests):
+    for done in compute(bench, requests, every):
         advance(done)
     wall_s, tokens = time.monotonic() - started, _tokens(bench.engine) - tokens_before
 

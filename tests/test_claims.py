@@ -21,6 +21,7 @@ CLAIM = {
     "grid": {
         "statement": "something is above",
         "factors": {"by": {"bare": "accuracy > chance", "margin": "accuracy > chance + 0.3"}, "of": {"all": "n > 0"}},
+        "measured": "Tasks",
         "holds": "count >= 2",
     },
 }  # fmt: skip
@@ -62,6 +63,21 @@ def test_one_yaml_is_a_claim_with_a_verdict_a_reason_and_a_curve(root: Path):
     assert list(zip(rows["holds_in"][:3], rows["analyses"][:3], strict=True)) == [(2, 2), (1, 2), (0, 2)]
     assert list(curves["count"]) == [3, 2]
     assert list(curves["holds"]) == [True, True]
+
+
+def test_a_curve_can_measure_the_rows_it_takes_in_more_ways_than_one(root: Path):
+    measures = {
+        "mean": {"value": "accuracy.mean()", "sure": "gain.max() > 0"},
+        "least": {"value": "accuracy.min()", "sure": "low.min() > 0.6"},
+    }
+    grid = {**CLAIM["grid"], "measures": measures, "holds": "value > 0.5 and sure"}
+    write(root, derive={"gain": "accuracy - chance"}, grid=grid)
+    curves = claims.audit(root, 0.05)[1]
+    assert list(curves["analysis"]) == [
+        f"by: {by}; of: all; measure: {measure}" for by in ("bare", "margin") for measure in ("least", "mean")
+    ]
+    assert list(curves["value"].round(3)) == [0.6, 0.8, 0.9, 0.9]  # of a, b and e; of a and e
+    assert list(curves["holds"]) == [False, True, True, True]
 
 
 def test_where_the_paper_says_no_the_other_side_judges(root: Path):

@@ -123,9 +123,18 @@ def power(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def specifications() -> pd.DataFrame:
-    ways = [(f"rule: {rule}; tasks: {tasks}", rule == "raw") for rule in ("raw", "holm") for tasks in ("all", "some")]
-    rows = [{"analysis": analysis, "count": int(holds), "holds": holds} for analysis, holds in ways]
-    return pd.DataFrame(rows).assign(claim="table2_emergent", statement="something emerges")
+    rows = [
+        {
+            "analysis": f"rule: {rule}; tasks: {tasks}",
+            "taken": json.dumps({"rule": rule, "tasks": tasks}),
+            "count": int(rule == "raw"),
+            "value": float(rule == "raw"),
+            "holds": rule == "raw",
+        }
+        for rule in ("raw", "holm")
+        for tasks in ("all", "some")
+    ]
+    return pd.DataFrame(rows).assign(claim="table2_emergent", statement="something emerges", measured="Tasks")
 
 
 def audit(cells: pd.DataFrame) -> pd.DataFrame:

@@ -56,8 +56,11 @@ class Engine(Protocol):
         """Content address (sha256 hex) of one prompt's option log-likelihoods."""
         ...
 
-    def run(self, requests: Sequence[Request]) -> Iterator[list[Result]]:
-        """Results batch by batch, in any order, so that each batch can be stored before the next."""
+    def run(self, requests: Sequence[Request], among: Sequence[Request] = ()) -> Iterator[list[Result]]:
+        """Results batch by batch, in any order, so that each batch can be stored before the next.
+
+        among: everything the cell asks, stored or not; an engine may share work by it and computes none of it.
+        """
         ...
 
     def describe(self) -> dict[str, str | int | float]:

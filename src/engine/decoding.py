@@ -819,15 +819,19 @@ def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
-def batches(way: Backend, jobs: Sequence[Job], budget: int) -> Iterator[list[tuple[int, Done]]]:
+def batches(
+    way: Backend, jobs: Sequence[Job], budget: int, among: Sequence[Job] = ()
+) -> Iterator[list[tuple[int, Done]]]:
     """(index of the job, its outcome), batch by batch, longest first; each batch holds at most `budget` tokens.
 
-    Out of memory halves the budget. Raises UserError where one prompt alone does not fit.
+    among: jobs whose common prefix is shared, `jobs` without it: an interrupted run goes on with the prefix, and
+    so with the last bits, that it began with. Out of memory halves the budget. Raises UserError where one prompt alone
+    does not fit.
     """
     if not jobs:
         return
     with torch.inference_mode():
-        way.prepare(jobs)
+        way.prepare(among or jobs)
     lengths, cost = [way.length(job) for job in jobs], [way.cost(job) for job in jobs]
     waiting = sorted(range(len(jobs)), key=lambda i: (-lengths[i], i))
     while waiting:

@@ -192,12 +192,12 @@ class LocalEngine:
         """Tokens computed so far: prompts, options and completions, without padding; 0 before weights are loaded."""
         return self.backend.tokens if "backend" in self.__dict__ else 0
 
-    def run(self, requests: Sequence[Request]) -> Iterator[list[Result]]:
+    def run(self, requests: Sequence[Request], among: Sequence[Request] = ()) -> Iterator[list[Result]]:
         """Results batch by batch, longest prompts first. Raises UserError where one prompt does not fit in memory."""
         from src.engine.decoding import batches
 
-        jobs = [self.job(r.prompt, r.seeds, r.likelihood) for r in requests]
-        for batch in batches(self.backend, jobs, self.token_budget):
+        jobs, every = ([self.job(r.prompt, r.seeds, r.likelihood) for r in some] for some in (requests, among))
+        for batch in batches(self.backend, jobs, self.token_budget, every):
             yield [self._result(requests[i], jobs[i], done) for i, done in batch]
 
     def _result(self, request: Request, job: Job, done: Done) -> Result:
