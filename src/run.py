@@ -116,6 +116,8 @@ def run_cell(bench: Bench, cell: Cell, advance: Callable[[int], None]) -> Entry:
     shots, tests, data_sha256 = data.load(cell.task.name, run.data)
     earlier = before(run, cell) if run.compat.template_leak else ()
     asked = prompts.ask(tests, shots, cell.task, cell.condition, run.limit, earlier)
+    if not asked:
+        raise UserError(f"{cell.name}: no example is left to ask, so few does {run.data} hold. Take another condition")
 
     started, tokens_before = time.monotonic(), _tokens(bench.engine)
     every = wanted(run, asked)
