@@ -183,7 +183,7 @@ def unreadable_segment(place: Path) -> Callable[[], object]:
 
 MODEL = "+model=gpt2"
 AGAIN = "Write it anew: python -m src.config suite=pilot"
-WHOLE = "Put a whole one there: config.json, the tokenizer's files, *.safetensors"
+WHOLE = "Put a whole one there (config.json, the tokenizer's files, *.safetensors) or fetch it again: dvc repro fetch"
 PREPARE = "Make it anew: dvc repro -f prepare"
 SEEDS = "seeds are distinct whole numbers of 0 or more"
 CASES = [

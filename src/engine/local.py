@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NUMERICS = 1  # raised by hand, only when golden completions change: it voids every stored result
 NEAR_TIE = 1e-4  # logits
-WHOLE = "Put a whole one there: config.json, the tokenizer's files, *.safetensors"
+WHOLE = "Put a whole one there (config.json, the tokenizer's files, *.safetensors) or fetch it again: dvc repro fetch"
 
 
 def digest(content: Any) -> str:
