@@ -6,7 +6,6 @@ The file is JSON lines: a header that identifies the cell, then one line per exa
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from src import fetch, scoring
-from src.config import ROOT, Cell, Compat, Encoder, Run, UserError, digest, fingerprint, load
+from src.config import ROOT, Cell, Compat, Encoder, Run, UserError, digest, fingerprint, load, whole
 from src.engine import Completion, Likelihood
 from src.prompts import Prompt, example_id
 
@@ -65,13 +64,8 @@ def write(path: Path, head: Mapping[str, Any], answers: Sequence[Answers]) -> No
     """Write a cell beside its final name and rename, so that a file that exists is whole."""
     prefix = answers[0].prompt.prefix
     lines = [{**head, "prefix": prefix}] + [{**asdict(a), "prompt": _without_prefix(a.prompt)} for a in answers]
-    part = path.with_suffix(".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with part.open("w", encoding="utf-8") as file:
+    with whole(path) as part, part.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def _without_prefix(prompt: Prompt) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import functools
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from src import cells, scoring
 from src.cells import Answers
-from src.config import UserError, params, suite_line
+from src.config import UserError, params, stage, suite_line, whole
 from src.prompts import CONTENT_FREE, Prompt, example_id
 
 if TYPE_CHECKING:
@@ -130,15 +129,11 @@ def main() -> None:
     parser.add_argument("outputs", nargs="?", type=Path, default=OUTPUTS, help="folder of cells (data/outputs)")
     parser.add_argument("scores", nargs="?", type=Path, default=SCORES, help="table to write (data/scores.parquet)")
     given = parser.parse_args()
-    try:
+    with stage("collect"):
         print(suite_line(params()), flush=True)
         frame = collect(given.outputs)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    part = given.scores.with_suffix(".part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_parquet(part, index=False)
-    part.replace(given.scores)
+        with whole(given.scores) as part:
+            frame.to_parquet(part, index=False)
     print(f"{given.scores}: {len(frame)} scores of {frame.fingerprint.nunique() if len(frame) else 0} cells")
 
 

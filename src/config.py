@@ -6,11 +6,15 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import functools
 import hashlib
 import json
+import math
+import operator
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -29,6 +33,57 @@ EXEMPLARS = ROOT / "data/published/exemplars.json"
 
 class UserError(Exception):
     """A mistake the user can mend. The message says what is wrong, where, and what to do."""
+
+
+DISK = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+)
+
+
+@contextmanager
+def told(name: str) -> Iterator[None]:
+    """Turns a full disk, or a file or folder that may not be read or written, into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        raise UserError(
+            f"{name}: {error.strerror} ({error.filename or 'while writing'}). Free space or mend it, then run again: "
+            f"nothing half-written was left."
+        ) from None
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """The work of a command: what the user can mend ends the process with one line and exit code 1."""
+    try:
+        with told(name):
+            yield
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to: at the end on disk and renamed to `path`, gone where writing failed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @dataclass
@@ -272,17 +327,41 @@ def with_exemplar_options(task: Task) -> Task:
 
 
 def params(path: Path = ROOT / "params.yaml") -> dict[str, Any]:
-    """params.yaml: which models, tasks, conditions, seeds, limit. Raises UserError where it cannot be read."""
+    """params.yaml: which models, tasks, conditions, seeds, limit.
+
+    Raises UserError where it cannot be read, says a key twice, or says what no run could use.
+    """
     import yaml
 
     try:
-        found = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+        found = OmegaConf.to_container(OmegaConf.load(path))  # unlike PyYAML it refuses a key that is there twice
+        return checked_params(found)
+    except (OSError, ValueError, yaml.YAMLError, UserError) as error:
         raise UserError(
-            f"{path.name} cannot be read: {error}. Write it anew: python -m src.config suite=pilot"
-        ) from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path.name} is empty. Write it anew: python -m src.config suite=pilot")
+            f"{path.name} cannot be used: {error}. Write it anew: python -m src.config suite=pilot"
+        ) from None
+
+
+LISTS = {"sources": "source", "models": "model", "tasks": "task", "conditions": "condition"}  # each names a group
+PARAMS = ("suite", *LISTS, "seeds", "limit", "incomplete", "alpha", "encoder")
+
+
+def checked_params(found: Any) -> dict[str, Any]:
+    """The content of params.yaml as it is. Raises UserError for a key that is missing, unknown, or not its kind."""
+    if not isinstance(found, dict) or not found:
+        raise UserError("it is empty")
+    for key in {*found} - {*PARAMS}:
+        raise suggest("key", str(key), PARAMS, "conf/params.yaml")
+    if absent := [key for key in PARAMS if key not in found]:
+        raise UserError(f"it lacks {', '.join(absent)}")
+    for key, group in {"suite": "suite", "encoder": "bertscore", **LISTS}.items():
+        for name in listed(key, found[key]) if key in LISTS else [found[key]]:
+            if name not in known(group):
+                raise suggest(key.removesuffix("s"), str(name), known(group), f"conf/{group}/*.yaml")
+    positive("limit", found["limit"])
+    distinct(found["seeds"])
+    suits("incomplete", found["incomplete"])
+    suits("alpha", found["alpha"])
     return found
 
 
@@ -324,7 +403,9 @@ def checked_overrides(arguments: Sequence[str]) -> list[str]:
         overrides = OverridesParser.create().parse_overrides(words)
     except OverrideParseException as error:
         raise UserError(f"Cannot read '{error.override}'. Overrides look like limit=8 or +model=gpt2") from error
-    keys = [*OmegaConf.load(CONF / "config.yaml"), *GROUPS]
+    base = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"), resolve=False)
+    assert isinstance(base, dict)
+    keys = [*base, *GROUPS]
     seen: list[str] = []
     for word, override in zip(words, overrides, strict=True):
         key = override.key_or_group
@@ -337,6 +418,12 @@ def checked_overrides(arguments: Sequence[str]) -> list[str]:
         if top not in keys:
             raise suggest("key", top, sorted({*keys} - {"defaults", "hydra"}), "conf/config.yaml")
         value = override.value()
+        if key == "model" and override.type == OverrideType.CHANGE:
+            raise UserError(f"model={value} lacks its plus. Write +model={value}")
+        if value is None and key != "limit" and (key in GROUPS or base.get(key) is not None):
+            raise UserError(f"{key}=null: {key} needs a value. Leave the word out to keep what conf/config.yaml says")
+        if inside and top not in SCHEMAS and isinstance(base.get(top), dict) and inside not in base[top]:
+            raise suggest(f"key of {top}", inside, list(base[top]), "conf/config.yaml")
         if f"{key}s" in keys and isinstance(value, list):
             raise UserError(f"{key} takes one name. Several: '{key}s=[{','.join(map(str, value))}]'")
         if key in GROUPS and isinstance(value, str) and value not in known(key):
@@ -354,14 +441,20 @@ def compose_run(cfg: DictConfig) -> Run:
     tasks = (
         [with_exemplar_options(typed(Task, cfg.task, "task"))]
         if cfg.get("task")
-        else [load_task(name) for name in asked_of(model, cfg.tasks)]
+        else [load_task(name) for name in asked_of(model, listed("tasks", cfg.tasks))]
     )
     conditions = (
         [typed(Condition, cfg.condition, "condition")]
         if cfg.get("condition")
-        else [load("condition", name, Condition) for name in cfg.conditions]
+        else [load("condition", name, Condition) for name in listed("conditions", cfg.conditions)]
     )
-    return Run(
+    if not tasks:
+        raise UserError(
+            f"{model.name}: the suite holds none of its tasks ({', '.join(model.tasks or ())}). Add task=..."
+        )
+    if cfg.encoder not in known("bertscore"):
+        raise suggest("encoder", str(cfg.encoder), known("bertscore"), "conf/bertscore/*.yaml")
+    run = Run(
         suite=cfg.suite,
         model=model,
         cells=tuple(Cell(task, condition) for task in tasks for condition in conditions),
@@ -377,6 +470,9 @@ def compose_run(cfg: DictConfig) -> Run:
         out=Path(cfg.out) if cfg.out else None,
         tracking=dict(cfg.tracking),
     )
+    for key in ("model.dtype", "incomplete", "generation.temperature", "generation.top_k", "generation.extra_tokens"):
+        suits(key, operator.attrgetter(key)(run))
+    return run
 
 
 def composed_run(words: Sequence[str]) -> Run:
@@ -393,6 +489,36 @@ def asked_of(model: Model, tasks: Sequence[str]) -> list[str]:
     return [name for name in tasks if model.tasks is None or name in model.tasks]
 
 
+def listed(key: str, found: Any) -> list[str]:
+    """A list of distinct names. Raises UserError."""
+    names = list(found) if OmegaConf.is_list(found) or isinstance(found, list) else []
+    if not names or len(set(map(str, names))) != len(names):
+        raise UserError(f"{key}={found}: {key} is a list of distinct names, e.g. {key}=[one,another]")
+    return names
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "model.dtype": (lambda v: v in ("float32", "float16", "bfloat16"), "float32, float16 or bfloat16"),
+    "incomplete": (lambda v: v in ("fail", "report"), "fail (a gap ends the pipeline) or report (a gap is named)"),
+    "alpha": (lambda v: _number(v) and 0 < v < 1, "a number between 0 and 1, e.g. 0.05"),
+    "generation.temperature": (lambda v: _number(v) and v >= 0, "a number of 0 (greedy) or more"),
+    "generation.top_k": (lambda v: isinstance(v, int) and v >= 1, "a whole number of 1 or more"),
+    "generation.extra_tokens": (lambda v: isinstance(v, int) and v >= 0, "a whole number of 0 or more"),
+}
+"""What a key's value is to be, and that in words."""
+
+
+def suits(key: str, value: Any) -> None:
+    """Raises UserError where the value is not what VALUES says of its key."""
+    allowed, words = VALUES[key]
+    if not allowed(value):
+        raise UserError(f"{key}={value}: {key} is {words}")
+
+
 def positive(key: str, value: Any) -> int | None:
     """A whole number of 1 or more, or None. Raises UserError."""
     if value is None:
@@ -405,9 +531,10 @@ def positive(key: str, value: Any) -> int | None:
 def distinct(found: Any) -> tuple[int, ...]:
     """Seeds, one or a list. Raises UserError where they are not distinct whole numbers of 0 or more."""
     seeds = tuple(found) if OmegaConf.is_list(found) or isinstance(found, list) else (found,)
-    if not seeds or len(set(seeds)) != len(seeds) or not all(isinstance(s, int) and s >= 0 for s in seeds):
+    if not seeds or len(set(seeds)) != len(seeds) or not all(type(s) is int and 0 <= s < 2**63 for s in seeds):
         raise UserError(
-            f"seeds={list(seeds)}: seeds are distinct whole numbers of 0 or more, e.g. seeds=[2266,105,86379]"
+            f"seeds={list(seeds)}: seeds are distinct whole numbers of 0 or more (below 2**63), "
+            "e.g. seeds=[2266,105,86379]"
         )
     return seeds
 
@@ -454,11 +581,10 @@ def composed_params(words: Sequence[str]) -> dict[str, Any]:
 
 def main() -> None:
     """`python -m src.config suite=<name> [key=value ...]` writes params.yaml, as `dvc exp run -S` does."""
-    try:
-        found = composed_params(sys.argv[1:])
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    (ROOT / "params.yaml").write_text(OmegaConf.to_yaml(found))
+    with stage("params.yaml"):
+        found = checked_params(composed_params(sys.argv[1:]))
+        with whole(ROOT / "params.yaml") as part:
+            part.write_text(OmegaConf.to_yaml(found))
     print(f"params.yaml: suite {found['suite']}, {len(found['models'])} models, {len(found['tasks'])} tasks. dvc repro")
 
 

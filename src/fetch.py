@@ -34,7 +34,7 @@ from typing import IO, Any
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.config import EXEMPLARS, Encoder, Model, UserError, composed_params, load, params
+from src.config import EXEMPLARS, Encoder, Model, UserError, composed_params, load, params, told
 
 SOURCES = Path("conf/source")
 REVISIONS = Path("conf/revisions.yaml")  # hub id -> 40-digit commit
@@ -136,20 +136,6 @@ def check_space(source: Source, folder: Path) -> None:
             f"{source.name}: no space. Fetching needs {source.disk_bytes / 1e6:,.0f} MB on the disk of "
             f"{source.folder}, {free / 1e6:,.0f} MB are free."
         )
-
-
-@contextmanager
-def told(name: str) -> Iterator[None]:
-    """Turns a full disk or a folder that may not be written into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (*FULL, errno.EACCES, errno.EROFS):
-            raise
-        raise UserError(
-            f"{name}: {error.strerror} ({error.filename or 'while writing'}). Free space or mend it, then run again: "
-            f"nothing half-written was left."
-        ) from None
 
 
 # --- writing --------------------------------------------------------------------------------------------------

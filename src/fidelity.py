@@ -16,7 +16,6 @@ import argparse
 import functools
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -380,7 +379,7 @@ def main() -> None:
     parser.add_argument("outputs", nargs="?", type=Path, help="cells of runs with and without switches")
     parser.add_argument("folder", nargs="?", type=Path, default=Path("data/reference"), help="where the csv files go")
     given = parser.parse_args()
-    try:
+    with config.stage("fidelity"):
         print(config.suite_line(config.params()), flush=True)
         if given.outputs:
             print(*write_reference(given.outputs, given.folder))
@@ -394,13 +393,9 @@ def main() -> None:
                 [row for row, _, _ in effects(encoder=functools.cache(cells.load_encoder))], EFFECT_COLUMNS
             ),
         }
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    OUT.mkdir(parents=True, exist_ok=True)
-    for name, frame in frames.items():
-        part = OUT / f"{name}.part"
-        frame.to_parquet(part, index=False)
-        part.replace(OUT / f"{name}.parquet")
+        for name, frame in frames.items():
+            with config.whole(OUT / f"{name}.parquet") as part:
+                frame.to_parquet(part, index=False)
     equal = frames["prefixes"]["equal"]
     compared = int(equal.notna().sum())
     print(f"{OUT}: {int(equal.sum())} of {compared} rebuilt prefixes equal the published ones, {len(equal)} published")

@@ -11,7 +11,6 @@ import html
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -697,11 +696,9 @@ def _with_hashes(rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
 
 def main() -> None:
     """`python -m src.report`: the stage. A user's mistake is one line on stderr and exit code 1."""
-    try:
+    with config.stage("report"):
         print(config.suite_line(config.params()), flush=True)
         build(config.ROOT)
-    except UserError as error:
-        sys.exit(f"error: {error}")
     print("reports/index.html")
 
 

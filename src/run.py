@@ -116,6 +116,8 @@ def run_cell(bench: Bench, cell: Cell, advance: Callable[[int], None]) -> Entry:
     shots, tests, data_sha256 = data.load(cell.task.name, run.data)
     earlier = before(run, cell) if run.compat.template_leak else ()
     asked = prompts.ask(tests, shots, cell.task, cell.condition, run.limit, earlier)
+    if not asked:
+        raise UserError(f"{cell.name}: no example is left to ask, so few does {run.data} hold. Take another condition")
 
     started, tokens_before = time.monotonic(), _tokens(bench.engine)
     every = wanted(run, asked)
@@ -199,7 +201,8 @@ def attempt(bench: Bench, cell: Cell, advance: Callable[[int], None]) -> Entry:
     """A cell's ledger entry; a failure inside it stays inside it."""
     name = (bench.run.model.name, cell.task.name, cell.condition.name)
     try:
-        return run_cell(bench, cell, advance)
+        with config.told(cell.name):
+            return run_cell(bench, cell, advance)
     except UserError as error:
         return Entry(*name, NOT_RUNNABLE, str(error))
     except Exception as error:  # one failing cell must not stop the others; its reason is in the ledger
@@ -217,6 +220,7 @@ def run_all(run: Run) -> list[Entry]:
         folder, identity, run.generation, dtype=run.model.dtype, leading=run.model.leading,
         strip_letters=run.compat.strip_letters, batch_budget=run.compat.batch_budget,
         prompt_by_text=run.compat.prompt_by_text, token_budget=run.token_budget,
+        trust_remote_code=run.model.trust_remote_code,
     )  # fmt: skip
     bert = functools.cache(lambda: cells.load_encoder(run.encoder))
     with tracking.model_run(run) as tracker, progress(run) as show:
@@ -298,9 +302,8 @@ def write_ledger(run: Run, entries: Sequence[Entry]) -> None:
     for path in run.out.glob("*.jsonl"):
         if path.name not in wanted:
             path.unlink()
-    part = run.out / "ledger.part"
-    part.write_text(json.dumps([asdict(e) for e in entries], indent=1) + "\n")
-    part.replace(run.out / "ledger.json")
+    with config.whole(run.out / "ledger.json") as part:
+        part.write_text(json.dumps([asdict(e) for e in entries], indent=1) + "\n")
 
 
 def execute(cfg: DictConfig) -> int:
@@ -348,7 +351,8 @@ def main() -> None:
 def explained(work: Callable[[], int]) -> int | str:
     """The exit code of `work`, or what to tell the user where it ended in a mistake or an interruption."""
     try:
-        return work()
+        with config.told("run"):
+            return work()
     except UserError as error:
         return f"error: {error}"
     except KeyboardInterrupt:

@@ -10,7 +10,6 @@ import argparse
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial, reduce
@@ -702,7 +701,7 @@ def main() -> None:
     parser.add_argument("--own", nargs=2, type=Path, metavar=("SCORES", "CSV"), help="write these scores' cells as csv")
     parser.add_argument("--controls", nargs=2, type=Path, metavar=("SCORES", "FOLDER"), help="write their controls")
     given = parser.parse_args()
-    try:
+    with config.stage("stats"):
         if given.controls:
             scores, folder = given.controls
             control_reference(scores, folder, config.ROOT)
@@ -715,8 +714,6 @@ def main() -> None:
             return
         print(config.suite_line(config.params()), flush=True)
         tables = run(config.ROOT)
-    except UserError as error:
-        sys.exit(f"error: {error}")
     print(f"{OUT}: {len(tables)} tables, {len(tables['cells'])} rows of cells")
 
 

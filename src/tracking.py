@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -135,7 +136,7 @@ def _open(uri: str | None, experiment: str) -> tuple[Any, str]:
     import mlflow
 
     for name in ("alembic", "mlflow"):  # after the import, which sets them
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
     client = mlflow.MlflowClient(uri or default_uri())
     found = client.get_experiment_by_name(experiment)
@@ -185,7 +186,11 @@ def model_run(run: Run) -> Iterator[Tracker]:
 
 def main() -> None:
     """`python -m src.tracking` prints where the runs are and opens the MLflow UI on them (`make ui`)."""
-    _, experiment = _open(None, "emergence-audit")
+    try:
+        _, experiment = _open(None, "emergence-audit")
+    except Exception as error:  # SQLite, alembic and MLflow each have their own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        sys.exit(f"error: mlflow.db cannot be opened: {reason}. Move it away: the next run begins another")
     port = os.environ.get("PORT", "5000")
     print(f"MLflow UI: http://127.0.0.1:{port}/#/experiments/{experiment}/runs?viewStateShareKey={VIEW}", flush=True)
     store = ["--backend-store-uri", default_uri(), "--default-artifact-root", (ROOT / "mlartifacts").as_uri()]
