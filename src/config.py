@@ -184,6 +184,9 @@ class Run:
     store: Path
     out: Path | None
     tracking: dict[str, str | None]
+    shard: int = 0  # of `shards`: the cells of one process (src/shards.py)
+    shards: int = 1
+    time_limit_h: float | None = None  # hours; the run ends by itself before that
 
 
 T = TypeVar("T")
@@ -312,6 +315,7 @@ def checked_overrides(arguments: Sequence[str]) -> list[str]:
         raise UserError(f"Cannot read '{error.override}'. Overrides look like limit=8 or +model=gpt2") from error
     keys = [*OmegaConf.load(CONF / "config.yaml"), *GROUPS]
     seen: list[str] = []
+    swept: list[str] = []
     for word, override in zip(words, overrides, strict=True):
         key = override.key_or_group
         top, _, inside = key.partition(".")
@@ -322,6 +326,12 @@ def checked_overrides(arguments: Sequence[str]) -> list[str]:
             continue
         if top not in keys:
             raise suggest("key", top, sorted({*keys} - {"defaults", "hydra"}), "conf/config.yaml")
+        if override.is_sweep_override():
+            swept.append(key)
+            values = list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
+            if key in GROUPS and (unknown := [v for v in values if v not in known(key)]):
+                raise suggest(key, unknown[0], known(key), f"conf/{key}/*.yaml")
+            continue
         value = override.value()
         if f"{key}s" in keys and isinstance(value, list):
             raise UserError(f"{key} takes one name. Several: '{key}s=[{','.join(map(str, value))}]'")
@@ -329,7 +339,19 @@ def checked_overrides(arguments: Sequence[str]) -> list[str]:
             raise suggest(key, value, known(key), f"conf/{key}/*.yaml")
         if inside and top in SCHEMAS and inside.split(".")[0] not in (names := [f.name for f in fields(SCHEMAS[top])]):
             raise suggest(f"key of {top}", inside, names, f"src/config.py, {SCHEMAS[top].__name__}")
+    check_sweep(swept, bool({"-m", "--multirun"} & {*arguments}))
     return [*seen, *(a for a, flag in zip(arguments, flags, strict=True) if flag)]  # argparse wants them unmixed
+
+
+def check_sweep(swept: Sequence[str], multirun: bool) -> None:
+    """Raises UserError for a sweep that was not asked for, or one in which every job loads another model."""
+    if swept and not multirun:
+        raise UserError(f"{swept[0]} has several values: add -m for a job each, or for lists: 'tasks=[a,b]'")
+    if "model" in swept and {"task", "condition"} & {*swept}:
+        raise UserError(
+            "A sweep over models and cells would load a model for every cell. Sweep over models (and shards), and name "
+            "the cells as lists: -m +model=a,b 'tasks=[x,y]' 'conditions=[z]'"
+        )
 
 
 def compose_run(cfg: DictConfig) -> Run:
@@ -347,10 +369,12 @@ def compose_run(cfg: DictConfig) -> Run:
         if cfg.get("condition")
         else [load("condition", name, Condition) for name in cfg.conditions]
     )
+    cells = tuple(Cell(task, condition) for task in tasks for condition in conditions)
+    shard, shards = part(cfg.shard, cfg.shards, len(cells))
     return Run(
         suite=cfg.suite,
         model=model,
-        cells=tuple(Cell(task, condition) for task in tasks for condition in conditions),
+        cells=cells,
         generation=typed(Generation, cfg.generation, "generation"),
         compat=typed(Compat, cfg.compat, "compat"),
         seeds=distinct(cfg.seeds),
@@ -362,6 +386,9 @@ def compose_run(cfg: DictConfig) -> Run:
         store=Path(cfg.store),
         out=Path(cfg.out) if cfg.out else None,
         tracking=dict(cfg.tracking),
+        shard=shard,
+        shards=shards,
+        time_limit_h=hours(cfg.time_limit_h),
     )
 
 
@@ -377,6 +404,25 @@ def positive(key: str, value: Any) -> int | None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise UserError(f"{key}={value}: {key} is a whole number of 1 or more, or null for no bound")
     return value
+
+
+def part(shard: Any, shards: Any, cells: int) -> tuple[int, int]:
+    """Which of how many shards. Raises UserError where there is no such shard, or fewer cells than shards."""
+    count = positive("shards", shards) or 1
+    if not isinstance(shard, int) or isinstance(shard, bool) or not 0 <= shard < count:
+        raise UserError(f"shard={shard}: with shards={count}, shard is a whole number from 0 to {count - 1}")
+    if count > max(cells, 1):
+        raise UserError(f"shards={count}: this grid has {cells} cells, so at most {cells} shards")
+    return shard, count
+
+
+def hours(value: Any) -> float | None:
+    """A positive number of hours, or None. Raises UserError."""
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+        raise UserError(f"time_limit_h={value}: hours, a number above 0 (0.5 is half an hour), or null for no limit")
+    return float(value)
 
 
 def distinct(found: Any) -> tuple[int, ...]:

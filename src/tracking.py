@@ -147,6 +147,14 @@ def _open(uri: str | None, experiment: str) -> tuple[Any, str]:
     return client, made
 
 
+def create(where: Mapping[str, Any]) -> None:
+    """Make the store of runs and the experiment of a `tracking` configuration; where out of reach, say so."""
+    try:
+        _open(where["uri"], str(where["experiment"]))
+    except Exception as error:
+        _unreachable(error)
+
+
 def _view() -> dict[str, Any]:
     """The runs table with the columns that matter, cells flat: MLflow's default shows no parameter and no metric."""
     columns = ["{}.`{}`".format(*column.split(".")) for column in COLUMNS]
