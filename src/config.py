@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import functools
 import hashlib
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -25,6 +27,15 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
 EXEMPLARS = ROOT / "data/published/exemplars.json"
+
+
+def command(name: str, doc: str | None, *examples: str) -> argparse.ArgumentParser:
+    """The command line of `python -m src.<name>`: what it does, and examples of its arguments."""
+    lines = "\n".join(f"python -m src.{name} {words}".rstrip() for words in examples)
+    return argparse.ArgumentParser(
+        prog=f"python -m src.{name}", description=doc, epilog=f"Examples:\n{indent(lines, '  ')}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
 
 
 class UserError(Exception):
@@ -477,8 +488,11 @@ def composed_params(words: Sequence[str]) -> dict[str, Any]:
 
 def main() -> None:
     """`python -m src.config suite=<name> [key=value ...]` writes params.yaml, as `dvc exp run -S` does."""
+    parser = command("config", "Write params.yaml: a suite of conf/suite, and what is to differ from it.",
+                     "suite=pilot", "suite=paper limit=32")  # fmt: skip
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="suite=<name>, limit=8, ...")
     try:
-        found = composed_params(sys.argv[1:])
+        found = composed_params(parser.parse_args().overrides)
     except UserError as error:
         sys.exit(f"error: {error}")
     (ROOT / "params.yaml").write_text(OmegaConf.to_yaml(found))

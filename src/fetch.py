@@ -31,7 +31,7 @@ from typing import IO, Any
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.config import EXEMPLARS, Encoder, Model, UserError
+from src.config import EXEMPLARS, Encoder, Model, UserError, command
 
 SOURCES = Path("conf/source")
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -546,7 +546,7 @@ def _weight_files(folder: Path) -> list[str]:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m src.fetch", description="Gets and checks what conf/source pins.")
+    parser = command("fetch", __doc__, "bigbench", "minilm rhyming --incomplete report")
     parser.add_argument("names", nargs="+", metavar="NAME", help="names in conf/source")
     parser.add_argument(
         "--incomplete",

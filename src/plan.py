@@ -1,9 +1,4 @@
-"""The grid before it runs: `python -m src.plan [suite=paper] [limit=8]`. Reads conf/ alone; no data, no weights.
-
-Examples:
-  python -m src.plan
-  python -m src.plan suite=paper
-"""
+"""The grid before it runs: `python -m src.plan [suite=paper] [limit=8]`. Reads conf/ alone; no data, no weights."""
 
 from __future__ import annotations
 
@@ -77,10 +72,9 @@ def show(suite: str, rows: Sequence[Plan]) -> None:
 
 def main() -> None:
     """Compose what `suite=` and other overrides say (params.yaml without any) and show its plan."""
-    words = sys.argv[1:]
-    if {"-h", "--help"} & set(words):
-        print(__doc__)
-        return
+    parser = config.command("plan", __doc__, "", "suite=paper")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="suite=<name>, limit=8, ...")
+    words = parser.parse_args().overrides
     try:
         given = config.composed_params(words) if words else config.params()
         show(str(given["suite"]), plan(given))

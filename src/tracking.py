@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from src import config
 from src.config import ROOT, Cell, Run
 
 TABLES = json.dumps([{"path": "examples.json", "type": "table"}])
@@ -193,6 +194,9 @@ def model_run(run: Run) -> Iterator[Tracker]:
 
 def main() -> None:
     """`python -m src.tracking` prints where the runs are and opens the MLflow UI on them (`make ui`)."""
+    config.command(
+        "tracking", "Open the MLflow UI on this project's runs.", "", "  # PORT=5001 for another port"
+    ).parse_args()
     _, experiment = _open(None, "emergence-audit")
     port = os.environ.get("PORT", "5000")
     print(f"MLflow UI: http://127.0.0.1:{port}/#/experiments/{experiment}/runs?viewStateShareKey={VIEW}", flush=True)
