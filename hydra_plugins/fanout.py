@@ -24,7 +24,7 @@ class Sweeper(BasicSweeper):
             with preemption.stoppable(None):
                 batches = super().sweep(arguments)
         except preemption.Stopped as stop:
-            print(f"stopped by {stop}, the jobs with it: the same command goes on", file=sys.stderr)
+            print(f"stopped by {stop}: the same command goes on with what is left", file=sys.stderr)
             sys.exit(preemption.AGAIN)
         sys.exit(concluded([job for batch in batches for job in batch]))
 

@@ -41,8 +41,8 @@ def execute(place, *more, out=None):
     return run.execute(composed(line.words(place, *more, out=out)))
 
 
-def started(*words):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def started(*words, **more):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **more}
     return subprocess.Popen(
         [sys.executable, "-m", "src.run", *words], cwd=config.ROOT, text=True, env=environment,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -260,3 +260,28 @@ def test_a_failing_cell_of_one_job_is_the_exit_code_of_the_sweep(place, tmp_path
     assert "shard=" in complained
     assert "Traceback" not in complained
     assert "dvc repro prepare" in said
+
+
+@pytest.mark.slow
+def test_slurm_is_given_an_array_of_shards_that_requeues_itself(place, tmp_path):
+    """With stubs in place of Slurm's commands: what is submitted is the real script. No cluster was at hand."""
+    stubs = tmp_path / "bin"
+    stubs.mkdir()
+    for name, does in {"srun": "exit 0", "sbatch": f"cp $1 {tmp_path}/x; mv {tmp_path}/x {tmp_path}/job.sh"}.items():
+        (stubs / name).write_text(f"#!/bin/sh\n{does}\necho Submitted batch job 1\n")
+        (stubs / name).chmod(0o755)
+    words = line.words(
+        place, "shards=2", "shard=0,1", "hydra/launcher=slurm", "hydra.launcher.partition=gpu",
+        f"hydra.sweep.dir='{tmp_path / 'sweep'}'", f"tracking.uri='sqlite:///{tmp_path / 'new.db'}'",
+    )  # fmt: skip
+    running = started("-m", *words, PATH=f"{stubs}:{os.environ['PATH']}")
+    for _ in range(1200):
+        if (tmp_path / "job.sh").exists() or running.poll() is not None:
+            break
+        time.sleep(0.1)
+    running.kill()  # it waits for jobs that never come
+    running.communicate()
+    script = (tmp_path / "job.sh").read_text()
+    for option in ("--array=0-1", "--gpus-per-node=1", "--time=720", "--signal=USR2@180", "--partition=gpu"):
+        assert f"#SBATCH {option}" in script
+    assert "submitit.core._submit" in script
