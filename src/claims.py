@@ -315,6 +315,7 @@ def counts(verdicts: Sequence[str]) -> dict[str, int]:
 
 def main() -> None:
     """`python -m src.claims`: data/stats + conf/claim -> data/audit."""
+    config.command("claims", __doc__, "", "&& dvc repro report").parse_args()
     with config.stage("audit"):
         rows, curves = audit(config.ROOT, float(config.params()["alpha"]))
         for name, frame in {"audit": rows, "specifications": curves}.items():

@@ -7,7 +7,6 @@ Scoring happens here and not only while running: mending a rule costs CPU second
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import json
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from src import cells, scoring
 from src.cells import Answers
-from src.config import UserError, params, stage, suite_line, whole
+from src.config import UserError, command, params, stage, suite_line, whole
 from src.prompts import CONTENT_FREE, Prompt, example_id
 
 if TYPE_CHECKING:
@@ -125,7 +124,7 @@ def collect(outputs: Path) -> pd.DataFrame:
 
 def main() -> None:
     """`python -m src.collect [OUTPUTS] [SCORES]`."""
-    parser = argparse.ArgumentParser(prog="python -m src.collect", description=__doc__)
+    parser = command("collect", __doc__, "", "data/laptop data/laptop/scores.parquet")
     parser.add_argument("outputs", nargs="?", type=Path, default=OUTPUTS, help="folder of cells (data/outputs)")
     parser.add_argument("scores", nargs="?", type=Path, default=SCORES, help="table to write (data/scores.parquet)")
     given = parser.parse_args()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import errno
 import functools
@@ -18,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -29,6 +31,15 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
 EXEMPLARS = ROOT / "data/published/exemplars.json"
+
+
+def command(name: str, doc: str | None, *examples: str) -> argparse.ArgumentParser:
+    """The command line of `python -m src.<name>`: what it does, and examples of its arguments."""
+    lines = "\n".join(f"python -m src.{name} {words}".rstrip() for words in examples)
+    return argparse.ArgumentParser(
+        prog=f"python -m src.{name}", description=doc, epilog=f"Examples:\n{indent(lines, '  ')}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
 
 
 class UserError(Exception):
@@ -241,6 +252,9 @@ class Run:
     store: Path
     out: Path | None
     tracking: dict[str, str | None]
+    shard: int = 0  # of `shards`: the cells of one process (src/shards.py)
+    shards: int = 1
+    time_limit_h: float | None = None  # hours; the run ends by itself before that
 
 
 T = TypeVar("T")
@@ -407,6 +421,7 @@ def checked_overrides(arguments: Sequence[str]) -> list[str]:
     assert isinstance(base, dict)
     keys = [*base, *GROUPS]
     seen: list[str] = []
+    swept: list[str] = []
     for word, override in zip(words, overrides, strict=True):
         key = override.key_or_group
         top, _, inside = key.partition(".")
@@ -417,6 +432,12 @@ def checked_overrides(arguments: Sequence[str]) -> list[str]:
             continue
         if top not in keys:
             raise suggest("key", top, sorted({*keys} - {"defaults", "hydra"}), "conf/config.yaml")
+        if override.is_sweep_override():
+            swept.append(key)
+            values = list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
+            if key in GROUPS and (unknown := [v for v in values if v not in known(key)]):
+                raise suggest(key, unknown[0], known(key), f"conf/{key}/*.yaml")
+            continue
         value = override.value()
         if key == "model" and override.type == OverrideType.CHANGE:
             raise UserError(f"model={value} lacks its plus. Write +model={value}")
@@ -430,7 +451,19 @@ def checked_overrides(arguments: Sequence[str]) -> list[str]:
             raise suggest(key, value, known(key), f"conf/{key}/*.yaml")
         if inside and top in SCHEMAS and inside.split(".")[0] not in (names := [f.name for f in fields(SCHEMAS[top])]):
             raise suggest(f"key of {top}", inside, names, f"src/config.py, {SCHEMAS[top].__name__}")
+    check_sweep(swept, bool({"-m", "--multirun"} & {*arguments}))
     return [*seen, *(a for a, flag in zip(arguments, flags, strict=True) if flag)]  # argparse wants them unmixed
+
+
+def check_sweep(swept: Sequence[str], multirun: bool) -> None:
+    """Raises UserError for a sweep that was not asked for, or one in which every job loads another model."""
+    if swept and not multirun:
+        raise UserError(f"{swept[0]} has several values: add -m for a job each, or for lists: 'tasks=[a,b]'")
+    if "model" in swept and {"task", "condition"} & {*swept}:
+        raise UserError(
+            "A sweep over models and cells would load a model for every cell. Sweep over models (and shards), and name "
+            "the cells as lists: -m +model=a,b 'tasks=[x,y]' 'conditions=[z]'"
+        )
 
 
 def compose_run(cfg: DictConfig) -> Run:
@@ -448,16 +481,18 @@ def compose_run(cfg: DictConfig) -> Run:
         if cfg.get("condition")
         else [load("condition", name, Condition) for name in listed("conditions", cfg.conditions)]
     )
-    if not tasks:
+    cells = tuple(Cell(task, condition) for task in tasks for condition in conditions)
+    if not cells:
         raise UserError(
             f"{model.name}: the suite holds none of its tasks ({', '.join(model.tasks or ())}). Add task=..."
         )
     if cfg.encoder not in known("bertscore"):
         raise suggest("encoder", str(cfg.encoder), known("bertscore"), "conf/bertscore/*.yaml")
+    shard, shards = part(cfg.shard, cfg.shards, len(cells))
     run = Run(
         suite=cfg.suite,
         model=model,
-        cells=tuple(Cell(task, condition) for task in tasks for condition in conditions),
+        cells=cells,
         generation=typed(Generation, cfg.generation, "generation"),
         compat=typed(Compat, cfg.compat, "compat"),
         seeds=distinct(cfg.seeds),
@@ -469,6 +504,9 @@ def compose_run(cfg: DictConfig) -> Run:
         store=Path(cfg.store),
         out=Path(cfg.out) if cfg.out else None,
         tracking=dict(cfg.tracking),
+        shard=shard,
+        shards=shards,
+        time_limit_h=hours(cfg.time_limit_h),
     )
     for key in ("model.dtype", "incomplete", "generation.temperature", "generation.top_k", "generation.extra_tokens"):
         suits(key, operator.attrgetter(key)(run))
@@ -528,6 +566,25 @@ def positive(key: str, value: Any) -> int | None:
     return value
 
 
+def part(shard: Any, shards: Any, cells: int) -> tuple[int, int]:
+    """Which of how many shards. Raises UserError where there is no such shard, or fewer cells than shards."""
+    count = positive("shards", shards) or 1
+    if not isinstance(shard, int) or isinstance(shard, bool) or not 0 <= shard < count:
+        raise UserError(f"shard={shard}: with shards={count}, shard is a whole number from 0 to {count - 1}")
+    if count > max(cells, 1):
+        raise UserError(f"shards={count}: this grid has {cells} cells, so at most {cells} shards")
+    return shard, count
+
+
+def hours(value: Any) -> float | None:
+    """A positive number of hours, or None. Raises UserError."""
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+        raise UserError(f"time_limit_h={value}: hours, a number above 0 (0.5 is half an hour), or null for no limit")
+    return float(value)
+
+
 def distinct(found: Any) -> tuple[int, ...]:
     """Seeds, one or a list. Raises UserError where they are not distinct whole numbers of 0 or more."""
     seeds = tuple(found) if OmegaConf.is_list(found) or isinstance(found, list) else (found,)
@@ -581,8 +638,12 @@ def composed_params(words: Sequence[str]) -> dict[str, Any]:
 
 def main() -> None:
     """`python -m src.config suite=<name> [key=value ...]` writes params.yaml, as `dvc exp run -S` does."""
+    parser = command("config", "Write params.yaml: a suite of conf/suite, and what is to differ from it.",
+                     "suite=pilot", "suite=paper limit=32")  # fmt: skip
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="suite=<name>, limit=8, ...")
+    words = parser.parse_args().overrides
     with stage("params.yaml"):
-        found = checked_params(composed_params(sys.argv[1:]))
+        found = checked_params(composed_params(words))
         with whole(ROOT / "params.yaml") as part:
             part.write_text(OmegaConf.to_yaml(found))
     print(f"params.yaml: suite {found['suite']}, {len(found['models'])} models, {len(found['tasks'])} tasks. dvc repro")

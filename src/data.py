@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from src.config import Task, UserError, load_task, params, stage, suite_line, whole
+from src.config import Task, UserError, command, load_task, params, stage, suite_line, whole
 
 RAW = Path("data/raw")
 TASKS = Path("data/tasks")
@@ -252,6 +252,7 @@ def prepare(task: Task, raw: Path = RAW) -> str:
 
 def main() -> None:
     """`python -m src.data`, a DVC stage: the tasks of params.yaml -> data/tasks, with their counts and chance."""
+    command("data", __doc__, "", "&& head data/tasks/summary.csv").parse_args()
     with stage("prepare"):
         given = params()
         print(suite_line(given), flush=True)

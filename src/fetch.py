@@ -34,7 +34,7 @@ from typing import IO, Any
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.config import EXEMPLARS, Encoder, Model, UserError, composed_params, load, params, told
+from src.config import EXEMPLARS, Encoder, Model, UserError, command, composed_params, load, params, told
 
 SOURCES = Path("conf/source")
 REVISIONS = Path("conf/revisions.yaml")  # hub id -> 40-digit commit
@@ -706,7 +706,7 @@ def _got(need: Need) -> str | None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m src.fetch", description="Gets and checks what conf/ names.")
+    parser = command("fetch", __doc__, "bigbench", "suite=paper +model=llama_7b", "rhyming --incomplete report")
     parser.add_argument(
         "names", nargs="+", metavar="NAME", help="names in conf/source, or suite=NAME and +model=NAME: all these need"
     )

@@ -12,7 +12,6 @@ compat_runs.csv (switches of generation, cell by cell) and deviations.csv (every
 
 from __future__ import annotations
 
-import argparse
 import functools
 import hashlib
 import json
@@ -375,7 +374,7 @@ def write_reference(outputs: Path, folder: Path) -> list[Path]:
 
 def main() -> None:
     """`python -m src.fidelity [OUTPUTS FOLDER]`. A user's mistake is one line on stderr and exit code 1."""
-    parser = argparse.ArgumentParser(prog="python -m src.fidelity", description=__doc__)
+    parser = config.command("fidelity", __doc__, "", "data/compat data/reference")
     parser.add_argument("outputs", nargs="?", type=Path, help="cells of runs with and without switches")
     parser.add_argument("folder", nargs="?", type=Path, default=Path("data/reference"), help="where the csv files go")
     given = parser.parse_args()

@@ -1,11 +1,5 @@
 """The grid before it runs: `python -m src.plan [suite=paper] [+model=NAME] [limit=8] [--csv FILE] [--measure [S]]`.
 
-Examples:
-  python -m src.plan
-  python -m src.plan suite=paper --csv plan.csv     a line a cell
-  python -m src.plan --measure                      calibrates the time for two minutes, then plans
-  python -m src.plan published                      the paper's own grid, from the rows of its published cells
-
 Tokens are counted with the model's own tokenizer where its tokenizer.json is on this disk, else four characters are a
 token (marked ~); a task that is not prepared counts with its length in conf/task and the others' mean tokens. A prefix
 is computed once a cell; to an API it is sent with every prompt. Completions are counted at their full budget. Time is
@@ -575,10 +569,9 @@ def write_csv(path: Path, rows: Iterable[Any]) -> None:
 
 def parse(argv: Sequence[str]) -> Any:
     """Command line."""
-    import argparse
-
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="python -m src.plan", description=__doc__, formatter_class=form)
+    parser = config.command(
+        "plan", __doc__, "", "suite=paper --csv plan.csv", "suite=paper +model=llama_7b --measure", "published"
+    )
     parser.add_argument("words", nargs="*", help="suite=NAME, +model=NAME, limit=8, ...; or: published")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write a line a cell")
     parser.add_argument("--measure", type=float, nargs="?", const=SECONDS, metavar="S", help="calibrate for S seconds")

@@ -696,6 +696,7 @@ def _with_hashes(rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
 
 def main() -> None:
     """`python -m src.report`: the stage. A user's mistake is one line on stderr and exit code 1."""
+    config.command("report", __doc__, "", "&& xdg-open reports/index.html").parse_args()
     with config.stage("report"):
         print(config.suite_line(config.params()), flush=True)
         build(config.ROOT)

@@ -6,7 +6,6 @@ gets under the published scorer, own rows against 1 / number of options.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import shutil
@@ -697,7 +696,7 @@ def control_reference(scores: Path, out: Path, root: Path) -> None:
 
 def main() -> None:
     """`python -m src.stats`: the stage; with --own, only the cells of one run. Exit code 1 on a user's mistake."""
-    parser = argparse.ArgumentParser(prog="python -m src.stats", description="Statistics of published and own cells.")
+    parser = config.command("stats", __doc__, "", "--own data/laptop/scores.parquet data/reference/laptop.csv")
     parser.add_argument("--own", nargs=2, type=Path, metavar=("SCORES", "CSV"), help="write these scores' cells as csv")
     parser.add_argument("--controls", nargs=2, type=Path, metavar=("SCORES", "FOLDER"), help="write their controls")
     given = parser.parse_args()

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from src import config
 from src.config import ROOT, Cell, Run
 
 TABLES = json.dumps([{"path": "examples.json", "type": "table"}])
@@ -146,6 +147,14 @@ def _open(uri: str | None, experiment: str) -> tuple[Any, str]:
     made = client.create_experiment(experiment, artifact_location=artifacts)
     client.set_experiment_tag(made, f"mlflow.sharedViewState.{VIEW}", json.dumps(_view()))
     return client, made
+
+
+def create(where: Mapping[str, Any]) -> None:
+    """Make the store of runs and the experiment of a `tracking` configuration; where out of reach, say so."""
+    try:
+        _open(where["uri"], str(where["experiment"]))
+    except Exception as error:
+        _unreachable(error)
 
 
 def _view() -> dict[str, Any]:

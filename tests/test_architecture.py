@@ -15,6 +15,7 @@ ORDER = [
     ["rhyming"],
     ["fetch", "data"],
     ["prompts"],
+    ["shards", "preemption"],
     ["store"],
     ["engine", "engine.decoding", "engine.local"],
     ["scoring"],
