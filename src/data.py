@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from src.config import Task, UserError, load_task, params, suite_line
+from src.config import Task, UserError, known, load_task, params, suite_line
 
 RAW = Path("data/raw")
 TASKS = Path("data/tasks")
@@ -236,6 +236,7 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     print(suite_line(given), flush=True)
+    given["tasks"] = to_prepare(given)
     summary, gaps = ["task,n,n_published,groups,chance,sha256"], []
     TASKS.mkdir(parents=True, exist_ok=True)
     for name in given["tasks"]:
@@ -253,6 +254,12 @@ def main() -> None:
         *gaps,
         sep="\n  ",
     )
+
+
+def to_prepare(given: Mapping[str, Any]) -> list[str]:
+    """The tasks asked for and every other whose source is fetched: published scores need their chance, asked or not."""
+    fetched = [name for name in known("task") if load_task(name).source in given["sources"]]
+    return sorted({*given["tasks"], *fetched})
 
 
 def write_shown(tasks: Sequence[str]) -> None:
