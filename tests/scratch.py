@@ -10,9 +10,6 @@ from pathlib import Path
 
 from src import config
 
-OUTS = ("data/raw", "data/tasks", "data/outputs", "data/stats", "data/audit", "data/fidelity", "data/scores.parquet")
-"""What the pipeline has made here; hard links, so that 700 MB of weights cost nothing."""
-
 
 def run(folder: Path, *words: str, code: int = 0, **variables: str) -> str:
     """The standard output of a command in `folder`; one word `python` is this interpreter. Checks the exit code."""
@@ -44,6 +41,16 @@ def commit(folder: Path) -> Path:
     """Everything in `folder`, committed."""
     run(folder, "git", "add", "-A")
     run(folder, "git", "commit", "-q", "-m", "as it lies here")
+    return folder
+
+
+def with_outs(folder: Path) -> Path:
+    """A clone's pipeline as far as it has run here: DVC's cache and the example store by hard links, checked out."""
+    cache = Path(run(config.ROOT, "python", "-m", "dvc", "cache", "dir").strip())
+    linked(cache, folder / ".dvc/cache")
+    linked(config.ROOT / "data/store", folder / "data/store")
+    run(folder, "python", "-m", "dvc", "config", "--local", "cache.type", "hardlink,symlink,copy")
+    run(folder, "python", "-m", "dvc", "checkout", "--quiet", "--allow-missing")
     return folder
 
 
