@@ -11,6 +11,7 @@ from src import config
 
 SRC = config.ROOT / "src"
 ORDER = [
+    ["names"],
     ["config"],
     ["rhyming"],
     ["fetch", "data"],
@@ -21,7 +22,6 @@ ORDER = [
     ["cells"],
     ["tracking"],
     ["run", "collect", "replay"],
-    ["names"],
     ["stats_cell"],
     ["stats_scale"],
     ["stats_pairs"],

@@ -185,17 +185,20 @@ def test_an_experiment_answers_what_was_asked_what_changed_and_beside_what(tmp_p
     """--temp runs where a queue runs: away from the folder, led back to its store by STORE_DIR."""
     folder = scratch.with_outs(scratch.clone(tmp_path / "project"))
     before = (folder / "reports/metrics.json").read_text()
-    settings = [word for each in ("suite=pilot", "limit=2", "tasks=[social_iqa]") for word in ("-S", each)]
-    store = {"STORE_DIR": str(tmp_path / "store"), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'runs.db'}"}
-    dvc("exp", "run", "--temp", "-n", "small", *settings, folder=folder, **store)
+    settings = ("suite=pilot", "limit=2", "tasks=[social_iqa]", "conditions=[closed_few]")
+    store = {"STORE_DIR": str(folder / "data/store"), "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}"}
+    given = [word for each in settings for word in ("-S", each)]
+    dvc("exp", "run", "--temp", "-n", "small", *given, folder=folder, **store)
 
     assert (folder / "reports/metrics.json").read_text() == before
-    assert len(Store(tmp_path / "store")) > 0
+    assert len(Store(folder / "data/store")) > 0
+    assert (folder / "mlflow.db").exists()
 
     asked = json.loads(dvc("params", "diff", "HEAD", "small", "--json", folder=folder))["params.yaml"]
-    assert {key: value["new"] for key, value in asked.items()} == {"limit": 2, "tasks": ["social_iqa"]}
+    assert set(asked) == {"limit", "tasks", "conditions"}
+    assert asked["limit"] == {"old": 16, "new": 2, "diff": -14}
     moved = json.loads(dvc("metrics", "diff", "HEAD", "small", "--json", folder=folder))["reports/metrics.json"]
-    assert moved["own.smollm2_135m_instruct.cells"] == {"old": 80, "new": 4, "diff": -76}
+    assert moved["own.smollm2_135m_instruct.cells"] == {"old": 80, "new": 1, "diff": -79}
     assert not [key for key in moved if key.startswith(("published.", "audit."))]
 
     shown = list(csv.DictReader(io.StringIO(dvc("exp", "show", "--csv", "--hide-workspace", folder=folder))))
