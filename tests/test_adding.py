@@ -79,6 +79,7 @@ def test_an_added_model_answers_an_added_task_under_an_added_condition_by_an_add
     assert scores.answer_anywhere.isin([0.0, 1.0]).all()
 
 
+@pytest.mark.slow
 def test_an_added_table_and_figure_are_in_the_report(copy: Path, tmp_path: Path) -> None:
     root = project(tmp_path / "project")
     shutil.copytree(copy / "conf/table", root / "conf/table", dirs_exist_ok=True)
