@@ -15,10 +15,8 @@ from typing import Any
 from src import fetch, scoring
 from src.config import ROOT, Cell, Compat, Encoder, Run, UserError, digest, fingerprint, load, whole
 from src.engine import Completion, Likelihood
+from src.names import ACCURACIES, MEANS
 from src.prompts import Prompt, example_id
-
-FRACTIONS = ("exact_match", "bertscore_accuracy", "likelihood", "likelihood_plain", "likelihood_token")
-MEANS = ("bertscore_f1", "edit_distance", "unparsed")
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ def summary(scores: Sequence[scoring.Score]) -> dict[str, float]:
 
     Fractions 0-1; edit distance: characters.
     """
-    found = {name: _by_example(scores, name) for name in (*FRACTIONS, *MEANS)}
+    found = {name: _by_example(scores, name) for name in (*ACCURACIES, *MEANS, "unparsed")}
     return {name: fmean(map(fmean, values)) for name, values in found.items() if values}
 
 

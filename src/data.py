@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from src.config import Task, UserError, command, load_task, params, stage, suite_line, whole
+from src.config import Task, UserError, command, known, load_task, params, stage, suite_line, whole
 
 RAW = Path("data/raw")
 TASKS = Path("data/tasks")
@@ -256,8 +256,9 @@ def main() -> None:
     with stage("prepare"):
         given = params()
         print(suite_line(given), flush=True)
-        gaps = prepare_all(given["tasks"], given["incomplete"] == "fail")
-    done = f"{len(given['tasks']) - len(gaps)} of {len(given['tasks'])} tasks prepared"
+        tasks = to_prepare(given)
+        gaps = prepare_all(tasks, given["incomplete"] == "fail")
+    done = f"{len(tasks) - len(gaps)} of {len(tasks)} tasks prepared"
     print(done, *gaps, sep="\n  ")
 
 
@@ -280,6 +281,12 @@ def prepare_all(tasks: Sequence[str], complete: bool) -> list[str]:
         part.write_text("\n".join(summary) + "\n")
     write_shown([task for task in tasks if (TASKS / f"{task}.jsonl").exists()])
     return gaps
+
+
+def to_prepare(given: Mapping[str, Any]) -> list[str]:
+    """The tasks asked for and every other whose source is fetched: published scores need their chance, asked or not."""
+    fetched = [name for name in known("task") if load_task(name).source in given["sources"]]
+    return sorted({*given["tasks"], *fetched})
 
 
 def write_shown(tasks: Sequence[str]) -> None:

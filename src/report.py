@@ -648,7 +648,9 @@ def metrics(numbers: Mapping[str, Any]) -> dict[str, Any]:
     published = {"table2": {"tasks": emergence["tasks"], **counts}, "figure2": overlap}
     audit = {"audit": numbers["audit"]["verdicts"]} if numbers["audit"] else {}
     answers = {question: rows["verdict"]["verdict"] for question, rows in numbers["questions"].items()}
-    return {"own": numbers["own"], "published": {**published, **answers}, **audit}
+    whole = ("cells", "unparsed_share")  # flat, for each key is a column of `dvc exp show`
+    own = {model: {k: m[k] for k in whole} | m["conditions"] for model, m in numbers["own"].items()}
+    return {"own": own, "published": {**published, **answers}, **audit}
 
 
 def page_of(

@@ -11,6 +11,7 @@ from src import config
 
 SRC = config.ROOT / "src"
 ORDER = [
+    ["names"],
     ["config"],
     ["rhyming"],
     ["fetch", "data"],
@@ -23,7 +24,6 @@ ORDER = [
     ["tracking"],
     ["machine"],
     ["run", "collect", "replay", "plan"],
-    ["names"],
     ["stats_cell"],
     ["stats_scale"],
     ["stats_pairs"],
