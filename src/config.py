@@ -183,7 +183,7 @@ class Run:
     data: Path
     store: Path
     out: Path | None
-    tracking: dict[str, str | None]
+    tracking: dict[str, Any]
 
 
 T = TypeVar("T")
@@ -363,6 +363,19 @@ def compose_run(cfg: DictConfig) -> Run:
         out=Path(cfg.out) if cfg.out else None,
         tracking=dict(cfg.tracking),
     )
+
+
+def composed(words: Sequence[str]) -> DictConfig:
+    """conf/config.yaml with these overrides, e.g. ["tracking.uri=http://..."]. Raises UserError."""
+    from hydra import compose
+    from hydra.errors import HydraException
+
+    register()
+    try:
+        with _hydra():
+            return compose("config", overrides=checked_overrides(words))
+    except HydraException as error:
+        raise UserError(f"{str(error).splitlines()[0]} Keys are those of conf/config.yaml") from error
 
 
 def asked_of(model: Model, tasks: Sequence[str]) -> list[str]:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from src import cells, config, data, fetch, prompts, scoring, tracking
+from src import cells, config, data, fetch, logged, prompts, scoring, tracking
 from src.cells import Answers
 from src.config import Cell, Run, UserError
 from src.engine import Completion, Engine, Likelihood, Request
@@ -147,45 +147,11 @@ def track(
     scores: Sequence[scoring.Score],
     speed: dict[str, float],
 ) -> None:
-    """Log one cell to MLflow: its resolved configuration, metrics and the table of its examples."""
-    run = bench.run
-    chance = scoring.chance([a.prompt for a in answers])
-    metrics = (
-        cells.summary(scores)
-        | {"n": len({prompts.example_id(a.prompt.id)[0] for a in answers})}
-        | speed
-        | ({"chance": chance} if chance else {})
-    )
-    resolved = {"model": run.model.name, "task": cell.task.name, "suite": run.suite, "seeds": list(run.seeds)}
-    resolved |= {k: head[k] for k in ("prompt", "shots", "weights", "encoder")} | {"limit": run.limit}
-    resolved |= {f"generation.{k}": v for k, v in asdict(run.generation).items()}
-    resolved |= {f"compat.{k}": v for k, v in asdict(run.compat).items()}
-    resolved |= {f"task.{k}": v for k, v in asdict(cell.task).items() if k != "name"}
-    resolved |= {f"condition.{k}": v for k, v in asdict(cell.condition).items() if k != "prompt"}
-    tags = {k: str(head[k]) for k in ("fingerprint", "data_sha256", "prompts_sha256", "completions_sha256")}
-    tags |= {k: str(v) for k, v in bench.engine.describe().items()} | {
-        "device": str(getattr(bench.engine, "device", "?"))
-    }
-    bench.tracker.cell(cell, resolved, metrics, tags, table(answers, scores))
-
-
-def table(answers: Sequence[Answers], scores: Sequence[scoring.Score]) -> list[dict[str, Any]]:
-    """The per-example table: what was asked, said, parsed and scored."""
-    by_id = {a.prompt.id: a for a in answers}
-    rows = []
-    for score in scores:
-        answered = by_id[score.example_id]
-        prompt, said = answered.prompt, answered.completions[score.seed]
-        parsed = prompt.options[score.picked] if score.picked is not None and prompt.options else None
-        rows.append(
-            {
-                "example": prompt.id, "seed": score.seed, "prompt": prompt.prefix + prompt.text,
-                "completion": said.text, "parsed": parsed, "unparsed_because": score.reason, "target": prompt.answer,
-                "exact_match": score.exact_match, "bertscore_accuracy": score.bertscore_accuracy,
-                "likelihood": score.likelihood, "edit_distance": score.edit_distance,
-            }
-        )  # fmt: skip
-    return rows
+    """Keep the finished cell, and log its resolved configuration, metrics and examples to MLflow."""
+    tags = {**bench.engine.describe(), "device": getattr(bench.engine, "device", "?")}
+    params = logged.configuration(bench.run, cell, head["shots"])
+    recorded = logged.Recorded(params, speed, {key: str(value) for key, value in tags.items()})
+    bench.tracker.cell(head, answers, scores, recorded)
 
 
 def attempt(bench: Bench, cell: Cell, advance: Callable[[int], None]) -> Entry:

@@ -1,30 +1,66 @@
 """Every cell as an MLflow run under its model's parent run. If the store of runs is out of reach, the work goes on.
 
-A run is found again by its fingerprint: computing a cell twice updates its run and never doubles it.
+A run is found again by its fingerprint: computing a cell twice updates its run and never doubles it. Each finished cell
+is also kept in data/cells/<experiment>/<fingerprint>.jsonl (beside the example store), so that what MLflow lacks is
+logged later:
+
+  python -m src.tracking                                    sync, then the MLflow UI (`make ui`)
+  python -m src.tracking sync                               data/cells and data/outputs -> MLflow
+  python -m src.tracking sync data/laptop tracking.uri=http://127.0.0.1:5000
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import fcntl
+import functools
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
+import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from src.config import ROOT, Cell, Run
+from src import cells, config, logged, scoring
+from src.cells import Answers
+from src.config import ROOT, Model, Run, UserError
+from src.logged import Facts, Recorded
 
-TABLES = json.dumps([{"path": "examples.json", "type": "table"}])
-VIEW = "cells"  # the shared view that `make ui` opens
-COLUMNS = (
-    "params.model", "params.task", "params.prompt", "params.shots", "metrics.exact_match", "metrics.bertscore_accuracy",
-    "metrics.likelihood", "metrics.chance", "metrics.unparsed", "metrics.n", "metrics.tokens_per_s", "tags.fingerprint",
-)  # fmt: skip
+OUTPUTS = Path("data/outputs")
+FORMAT = "2"  # of what is logged: `sync` logs a run of another format anew
+UNREAL = ("random", "fake")  # weights whose numbers never enter an experiment of real ones
 PACKAGES = ("torch", "transformers", "tokenizers", "bert-score", "numpy", "pandas", "mlflow", "hydra-core", "dvc")
+SAMPLING = {"sampling_interval": 10, "samples_before_logging": 3}  # seconds; system metrics are means of the samples
+
+CELLS, TWINS = "cells", "twins"
+VIEWS: dict[str, tuple[str, bool, str, tuple[str, ...]]] = {  # name -> (sorted by, ascending, filter, columns)
+    CELLS: (
+        "metrics.accuracy", False, "tags.kind = 'cell'",
+        ("params.model", "params.task", "params.prompt", "params.shots", "params.tuned", "metrics.exact_match",
+         "metrics.bertscore_accuracy", "metrics.likelihood", "metrics.chance", "metrics.above_chance", "metrics.n",
+         "metrics.tokens_per_s"),
+    ),
+    TWINS: (
+        "params.pair", True, "tags.kind = 'cell' and params.control = 'None'",
+        ("params.task", "params.condition", "params.base", "params.tuned", "params.model", "metrics.accuracy",
+         "metrics.chance", "metrics.above_chance", "metrics.n"),
+    ),
+}  # fmt: skip
+"""Shared views of the runs table: MLflow's own shows no parameter and no metric and folds the cells.
+
+`cells` has the best cell first; in `twins` a base model stands above the tuned one, task by task.
+"""
+
+
+# ---- what is logged of the checkout ----------------------------------------------------------------------
 
 
 def git_state() -> dict[str, str]:
@@ -51,75 +87,7 @@ def versions() -> dict[str, str]:
     }
 
 
-@dataclass
-class Tracker:
-    """Where the runs of one model go. `client` is None where no MLflow store could be opened."""
-
-    client: Any
-    experiment: str = ""
-    parent: str = ""
-    tags: Mapping[str, str] = field(default_factory=dict)
-
-    def cell(
-        self,
-        cell: Cell,
-        params: Mapping[str, Any],
-        metrics: Mapping[str, float],
-        tags: Mapping[str, str],
-        examples: Sequence[Mapping[str, Any]],
-    ) -> None:
-        """Log one finished cell: parameters, metrics and the per-example table. A failure is said, not raised."""
-        if self.client is None:
-            return
-        try:
-            self._cell(cell, params, metrics, tags, examples)
-        except Exception as error:  # whatever the tracking store does, the cell is in the example store
-            _unreachable(error)
-            self.client = None
-
-    def _cell(
-        self,
-        cell: Cell,
-        params: Mapping[str, Any],
-        metrics: Mapping[str, float],
-        tags: Mapping[str, str],
-        examples: Sequence[Mapping[str, Any]],
-    ) -> None:
-        from mlflow.entities import Metric, Param, RunTag
-        from mlflow.utils.time import get_current_time_millis
-
-        name = f"{cell.task.name} {cell.condition.name} {params['model']}"
-        wanted = {
-            **self.tags,
-            **tags,
-            "mlflow.parentRunId": self.parent,
-            "kind": "cell",
-            "mlflow.loggedArtifacts": TABLES,
-        }
-        run_id, new = _run(self.client, self.experiment, f"tags.fingerprint = '{tags['fingerprint']}'", name)
-        now = get_current_time_millis()
-        self.client.log_batch(
-            run_id,
-            metrics=[Metric(key, float(value), now, 0) for key, value in metrics.items()],
-            params=[Param(key, str(value)[:6000]) for key, value in params.items()] if new else [],
-            tags=[RunTag(key, value) for key, value in wanted.items()],
-        )
-        # not log_table, which appends where a run is updated; the tag makes the UI show the file as a table
-        table = {"columns": list(examples[0]), "data": [list(e.values()) for e in examples]}
-        self.client.log_dict(run_id, table, "examples.json")
-        self.client.set_terminated(run_id)
-
-
-def _unreachable(error: Exception) -> None:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    warnings.warn(f"MLflow is out of reach, the run goes on without it: {reason}", stacklevel=3)
-
-
-def _run(client: Any, experiment: str, query: str, name: str) -> tuple[str, bool]:
-    found = client.search_runs([experiment], query, max_results=1)
-    if found:
-        return found[0].info.run_id, False
-    return client.create_run(experiment, run_name=name).info.run_id, True
+# ---- the store of runs ----------------------------------------------------------------------
 
 
 def default_uri() -> str:
@@ -127,70 +95,385 @@ def default_uri() -> str:
     return f"sqlite:///{ROOT / 'mlflow.db'}"
 
 
+def _database(uri: str) -> Path | None:
+    """The file of a SQLite store; None of a server."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
 def _open(uri: str | None, experiment: str) -> tuple[Any, str]:
+    """(client, experiment id); database, experiment and views are made where they are missing."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the default blocks four minutes on a dead server
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # seconds, where one hangs
     import logging
 
     import mlflow
 
     for name in ("alembic", "mlflow"):  # after the import, which sets them
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
-    client = mlflow.MlflowClient(uri or default_uri())
-    found = client.get_experiment_by_name(experiment)
-    if found:
-        return client, found.experiment_id
-    artifacts = None if uri else (ROOT / "mlartifacts").as_uri()
-    made = client.create_experiment(experiment, artifact_location=artifacts)
-    client.set_experiment_tag(made, f"mlflow.sharedViewState.{VIEW}", json.dumps(_view()))
+    uri = uri or default_uri()
+    database = _database(uri)
+    with _alone(database):
+        client = mlflow.MlflowClient(uri)
+        found = client.get_experiment_by_name(experiment)
+        beside = (database.resolve().parent / "mlartifacts").as_uri() if database else None
+        made = found.experiment_id if found else client.create_experiment(experiment, artifact_location=beside)
+        for name in VIEWS:
+            key, view = f"mlflow.sharedViewState.{name}", json.dumps(_view(name))
+            if not found or found.tags.get(key) != view:
+                client.set_experiment_tag(made, key, view)
     return client, made
 
 
-def _view() -> dict[str, Any]:
-    """The runs table with the columns that matter, cells flat: MLflow's default shows no parameter and no metric."""
-    columns = ["{}.`{}`".format(*column.split(".")) for column in COLUMNS]
+@contextmanager
+def _alone(database: Path | None) -> Iterator[None]:
+    """One process at a time: of two that create a database at once, one would die."""
+    if database is None:
+        yield
+        return
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with database.with_name(f"{database.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _view(name: str) -> dict[str, Any]:
+    """The state of MLflow's runs table, as its UI reads it (undocumented; a test looks at the page)."""
+
+    def quoted(column: str) -> str:
+        return "{}.`{}`".format(*column.split("."))
+
+    order, ascending, query, columns = VIEWS[name]
     return {
-        "selectedColumns": columns, "orderByKey": "metrics.`exact_match`", "orderByAsc": False,
-        "searchFilter": "tags.kind = 'cell'", "startTime": "ALL", "lifecycleFilter": "Active",
+        "selectedColumns": [quoted(column) for column in columns], "orderByKey": quoted(order),
+        "orderByAsc": ascending, "searchFilter": query, "startTime": "ALL", "lifecycleFilter": "Active",
         "modelVersionFilter": "All Runs", "datasetsFilter": [], "runsExpanded": {}, "runsHidden": [], "runsPinned": [],
     }  # fmt: skip
+
+
+def _run(client: Any, experiment: str, query: str, name: str, tags: Mapping[str, str]) -> Any:
+    """The run that answers the query, made where there is none. Of several, made at once, the oldest stays."""
+    found = client.search_runs([experiment], query)
+    if not found:
+        client.create_run(experiment, run_name=name, tags=dict(tags))
+        found = client.search_runs([experiment], query)
+    first, *doubles = sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
+    for double in doubles:
+        client.delete_run(double.info.run_id)
+    return first
+
+
+def _reason(error: BaseException) -> str:
+    """An error in one line, without the user and password that a URI may hold."""
+    return re.sub(r"//[^/@\s]*@", "//", (str(error).splitlines() or [type(error).__name__])[0])
+
+
+def _unreachable(error: Exception) -> None:
+    text = f"MLflow is out of reach, the run goes on without it: {_reason(error)}. Later: python -m src.tracking sync"
+    warnings.warn_explicit(text, UserWarning, "MLflow", 1)  # no line of source below it
+
+
+# ---- logging ----------------------------------------------------------------------
+
+
+@dataclass
+class Tracker:
+    """Where the cells of one model go. `client` is None where nothing is logged: turned off, or out of reach."""
+
+    client: Any
+    kept: Path  # folder where every finished cell is kept
+    experiment: str = ""
+    parent: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def cell(
+        self, head: Mapping[str, Any], answers: Sequence[Answers], scores: Sequence[scoring.Score], recorded: Recorded
+    ) -> None:
+        """Keep one finished cell, then log it. A failure to log is said once, not raised."""
+        recorded = Recorded(recorded.params, recorded.metrics, {**self.tags, **recorded.tags})
+        cells.write(self.kept / f"{head['fingerprint']}.jsonl", {**head, "recorded": asdict(recorded)}, answers)
+        if self.client is None:
+            return
+        try:
+            told = logged.facts(head, answers, scores, recorded)
+            log_cell(self.client, self.experiment, self.parent, told, "run")
+        except Exception as error:  # whatever the store of runs does, the cell is kept
+            _unreachable(error)
+            self.client = None
+
+
+def kept_in(store: Path, experiment: str) -> Path:
+    """The folder of the finished cells of an experiment, beside the example store."""
+    return store.parent / "cells" / experiment
+
+
+def real_or_apart(experiment: str, weights: str) -> str:
+    """The experiment of a model: numbers of random weights and fake engines go into one of their own."""
+    return f"{experiment} ({weights})" if weights in UNREAL else experiment
+
+
+def log_cell(client: Any, experiment: str, parent: str, told: Facts, by: str) -> None:
+    """One cell's run: parameters, metrics, tags, data set and the per-example table. by: "run" | "sync"."""
+    from mlflow.entities import Metric, Param, RunTag
+    from mlflow.utils.time import get_current_time_millis
+
+    tags = {
+        **told.tags, "mlflow.parentRunId": parent, "kind": "cell", "logged_by": by, "logged_format": FORMAT,
+        "mlflow.loggedArtifacts": _tables("examples.json"),
+    }  # fmt: skip
+    query = f"tags.kind = 'cell' and tags.fingerprint = '{told.tags['fingerprint']}'"
+    run = _run(client, experiment, query, told.name, tags)
+    run_id, now = run.info.run_id, get_current_time_millis()
+    client.log_batch(
+        run_id,
+        metrics=[Metric(key, float(value), now, 0) for key, value in told.metrics.items()],
+        params=[Param(key, value) for key, value in told.params.items() if key not in run.data.params],
+        tags=[RunTag(key, value) for key, value in tags.items()],
+    )
+    client.log_inputs(run_id, [_data_set(told)])
+    client.log_dict(run_id, _table(told.examples), "examples.json")
+    client.set_terminated(run_id)
+
+
+def _tables(*paths: str) -> str:
+    """The tag that makes the UI show these files as tables."""
+    return json.dumps([{"path": path, "type": "table"} for path in paths])
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rows as the UI shows them. Not by MLflow's log_table, which appends where a run is updated."""
+    return {"columns": list(rows[0]) if rows else [], "data": [list(row.values()) for row in rows]}
+
+
+def _data_set(told: Facts) -> Any:
+    """The prepared task file as an MLflow input: name and digest, none of its text."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source = json.dumps({"source": told.params["task.source"], "file": told.params["task.file"]})
+    digest = told.tags["data_sha256"][:36]  # as much as MLflow holds; the whole is a tag
+    profile = json.dumps({"num_rows": int(told.metrics["n"])})
+    data_set = Dataset(told.params["task"], digest, "conf/source", source, profile=profile)
+    return DatasetInput(data_set, [InputTag("mlflow.data.context", "evaluation")])
 
 
 @contextmanager
 def model_run(run: Run) -> Iterator[Tracker]:
     """The parent run of one model in one suite; cells are logged through the Tracker it yields."""
-    try:
-        client, experiment = _open(run.tracking["uri"], str(run.tracking["experiment"]))
-        name = f"{run.model.name} ({run.suite})"
-        parent, new = _run(client, experiment, f"tags.kind = 'model' and tags.mlflow.runName = '{name}'", name)
-        tags = {**git_state(), **versions()}
-        for key, value in {**tags, "kind": "model"}.items():
-            client.set_tag(parent, key, value)
-        if new:
-            for key, value in asdict(run.model).items():
-                client.log_param(parent, key, value)
-        tracker = Tracker(client, experiment, parent, tags)
-    except Exception as error:
-        _unreachable(error)
-        tracker = Tracker(None)
+    experiment = real_or_apart(str(run.tracking["experiment"]), run.model.weights)
+    tracker = Tracker(None, kept_in(run.store, experiment), tags={**git_state(), **versions()})
+    monitor = None
+    if run.tracking.get("enabled", True):
+        try:
+            client, tracker.experiment = _open(run.tracking["uri"], experiment)
+            tracker.parent = _parent(client, tracker.experiment, run.model, run.suite, tracker.tags)
+            monitor = _monitor(run.tracking, tracker.parent)
+            tracker.client = client
+        except Exception as error:
+            _unreachable(error)
     status = "FAILED"
     try:
         yield tracker
         status = "FINISHED"
     finally:
+        if monitor:
+            monitor.finish()
         if tracker.client is not None:
-            tracker.client.set_terminated(tracker.parent, status)
+            _close(tracker, status)
+
+
+def _close(tracker: Tracker, status: str) -> None:
+    try:
+        summarise(tracker.client, tracker.experiment, tracker.parent)
+        tracker.client.set_terminated(tracker.parent, status)
+    except Exception as error:
+        _unreachable(error)
+
+
+def _parent(client: Any, experiment: str, model: Model, suite: str, tags: Mapping[str, str]) -> str:
+    """The run id of a model's parent in one suite, open for its cells."""
+    from mlflow.entities import Param, RunTag
+
+    name = f"{model.name} ({suite})"
+    query = f"tags.kind = 'model' and tags.mlflow.runName = '{name}'"
+    run = _run(client, experiment, query, name, {"kind": "model"})
+    params = {key: str(value) for key, value in asdict(model).items() if key not in run.data.params}
+    client.log_batch(
+        run.info.run_id,
+        params=[Param(key, value) for key, value in params.items()],
+        tags=[RunTag(key, value) for key, value in tags.items()],
+    )
+    client.update_run(run.info.run_id, status="RUNNING")
+    return str(run.info.run_id)
+
+
+def _monitor(tracking: Mapping[str, Any], parent: str) -> Any:
+    """A thread that samples the machine for the parent run; None where `tracking.system_metrics` is off."""
+    if not tracking.get("system_metrics", True):
+        return None
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    uri = tracking["uri"] or default_uri()
+    monitor = SystemMetricsMonitor(parent, resume_logging=True, tracking_uri=uri, **SAMPLING)
+    monitor.start()
+    return monitor
+
+
+def summarise(client: Any, experiment: str, parent: str) -> None:
+    """On a model's parent run: its cells as a table, and accuracy by task as a figure. In: what MLflow holds of it."""
+    runs = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent}'", max_results=50_000)
+    found = [{**run.data.params, **run.data.metrics, "fingerprint": run.data.tags["fingerprint"]} for run in runs]
+    rows = logged.summary(each for each in found if "accuracy" in each)
+    client.log_metric(parent, "cells", len(runs))
+    if rows:
+        client.log_dict(parent, _table(rows), "summary.json")
+        client.set_tag(parent, "mlflow.loggedArtifacts", _tables("summary.json"))
+        name = client.get_run(parent).info.run_name
+        client.log_figure(parent, logged.figure(rows, name), "accuracy.png")
+
+
+# ---- sync ----------------------------------------------------------------------
+
+
+def sync(folders: Sequence[Path], uri: str | None, experiment: str) -> str:
+    """Log the finished cells under `folders` that MLflow lacks; what was done, in a line.
+
+    Of two files of one fingerprint the first counts. Raises UserError where MLflow cannot be opened or is lost.
+    """
+    found = finished(folders)
+    client, where = opened(uri, experiment)
+    try:
+        there = _whole(client, where)
+        todo = {path: head for path, head in found.items() if there.get(head["fingerprint"]) != _identity(head)}
+        skipped = _log_all(client, where, todo, experiment)
+    except UserError:
+        raise
+    except Exception as error:
+        raise _lost(uri, error) from error
+    done = f"{len(todo) - len(skipped)} cells logged, {len(found) - len(todo)} were there already"
+    return "\n  ".join([done, *(f"not logged: {each}" for each in skipped)])
+
+
+def _identity(tags: Mapping[str, Any]) -> tuple[str, str]:
+    return tags["completions_sha256"], tags.get("logged_format", FORMAT)
+
+
+def _whole(client: Any, experiment: str) -> dict[str, tuple[str, str]]:
+    """fingerprint -> identity of the cells that are logged to the end."""
+    query = "tags.kind = 'cell' and attributes.status = 'FINISHED'"
+    runs = client.search_runs([experiment], query, max_results=50_000)
+    return {r.data.tags["fingerprint"]: _identity({"logged_format": "1", **r.data.tags}) for r in runs}
+
+
+def _log_all(client: Any, where: str, todo: Mapping[Path, Mapping[str, Any]], experiment: str) -> list[str]:
+    """Log these cells under their models' parents; why each that was skipped was."""
+    encoder = functools.cache(cells.load_encoder)
+    parents: dict[tuple[str, str], str] = {}
+    skipped = []
+    for path, head in todo.items():
+        try:
+            if real_or_apart(experiment, head["weights"]) != experiment:
+                raise UserError(f"{path}: {head['weights']} weights have an experiment of their own")
+            head, answers = cells.read(path)
+            recorded = head.pop("recorded", None)
+            told = logged.facts(
+                head, answers, cells.score(head, answers, None if head["lettered"] else encoder(head["encoder"])),
+                Recorded(**recorded) if recorded else logged.from_conf(head, answers),
+            )  # fmt: skip
+            key = (head["model"], head["suite"])
+            if key not in parents:
+                model = config.load("model", head["model"], Model)
+                parents[key] = _parent(client, where, model, head["suite"], {"logged_by": "sync"})
+        except UserError as error:
+            skipped.append(str(error))
+            continue
+        log_cell(client, where, parents[key], told, "sync")
+    for parent in parents.values():
+        summarise(client, where, parent)
+        client.set_terminated(parent)
+    return skipped
+
+
+def finished(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
+    """The header of each finished cell under these folders, one file a fingerprint. Raises UserError for no folder."""
+    heads: dict[str, tuple[Path, dict[str, Any]]] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder. Name folders of finished cells, e.g. {OUTPUTS}")
+        for path in sorted(folder.rglob("*.jsonl")):
+            with path.open(encoding="utf-8") as file, contextlib.suppress(ValueError):  # of another kind
+                head = json.loads(file.readline())
+                heads.setdefault(head["fingerprint"], (path, head))
+    return dict(heads.values())
+
+
+def opened(uri: str | None, experiment: str) -> tuple[Any, str]:
+    """`_open` for a person who asked for MLflow: raises UserError where it is out of reach."""
+    try:
+        return _open(uri, experiment)
+    except Exception as error:  # SQLite, alembic and MLflow each have their own
+        raise _lost(uri, error) from error
+
+
+def _lost(uri: str | None, error: Exception) -> UserError:
+    reason, database = _reason(error), _database(uri or default_uri())
+    if database is None:
+        return UserError(f"The MLflow server does not answer: {reason}. Start it, then the same command again")
+    if "locked" in reason:
+        return UserError(f"{database.name} is locked by another process: {reason}. The same command again later")
+    return UserError(f"{database.name} cannot be opened: {reason}. Move it away: the next run begins another")
+
+
+# ---- the command ----------------------------------------------------------------------
+
+
+def links(address: str, experiment: str) -> str:
+    """Where the two views of the runs table are."""
+    said = {CELLS: "every cell, the best first", TWINS: "base beside tuned, task by task"}
+    page = f"{address}/#/experiments/{experiment}/runs?viewStateShareKey="
+    return "\n".join(f"{page}{name}  {said[name]}" for name in VIEWS)
+
+
+def ui(uri: str | None, experiment: str) -> None:
+    """Print the links, then serve the UI; where the runs are on a server, only the links. Does not return."""
+    _, where = opened(uri, experiment)
+    database = _database(uri or default_uri())
+    if database is None:
+        print(links(str(uri).rstrip("/"), where))
+        sys.exit(0)
+    port = os.environ.get("PORT", "5000")
+    print(links(f"http://127.0.0.1:{port}", where), flush=True)
+    artifacts = (database.resolve().parent / "mlartifacts").as_uri()
+    store = ["--backend-store-uri", uri or default_uri(), "--default-artifact-root", artifacts]
+    command = ["mlflow", "server", *store, "--host", "127.0.0.1", "--port", port, "--workers", "1"]
+    os.execvp("mlflow", command)
+
+
+def asked(words: Iterable[str]) -> tuple[list[Path], str | None, str]:
+    """(folders, uri, experiment) of a command's words: folders and overrides of conf/config.yaml. Raises UserError."""
+    words = list(words)
+    cfg = config.composed([word for word in words if "=" in word])
+    kept = kept_in(Path(cfg.store), cfg.tracking.experiment)
+    default = [folder for folder in (kept, OUTPUTS) if folder.is_dir()]
+    return [Path(word) for word in words if "=" not in word] or default, cfg.tracking.uri, cfg.tracking.experiment
 
 
 def main() -> None:
-    """`python -m src.tracking` prints where the runs are and opens the MLflow UI on them (`make ui`)."""
-    _, experiment = _open(None, "emergence-audit")
-    port = os.environ.get("PORT", "5000")
-    print(f"MLflow UI: http://127.0.0.1:{port}/#/experiments/{experiment}/runs?viewStateShareKey={VIEW}", flush=True)
-    store = ["--backend-store-uri", default_uri(), "--default-artifact-root", (ROOT / "mlartifacts").as_uri()]
-    command = ["mlflow", "server", *store, "--host", "127.0.0.1", "--port", port, "--workers", "1"]
-    os.execvp("mlflow", command)
+    """`python -m src.tracking [ui|sync] [FOLDER ...] [tracking.uri=...]`. A user's mistake is one line on stderr."""
+    parser = argparse.ArgumentParser(
+        prog="python -m src.tracking", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", nargs="?", choices=("ui", "sync"), default="ui", help="ui (the default): sync first")
+    parser.add_argument("words", nargs="*", metavar="FOLDER|key=value", help="folders of cells; tracking.uri=...")
+    given = parser.parse_args()
+    os.chdir(ROOT)
+    try:
+        folders, uri, experiment = asked(given.words)
+        print(sync(folders, uri, experiment), flush=True)
+        if given.what == "ui":
+            ui(uri, experiment)
+    except UserError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
