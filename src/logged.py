@@ -97,7 +97,7 @@ def from_conf(head: Mapping[str, Any], answers: Sequence[Answers]) -> Recorded:
         suite=head["suite"],
         model=config.load("model", head["model"], Model),
         cells=(cell,),
-        generation=config.typed(Generation, config.composed([]).generation, "generation"),
+        generation=_generation(),
         compat=Compat(**head["compat"]),
         seeds=tuple(answers[0].completions),
         limit=limit,
@@ -109,6 +109,11 @@ def from_conf(head: Mapping[str, Any], answers: Sequence[Answers]) -> Recorded:
     if len({example_id(a.prompt.id)[0] for a in answers}) != min(limit or largest, largest):
         del params["limit"]  # a smaller one was given by hand, or conf/ changed: the header does not say which
     return Recorded(params)
+
+
+@functools.cache
+def _generation() -> Generation:
+    return config.typed(Generation, config.composed([]).generation, "generation")
 
 
 @functools.cache

@@ -20,10 +20,11 @@ import json
 import os
 import platform
 import re
+import sqlite3
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -116,6 +117,7 @@ def _open(uri: str | None, experiment: str) -> tuple[Any, str]:
     database = _database(uri)
     with _alone(database):
         client = mlflow.MlflowClient(uri)
+        _readable_while_written(database)
         found = client.get_experiment_by_name(experiment)
         beside = (database.resolve().parent / "mlartifacts").as_uri() if database else None
         made = found.experiment_id if found else client.create_experiment(experiment, artifact_location=beside)
@@ -138,6 +140,13 @@ def _alone(database: Path | None) -> Iterator[None]:
         yield
 
 
+def _readable_while_written(database: Path | None) -> None:
+    """SQLite's write-ahead log, which stays with the file: the UI reads while a run logs, and a commit costs less."""
+    if database is not None:
+        with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(sqlite3.connect(database, 1)) as found:
+            found.execute("PRAGMA journal_mode = WAL")  # refused while an older UI has it open: then the next time
+
+
 def _view(name: str) -> dict[str, Any]:
     """The state of MLflow's runs table, as its UI reads it (undocumented; a test looks at the page)."""
 
@@ -152,13 +161,14 @@ def _view(name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _run(client: Any, experiment: str, query: str, name: str, tags: Mapping[str, str]) -> Any:
-    """The run that answers the query, made where there is none. Of several, made at once, the oldest stays."""
-    found = client.search_runs([experiment], query)
-    if not found:
-        client.create_run(experiment, run_name=name, tags=dict(tags))
-        found = client.search_runs([experiment], query)
-    first, *doubles = sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
+def _found(client: Any, experiment: str, query: str) -> Any | None:
+    """The run that answers the query, or None. Of several, which two processes began at once, the oldest stays."""
+    runs = client.search_runs([experiment], query)
+    return _oldest(client, runs) if runs else None
+
+
+def _oldest(client: Any, runs: Iterable[Any]) -> Any:
+    first, *doubles = sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
     for double in doubles:
         client.delete_run(double.info.run_id)
     return first
@@ -223,13 +233,13 @@ def log_cell(client: Any, experiment: str, parent: str, told: Facts, by: str) ->
         "mlflow.loggedArtifacts": _tables("examples.json"),
     }  # fmt: skip
     query = f"tags.kind = 'cell' and tags.fingerprint = '{told.tags['fingerprint']}'"
-    run = _run(client, experiment, query, told.name, tags)
+    run = _found(client, experiment, query) or client.create_run(experiment, run_name=told.name, tags=tags)
     run_id, now = run.info.run_id, get_current_time_millis()
     client.log_batch(
         run_id,
         metrics=[Metric(key, float(value), now, 0) for key, value in told.metrics.items()],
         params=[Param(key, value) for key, value in told.params.items() if key not in run.data.params],
-        tags=[RunTag(key, value) for key, value in tags.items()],
+        tags=[RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value],
     )
     client.log_inputs(run_id, [_data_set(told)])
     client.log_dict(run_id, _table(told.examples), "examples.json")
@@ -296,7 +306,10 @@ def _parent(client: Any, experiment: str, model: Model, suite: str, tags: Mappin
 
     name = f"{model.name} ({suite})"
     query = f"tags.kind = 'model' and tags.mlflow.runName = '{name}'"
-    run = _run(client, experiment, query, name, {"kind": "model"})
+    if not _found(client, experiment, query):
+        client.create_run(experiment, run_name=name, tags={"kind": "model"})
+    run = _found(client, experiment, query)  # again: a shard may have begun another at the same moment
+    assert run is not None
     params = {key: str(value) for key, value in asdict(model).items() if key not in run.data.params}
     client.log_batch(
         run.info.run_id,
@@ -322,9 +335,13 @@ def _monitor(tracking: Mapping[str, Any], parent: str) -> Any:
 def summarise(client: Any, experiment: str, parent: str) -> None:
     """On a model's parent run: its cells as a table, and accuracy by task as a figure. In: what MLflow holds of it."""
     runs = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent}'", max_results=50_000)
-    found = [{**run.data.params, **run.data.metrics, "fingerprint": run.data.tags["fingerprint"]} for run in runs]
+    by_fingerprint: dict[str, list[Any]] = {}
+    for run in runs:
+        by_fingerprint.setdefault(run.data.tags["fingerprint"], []).append(run)
+    single = {fingerprint: _oldest(client, same) for fingerprint, same in by_fingerprint.items()}
+    found = [{**run.data.params, **run.data.metrics, "fingerprint": name} for name, run in single.items()]
     rows = logged.summary(each for each in found if "accuracy" in each)
-    client.log_metric(parent, "cells", len(runs))
+    client.log_metric(parent, "cells", len(single))
     if rows:
         client.log_dict(parent, _table(rows), "summary.json")
         client.set_tag(parent, "mlflow.loggedArtifacts", _tables("summary.json"))
@@ -368,30 +385,36 @@ def _whole(client: Any, experiment: str) -> dict[str, tuple[str, str]]:
 def _log_all(client: Any, where: str, todo: Mapping[Path, Mapping[str, Any]], experiment: str) -> list[str]:
     """Log these cells under their models' parents; why each that was skipped was."""
     encoder = functools.cache(cells.load_encoder)
-    parents: dict[tuple[str, str], str] = {}
-    skipped = []
-    for path, head in todo.items():
+
+    @functools.cache
+    def parent(model: str, suite: str) -> str:
+        return _parent(client, where, config.load("model", model, Model), suite, {"logged_by": "sync"})
+
+    skipped, parents = [], set()
+    for path in todo:
         try:
-            if real_or_apart(experiment, head["weights"]) != experiment:
-                raise UserError(f"{path}: {head['weights']} weights have an experiment of their own")
-            head, answers = cells.read(path)
-            recorded = head.pop("recorded", None)
-            told = logged.facts(
-                head, answers, cells.score(head, answers, None if head["lettered"] else encoder(head["encoder"])),
-                Recorded(**recorded) if recorded else logged.from_conf(head, answers),
-            )  # fmt: skip
-            key = (head["model"], head["suite"])
-            if key not in parents:
-                model = config.load("model", head["model"], Model)
-                parents[key] = _parent(client, where, model, head["suite"], {"logged_by": "sync"})
+            told, head = _told(path, experiment, encoder)
+            above = parent(head["model"], head["suite"])
         except UserError as error:
             skipped.append(str(error))
             continue
-        log_cell(client, where, parents[key], told, "sync")
-    for parent in parents.values():
-        summarise(client, where, parent)
-        client.set_terminated(parent)
+        log_cell(client, where, above, told, "sync")
+        parents.add(above)
+    for each in parents:
+        summarise(client, where, each)
+        client.set_terminated(each)
     return skipped
+
+
+def _told(path: Path, experiment: str, encoder: Callable[[str], Any]) -> tuple[Facts, dict[str, Any]]:
+    """(what is told of a cell's file, its header). Raises UserError where it is not for this experiment."""
+    head, answers = cells.read(path)
+    if real_or_apart(experiment, head["weights"]) != experiment:
+        raise UserError(f"{path}: {head['weights']} weights have an experiment of their own")
+    kept = head.pop("recorded", None)
+    recorded = Recorded(**kept) if kept else logged.from_conf(head, answers)
+    scores = cells.score(head, answers, None if head["lettered"] else encoder(head["encoder"]))
+    return logged.facts(head, answers, scores, recorded), head
 
 
 def finished(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
