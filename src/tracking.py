@@ -42,23 +42,33 @@ PACKAGES = ("torch", "transformers", "tokenizers", "bert-score", "numpy", "panda
 SAMPLING = {"sampling_interval": 10, "samples_before_logging": 3}  # seconds; system metrics are means of the samples
 
 CELLS, TWINS = "cells", "twins"
-VIEWS: dict[str, tuple[str, bool, str, tuple[str, ...]]] = {  # name -> (sorted by, ascending, filter, columns)
-    CELLS: (
-        "metrics.accuracy", False, "tags.kind = 'cell'",
-        ("params.model", "params.task", "params.prompt", "params.shots", "params.tuned", "metrics.exact_match",
-         "metrics.bertscore_accuracy", "metrics.likelihood", "metrics.chance", "metrics.above_chance", "metrics.n",
-         "metrics.tokens_per_s"),
+
+
+@dataclass(frozen=True)
+class View:
+    """A shared view of MLflow's runs table, whose own default shows no parameter and no metric and folds the cells."""
+
+    said: str
+    query: str
+    order: str
+    ascending: bool
+    columns: Mapping[str, int]  # in their order; width in pixels
+
+
+VIEWS = {
+    CELLS: View(
+        "every cell, the best first", "tags.kind = 'cell'", "metrics.accuracy", False,
+        {"params.model": 120, "params.task": 130, "params.prompt": 76, "params.shots": 48, "params.tuned": 52,
+         "metrics.exact_match": 80, "metrics.bertscore_accuracy": 80, "metrics.likelihood": 76, "metrics.chance": 62,
+         "metrics.above_chance": 84, "metrics.n": 40, "metrics.tokens_per_s": 80},
     ),
-    TWINS: (
-        "params.pair", True, "tags.kind = 'cell' and params.control = 'None'",
-        ("params.task", "params.condition", "params.base", "params.tuned", "params.model", "metrics.accuracy",
-         "metrics.chance", "metrics.above_chance", "metrics.n"),
+    TWINS: View(
+        "base above tuned, task by task", "tags.kind = 'cell' and params.control = 'None'", "params.pair", True,
+        {"params.task": 130, "params.condition": 110, "params.model": 120, "params.tuned": 52,
+         "metrics.accuracy": 72, "metrics.chance": 62, "metrics.above_chance": 84, "metrics.n": 40},
     ),
 }  # fmt: skip
-"""Shared views of the runs table: MLflow's own shows no parameter and no metric and folds the cells.
-
-`cells` has the best cell first; in `twins` a base model stands above the tuned one, task by task.
-"""
+FIRST, LAST = {"attributes.`Run Name`": 110, "runDateAndNestInfo": 126}, {"duration": 66}  # what no view can hide
 
 
 # ---- what is logged of the checkout ----------------------------------------------------------------------
@@ -153,11 +163,13 @@ def _view(name: str) -> dict[str, Any]:
     def quoted(column: str) -> str:
         return "{}.`{}`".format(*column.split("."))
 
-    order, ascending, query, columns = VIEWS[name]
+    view = VIEWS[name]
+    widths = {quoted(column): width for column, width in view.columns.items()}
     return {
-        "selectedColumns": [quoted(column) for column in columns], "orderByKey": quoted(order),
-        "orderByAsc": ascending, "searchFilter": query, "startTime": "ALL", "lifecycleFilter": "Active",
-        "modelVersionFilter": "All Runs", "datasetsFilter": [], "runsExpanded": {}, "runsHidden": [], "runsPinned": [],
+        "selectedColumns": list(widths), "columnOrder": ["1", *FIRST, *widths, *LAST], "columnWidths": {**FIRST, **widths, **LAST},
+        "orderByKey": quoted(view.order), "orderByAsc": view.ascending, "searchFilter": view.query, "startTime": "ALL",
+        "lifecycleFilter": "Active", "modelVersionFilter": "All Runs", "datasetsFilter": [], "runsExpanded": {},
+        "runsHidden": [], "runsPinned": [],
     }  # fmt: skip
 
 
@@ -233,8 +245,10 @@ def log_cell(client: Any, experiment: str, parent: str, told: Facts, by: str) ->
         "mlflow.loggedArtifacts": _tables("examples.json"),
     }  # fmt: skip
     query = f"tags.kind = 'cell' and tags.fingerprint = '{told.tags['fingerprint']}'"
-    run = _found(client, experiment, query) or client.create_run(experiment, run_name=told.name, tags=tags)
-    run_id, now = run.info.run_id, get_current_time_millis()
+    now = get_current_time_millis()
+    began = now - int(1000 * told.metrics.get("wall_s", 0))
+    run = _found(client, experiment, query) or client.create_run(experiment, began, tags, told.name)
+    run_id = run.info.run_id
     client.log_batch(
         run_id,
         metrics=[Metric(key, float(value), now, 0) for key, value in told.metrics.items()],
@@ -243,7 +257,7 @@ def log_cell(client: Any, experiment: str, parent: str, told: Facts, by: str) ->
     )
     client.log_inputs(run_id, [_data_set(told)])
     client.log_dict(run_id, _table(told.examples), "examples.json")
-    client.set_terminated(run_id)
+    client.set_terminated(run_id, end_time=run.info.end_time or now)  # an update keeps how long the first took
 
 
 def _tables(*paths: str) -> str:
@@ -452,9 +466,8 @@ def _lost(uri: str | None, error: Exception) -> UserError:
 
 def links(address: str, experiment: str) -> str:
     """Where the two views of the runs table are."""
-    said = {CELLS: "every cell, the best first", TWINS: "base beside tuned, task by task"}
     page = f"{address}/#/experiments/{experiment}/runs?viewStateShareKey="
-    return "\n".join(f"{page}{name}  {said[name]}" for name in VIEWS)
+    return "\n".join(f"{page}{name}  {view.said}" for name, view in VIEWS.items())
 
 
 def ui(uri: str | None, experiment: str) -> None:
