@@ -165,8 +165,9 @@ def _view(name: str) -> dict[str, Any]:
 
     view = VIEWS[name]
     widths = {quoted(column): width for column, width in view.columns.items()}
+    every = {**FIRST, **widths, **LAST}
     return {
-        "selectedColumns": list(widths), "columnOrder": ["1", *FIRST, *widths, *LAST], "columnWidths": {**FIRST, **widths, **LAST},
+        "selectedColumns": list(widths), "columnOrder": ["1", *every], "columnWidths": every,
         "orderByKey": quoted(view.order), "orderByAsc": view.ascending, "searchFilter": view.query, "startTime": "ALL",
         "lifecycleFilter": "Active", "modelVersionFilter": "All Runs", "datasetsFilter": [], "runsExpanded": {},
         "runsHidden": [], "runsPinned": [],
@@ -249,14 +250,14 @@ def log_cell(client: Any, experiment: str, parent: str, told: Facts, by: str) ->
     began = now - int(1000 * told.metrics.get("wall_s", 0))
     run = _found(client, experiment, query) or client.create_run(experiment, began, tags, told.name)
     run_id = run.info.run_id
-    client.log_batch(
+    client.log_inputs(run_id, [_data_set(told)])
+    client.log_dict(run_id, _table(told.examples), "examples.json")
+    client.log_batch(  # after the files: its hash of the completions says that the run is whole
         run_id,
         metrics=[Metric(key, float(value), now, 0) for key, value in told.metrics.items()],
         params=[Param(key, value) for key, value in told.params.items() if key not in run.data.params],
         tags=[RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value],
     )
-    client.log_inputs(run_id, [_data_set(told)])
-    client.log_dict(run_id, _table(told.examples), "examples.json")
     client.set_terminated(run_id, end_time=run.info.end_time or now)  # an update keeps how long the first took
 
 
