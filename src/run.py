@@ -148,7 +148,8 @@ def track(
     speed: dict[str, float],
 ) -> None:
     """Keep the finished cell, and log its resolved configuration, metrics and examples to MLflow."""
-    tags = {**bench.engine.describe(), "device": getattr(bench.engine, "device", "?")}
+    loaded = vars(bench.engine).get("backend")  # not there where the store had every answer
+    tags = {**bench.engine.describe(), **({"device": loaded.model.device} if loaded else {})}
     params = logged.configuration(bench.run, cell, head["shots"])
     recorded = logged.Recorded(params, speed, {key: str(value) for key, value in tags.items()})
     bench.tracker.cell(head, answers, scores, recorded)
