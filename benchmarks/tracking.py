@@ -28,7 +28,7 @@ def said(what: str, seconds: list[float]) -> None:
 
 def alone(uri: str | None, folder: Path) -> None:
     """Log every cell of data/outputs, first new, then again as an update; the table of examples is as it is there."""
-    found = tracking.finished([tracking.OUTPUTS])
+    found = tracking.finished([Path("data/outputs")])
     client, experiment = tracking._open(uri or f"sqlite:///{folder / 'alone.db'}", f"benchmark-{time.time_ns()}")
     read = [cells.read(path) for path in found]
     told = [logged.facts(h, a, cells.score(h, a, None), logged.from_conf(h, a)) for h, a in read if h["lettered"]]

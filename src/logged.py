@@ -153,7 +153,7 @@ def figure(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
 
     largest = {(row["task"], row["condition"]): row for row in sorted(rows, key=lambda row: row["n"])}
     tasks, conditions = (sorted({key[i] for key in largest}) for i in (0, 1))
-    drawn = Figure(figsize=(8, 1.5 + 0.28 * len(tasks)), layout="constrained")
+    drawn = Figure(figsize=(8, 1.5 + 0.28 * max(len(tasks), len(conditions))), layout="constrained")
     axes = drawn.subplots()
     for i, condition in enumerate(conditions):
         here = [row for (_, c), row in largest.items() if c == condition and row["accuracy"] is not None]

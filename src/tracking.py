@@ -5,7 +5,7 @@ is also kept in data/cells/<experiment>/<fingerprint>.jsonl (beside the example 
 logged later:
 
   python -m src.tracking                                    sync, then the MLflow UI (`make ui`)
-  python -m src.tracking sync                               data/cells and data/outputs -> MLflow
+  python -m src.tracking sync                               data/cells/<experiment> and data/outputs -> MLflow
   python -m src.tracking sync data/laptop tracking.uri=http://127.0.0.1:5000
 """
 
@@ -35,7 +35,6 @@ from src.cells import Answers
 from src.config import ROOT, Model, Run, UserError
 from src.logged import Facts, Recorded
 
-OUTPUTS = Path("data/outputs")
 FORMAT = "2"  # of what is logged: `sync` logs a run of another format anew
 UNREAL = ("random", "fake")  # weights whose numbers never enter an experiment of real ones
 PACKAGES = ("torch", "transformers", "tokenizers", "bert-score", "numpy", "pandas", "mlflow", "hydra-core", "dvc")
@@ -116,6 +115,7 @@ def _open(uri: str | None, experiment: str) -> tuple[Any, str]:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the default blocks four minutes on a dead server
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # seconds, where one hangs
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     import logging
 
     import mlflow
@@ -189,7 +189,8 @@ def _oldest(client: Any, runs: Iterable[Any]) -> Any:
 
 def _reason(error: BaseException) -> str:
     """An error in one line, without the user and password that a URI may hold."""
-    return re.sub(r"//[^/@\s]*@", "//", (str(error).splitlines() or [type(error).__name__])[0])
+    lines = [line for line in str(error).splitlines() if not line.startswith("(raised as a result of Query-invoked")]
+    return re.sub(r"//[^/@\s]*@", "//", (lines or [type(error).__name__])[0])
 
 
 def _unreachable(error: Exception) -> None:
@@ -437,7 +438,7 @@ def finished(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
     heads: dict[str, tuple[Path, dict[str, Any]]] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"{folder} is no folder. Name folders of finished cells, e.g. {OUTPUTS}")
+            raise UserError(f"{folder} is no folder. Name folders of finished cells, e.g. data/outputs")
         for path in sorted(folder.rglob("*.jsonl")):
             with path.open(encoding="utf-8") as file, contextlib.suppress(ValueError):  # of another kind
                 head = json.loads(file.readline())
@@ -490,9 +491,9 @@ def asked(words: Iterable[str]) -> tuple[list[Path], str | None, str]:
     """(folders, uri, experiment) of a command's words: folders and overrides of conf/config.yaml. Raises UserError."""
     words = list(words)
     cfg = config.composed([word for word in words if "=" in word])
-    kept = kept_in(Path(cfg.store), cfg.tracking.experiment)
-    default = [folder for folder in (kept, OUTPUTS) if folder.is_dir()]
-    return [Path(word) for word in words if "=" not in word] or default, cfg.tracking.uri, cfg.tracking.experiment
+    store, experiment = Path(cfg.store), str(cfg.tracking.experiment)
+    beside = [folder for folder in (kept_in(store, experiment), store.parent / "outputs") if folder.is_dir()]
+    return [Path(word) for word in words if "=" not in word] or beside, cfg.tracking.uri, experiment
 
 
 def main() -> None:
