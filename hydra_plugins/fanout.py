@@ -12,14 +12,10 @@ from src import preemption
 
 
 class Sweeper(BasicSweeper):
-    """Hydra's basic sweeper; before any job it makes the store of runs, and its process ends as its jobs did."""
+    """Hydra's basic sweeper, whose process ends as its jobs did."""
 
     def sweep(self, arguments: list[str]) -> None:
         """Run every job, name those that did not end well, exit as `concluded` says."""
-        from src import tracking
-
-        assert self.config is not None
-        tracking.create(self.config.tracking)  # two processes that create one database at once kill one of them
         try:
             with preemption.stoppable(None):
                 batches = super().sweep(arguments)

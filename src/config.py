@@ -251,7 +251,7 @@ class Run:
     data: Path
     store: Path
     out: Path | None
-    tracking: dict[str, str | None]
+    tracking: dict[str, Any]
     shard: int = 0  # of `shards`: the cells of one process (src/shards.py)
     shards: int = 1
     time_limit_h: float | None = None  # hours; the run ends by itself before that
@@ -513,13 +513,22 @@ def compose_run(cfg: DictConfig) -> Run:
     return run
 
 
-def composed_run(words: Sequence[str]) -> Run:
-    """The Run of some overrides, as `python -m src.run` composes it. Raises UserError."""
+def composed(words: Sequence[str]) -> DictConfig:
+    """conf/config.yaml with these overrides, e.g. ["tracking.uri=http://..."]. Raises UserError."""
     from hydra import compose
+    from hydra.errors import HydraException
 
     register()
-    with _hydra():
-        return compose_run(compose("config", overrides=checked_overrides(words)))
+    try:
+        with _hydra():
+            return compose("config", overrides=checked_overrides(words))
+    except HydraException as error:
+        raise UserError(f"{str(error).splitlines()[0]} Keys are those of conf/config.yaml") from error
+
+
+def composed_run(words: Sequence[str]) -> Run:
+    """The Run of some overrides, as `python -m src.run` composes it. Raises UserError."""
+    return compose_run(composed(words))
 
 
 def asked_of(model: Model, tasks: Sequence[str]) -> list[str]:

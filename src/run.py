@@ -16,11 +16,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from src import cells, config, data, fetch, preemption, prompts, scoring, shards, tracking
+from src import cells, config, data, fetch, logged, preemption, prompts, scoring, shards, tracking
 from src.cells import Answers
 from src.config import Cell, Run, UserError
 from src.engine import Completion, Engine, Likelihood, Request
@@ -30,6 +31,7 @@ from src.store import Store
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+T = TypeVar("T")
 DONE, FAILED, NOT_RUNNABLE, NOT_DONE = "done", "failed", "not_runnable", "not_done"
 
 
@@ -124,8 +126,18 @@ def _record(bench: Bench, key: str) -> dict[str, Any]:
     return record
 
 
-def run_cell(bench: Bench, cell: Cell, advance: Callable[[int, int], None]) -> Outcome:
-    """Load, render, generate, score, track, write: one cell."""
+@dataclass(frozen=True)
+class Answered:
+    """A cell whose every answer is in the store."""
+
+    answers: Sequence[Answers]
+    n_shots: int
+    data_sha256: str
+    speed: dict[str, float]  # wall_s, tokens, tokens_per_s; empty where nothing was computed
+
+
+def answer(bench: Bench, cell: Cell, advance: Callable[[int, int], None]) -> Answered:
+    """Load, render, generate: what needs the model."""
     run = bench.run
     shots, tests, data_sha256 = data.load(cell.task.name, run.data)
     earlier = before(run, cell) if run.compat.template_leak else ()
@@ -144,13 +156,17 @@ def run_cell(bench: Bench, cell: Cell, advance: Callable[[int, int], None]) -> O
         if left:
             bench.check()
     wall_s, tokens = time.monotonic() - started, _tokens(bench.engine) - tokens_before
-
-    answers = [stored(bench, prompt) for prompt in asked]
-    n_shots = len(shots) if cell.condition.few_shot else 0
-    head = cells.header(run, cell, bench.engine.describe(), answers, n_shots, data_sha256)
-    scores = cells.score(head, answers, None if cell.condition.lettered else bench.bert())
     speed = {"wall_s": wall_s, "tokens": tokens, "tokens_per_s": tokens / wall_s} if requests else {}
-    track(bench, cell, head, answers, scores, speed)
+    answers = [stored(bench, prompt) for prompt in asked]
+    return Answered(answers, len(shots) if cell.condition.few_shot else 0, data_sha256, speed)
+
+
+def finish(bench: Bench, cell: Cell, found: Answered) -> Outcome:
+    """Score, track, write: what does not."""
+    run, answers = bench.run, found.answers
+    head = cells.header(run, cell, bench.engine.describe(), answers, found.n_shots, found.data_sha256)
+    scores = cells.score(head, answers, None if cell.condition.lettered else bench.bert())
+    track(bench, cell, head, answers, scores, found.speed)
     if run.out:
         cells.write(run.out / f"{cell.task.name}__{cell.condition.name}.jsonl", head, answers)
     entry = Entry(run.model.name, cell.task.name, cell.condition.name, DONE, None, head["fingerprint"])
@@ -183,80 +199,82 @@ def track(
     scores: Sequence[scoring.Score],
     speed: dict[str, float],
 ) -> None:
-    """Log one cell to MLflow: its resolved configuration, metrics and the table of its examples."""
-    run = bench.run
-    chance = scoring.chance([a.prompt for a in answers])
-    metrics = (
-        cells.summary(scores)
-        | {"n": len({prompts.example_id(a.prompt.id)[0] for a in answers})}
-        | speed
-        | ({"chance": chance} if chance else {})
-    )
-    resolved = {"model": run.model.name, "task": cell.task.name, "suite": run.suite, "seeds": list(run.seeds)}
-    resolved |= {k: head[k] for k in ("prompt", "shots", "weights", "encoder")} | {"limit": run.limit}
-    resolved |= {f"generation.{k}": v for k, v in asdict(run.generation).items()}
-    resolved |= {f"compat.{k}": v for k, v in asdict(run.compat).items()}
-    resolved |= {f"task.{k}": v for k, v in asdict(cell.task).items() if k != "name"}
-    resolved |= {f"condition.{k}": v for k, v in asdict(cell.condition).items() if k != "prompt"}
-    tags = {k: str(head[k]) for k in ("fingerprint", "data_sha256", "prompts_sha256", "completions_sha256")}
-    tags |= {k: str(v) for k, v in bench.engine.describe().items()} | {
-        "device": str(getattr(bench.engine, "device", "?"))
-    }
-    bench.tracker.cell(cell, resolved, metrics, tags, table(answers, scores))
+    """Keep the finished cell, and log its resolved configuration, metrics and examples to MLflow."""
+    loaded = vars(bench.engine).get("backend")  # not there where the store had every answer
+    tags = {**bench.engine.describe(), **({"device": loaded.model.device} if loaded else {})}
+    params = logged.configuration(bench.run, cell, head["shots"])
+    recorded = logged.Recorded(params, speed, {key: str(value) for key, value in tags.items()})
+    bench.tracker.cell(head, answers, scores, recorded)
 
 
-def table(answers: Sequence[Answers], scores: Sequence[scoring.Score]) -> list[dict[str, Any]]:
-    """The per-example table: what was asked, said, parsed and scored."""
-    by_id = {a.prompt.id: a for a in answers}
-    rows = []
-    for score in scores:
-        answered = by_id[score.example_id]
-        prompt, said = answered.prompt, answered.completions[score.seed]
-        parsed = prompt.options[score.picked] if score.picked is not None and prompt.options else None
-        rows.append(
-            {
-                "example": prompt.id, "seed": score.seed, "prompt": prompt.prefix + prompt.text,
-                "completion": said.text, "parsed": parsed, "unparsed_because": score.reason, "target": prompt.answer,
-                "exact_match": score.exact_match, "bertscore_accuracy": score.bertscore_accuracy,
-                "likelihood": score.likelihood, "edit_distance": score.edit_distance,
-            }
-        )  # fmt: skip
-    return rows
-
-
-def attempt(bench: Bench, cell: Cell, advance: Callable[[int, int], None]) -> Outcome:
-    """What became of a cell; a failure inside it stays inside it."""
-    name = (bench.run.model.name, cell.task.name, cell.condition.name)
+def attempt(run: Run, cell: Cell, work: Callable[[], T]) -> T | Outcome:
+    """What `work` gives; a failure inside a cell stays inside it, as its ledger entry."""
+    name = (run.model.name, cell.task.name, cell.condition.name)
     try:
         with config.told(cell.name):
-            return run_cell(bench, cell, advance)
+            return work()
     except UserError as error:
         return Outcome(Entry(*name, NOT_RUNNABLE, str(error)))
     except Exception as error:  # one failing cell must not stop the others; its reason is in the ledger
         return Outcome(Entry(*name, FAILED, f"{type(error).__name__}: {error}"))
 
 
-def run_all(run: Run, todo: Sequence[Cell], check: Callable[[], None]) -> Iterator[Outcome]:
-    """These cells of one model. Raises UserError where its weights cannot be had, Stopped where `check` does."""
+def finished(bench: Bench, cell: Cell, found: Answered | Outcome, end: Callable[[], None]) -> Outcome:
+    """What became of a cell that `answer` has dealt with."""
+    if isinstance(found, Answered):
+        found = attempt(bench.run, cell, functools.partial(finish, bench, cell, found))
+    end()
+    return found
+
+
+def engine_of(run: Run) -> Engine:
+    """What answers this run's requests. Raises UserError where the model's weights cannot be had."""
     from src.engine.local import LocalEngine
 
     if run.model.api:
         raise UserError(f"{run.model.name}: {run.model.gate or 'an API model'}; its published cells are in the report")
     folder, identity = fetch.weights(run.model, config.ROOT)
-    engine = LocalEngine(
+    return LocalEngine(
         folder, identity, run.generation, dtype=run.model.dtype, leading=run.model.leading,
         strip_letters=run.compat.strip_letters, batch_budget=run.compat.batch_budget,
         prompt_by_text=run.compat.prompt_by_text, token_budget=run.token_budget,
         trust_remote_code=run.model.trust_remote_code,
     )  # fmt: skip
+
+
+def run_all(run: Run, todo: Sequence[Cell], check: Callable[[], None]) -> Iterator[Outcome]:
+    """These cells of one model. Raises UserError where its weights cannot be had, Stopped where `check` does."""
+    engine = engine_of(run)
     bert = functools.cache(lambda: cells.load_encoder(run.encoder))
     with tracking.model_run(run) as tracker, progress(run, len(todo)) as (begin, advance, end):
         bench = Bench(run, engine, Store(run.store), bert, tracker, check)
-        for cell in todo:
-            check()
-            begin(cell.name)
-            yield attempt(bench, cell, advance)
-            end()
+        yield from outcomes(bench, todo, begin, advance, end)
+
+
+def outcomes(
+    bench: Bench,
+    todo: Sequence[Cell],
+    begin: Callable[[str], None],
+    advance: Callable[[int, int], None],
+    end: Callable[[], None],
+) -> Iterator[Outcome]:
+    """What became of each cell. While one is scored, tracked and written, the model answers the next."""
+    last: Future[Outcome] | None = None  # one cell behind at most: a cell's answers fill memory
+    with ThreadPoolExecutor(max_workers=1) as behind:
+        try:
+            for cell in todo:
+                bench.check()
+                begin(cell.name)
+                found = attempt(bench.run, cell, functools.partial(answer, bench, cell, advance))
+                if last:
+                    yield last.result()
+                last = behind.submit(finished, bench, cell, found, end)
+        except Stopped:  # what has its answers is finished first
+            if last:
+                yield last.result()
+            raise
+        if last:
+            yield last.result()
 
 
 @contextlib.contextmanager

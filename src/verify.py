@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src import cells, claims, collect, config, data, fetch, prompts, release, report, run, stats
+from src import cells, claims, collect, config, data, prompts, release, report, run, stats
 from src.cells import Answers
 from src.config import ROOT, Cell, Run, UserError
 from src.engine import Completion, Engine, Likelihood, Request, Result
@@ -300,7 +300,7 @@ def anew(asked: Run, folder: Path) -> list[run.Entry]:
         asked, store=folder / "store", out=folder / "outputs" / asked.model.name,
         tracking={"uri": f"sqlite:///{folder / 'runs.db'}", "experiment": "verify"},
     )  # fmt: skip
-    return run.run_all(apart)
+    return [outcome.entry for outcome in run.run_all(apart, apart.cells, check=lambda: None)]
 
 
 def _not_done(entries: Sequence[run.Entry]) -> list[Finding]:
@@ -489,7 +489,7 @@ def check_sample(root: Path, words: Sequence[str], m: int, seed: int) -> list[Fi
     faults = [Finding(each.name, DIFFERS, each.faults) for each in every if each.faults]
     pool = [(i, n, s) for i, each in enumerate(every) for n, a in enumerate(each.answers) for s in a.completions]
     drawn = random.Random(seed).sample(pool, min(m, len(pool)))
-    engine = functools.cache(lambda name: _engine(next(e.asked for e in every if e.asked.model.name == name)))
+    engine = functools.cache(lambda name: run.engine_of(next(e.asked for e in every if e.asked.model.name == name)))
     wrong, near, notes = 0, 0, []
     for i in sorted({i for i, _, _ in drawn}):
         chosen: dict[int, tuple[int, ...]] = {}
@@ -533,18 +533,6 @@ def again(answers: Answers, made: Result, seed: int) -> tuple[str, str]:
     if said.text == now.text:
         return IDENTICAL, ""
     return (NEAR_TIES, f"{where}: margin {min(margins):.3g}") if margins else (DIFFERS, f"{where}: another text")
-
-
-def _engine(asked: Run) -> Engine:
-    """The engine that `run.run_all` asks."""
-    from src.engine.local import LocalEngine
-
-    folder, identity = fetch.weights(asked.model, ROOT)
-    return LocalEngine(
-        folder, identity, asked.generation, dtype=asked.model.dtype, leading=asked.model.leading,
-        strip_letters=asked.compat.strip_letters, batch_budget=asked.compat.batch_budget,
-        prompt_by_text=asked.compat.prompt_by_text, token_budget=asked.token_budget,
-    )  # fmt: skip
 
 
 def check(bundle: Path, level: str, words: Sequence[str], m: int, seed: int) -> list[Finding]:
