@@ -12,7 +12,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PYTHONDONTWRITEBYTECODE :=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test test-slow lint ui laptop controls compat bench lock clean
+.PHONY: repro test test-slow lint audit-deps ui laptop controls compat verify release bench lock clean
 
 repro: .venv/ready  ## the main job: fetch, prepare, infer, collect, stats, report
 	dvc repro
@@ -34,6 +34,9 @@ lint: .venv/ready
 	ruff check .
 	ruff format --check .
 	mypy
+
+audit-deps:  ## known vulnerabilities of what the locks pin; says "not audited here" where no advisory service answers
+	PYTHON=$(PYTHON) .ci/audit requirements.lock requirements-slow.lock
 
 ui: .venv/ready  ## the MLflow UI on this project's runs
 	python -m src.tracking

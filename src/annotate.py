@@ -1,8 +1,5 @@
 """Hand grading (Table 4 of the paper): outputs to a sheet that any spreadsheet opens, and graded sheets back.
 
-  python -m src.annotate draw sheet.csv --condition closed_zero
-  python -m src.annotate read sheet_of_one_grader.csv sheet_of_another.csv
-
 The sheet shows neither the automatic verdict nor the model. Sheets quote data sets: keep them out of git. What `read`
 writes, data/reference/graded.csv, holds counts only, for the table table4_manual.
 """
@@ -137,8 +134,8 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m src.annotate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = config.command(
+        "annotate", __doc__, "draw sheet.csv --condition closed_zero", "read sheet_of_one.csv sheet_of_another.csv"
     )
     ways = parser.add_subparsers(dest="way", required=True)
     one = ways.add_parser("draw", help="outputs -> a sheet to grade")

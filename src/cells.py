@@ -6,7 +6,6 @@ The file is JSON lines: a header that identifies the cell, then one line per exa
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,12 +13,10 @@ from statistics import fmean
 from typing import Any
 
 from src import fetch, scoring
-from src.config import ROOT, Cell, Compat, Encoder, Run, UserError, digest, fingerprint, load
+from src.config import ROOT, Cell, Compat, Encoder, Run, UserError, digest, fingerprint, load, whole
 from src.engine import Completion, Likelihood
+from src.names import ACCURACIES, MEANS
 from src.prompts import Prompt, example_id
-
-FRACTIONS = ("exact_match", "bertscore_accuracy", "likelihood", "likelihood_plain", "likelihood_token")
-MEANS = ("bertscore_f1", "edit_distance", "unparsed")
 
 
 @dataclass(frozen=True)
@@ -35,8 +32,7 @@ def header(
     run: Run, cell: Cell, engine: Mapping[str, Any], answers: Sequence[Answers], shots: int, data_sha256: str
 ) -> dict[str, Any]:
     """What identifies a finished cell: no time, no machine. `shots` is the number of exemplars in the prefix."""
-    asked = digest([asdict(a.prompt) for a in answers])
-    said = digest([[a.prompt.id, {s: c.text for s, c in a.completions.items()}] for a in answers])
+    asked, said = digests(answers)
     return {
         "fingerprint": fingerprint(run, cell, engine, asked, data_sha256),
         "suite": run.suite,
@@ -56,17 +52,18 @@ def header(
     }
 
 
+def digests(answers: Sequence[Answers]) -> tuple[str, str]:
+    """sha256 of what was asked and of what was said."""
+    said = [[a.prompt.id, {s: c.text for s, c in a.completions.items()}] for a in answers]
+    return digest([asdict(a.prompt) for a in answers]), digest(said)
+
+
 def write(path: Path, head: Mapping[str, Any], answers: Sequence[Answers]) -> None:
     """Write a cell beside its final name and rename, so that a file that exists is whole."""
     prefix = answers[0].prompt.prefix
     lines = [{**head, "prefix": prefix}] + [{**asdict(a), "prompt": _without_prefix(a.prompt)} for a in answers]
-    part = path.with_suffix(".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with part.open("w", encoding="utf-8") as file:
+    with whole(path) as part, part.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def _without_prefix(prompt: Prompt) -> dict[str, Any]:
@@ -82,8 +79,9 @@ def read(path: Path) -> tuple[dict[str, Any], list[Answers]]:
         answers = [_answers(row, prefix) for row in rest]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a whole cell ({error}). {again}") from error
-    if digest([asdict(a.prompt) for a in answers]) != first["prompts_sha256"]:
-        raise UserError(f"{path} was edited: its prompts differ from its header. {again}")
+    for what, found in zip(("prompts", "completions"), digests(answers), strict=True):
+        if found != first[f"{what}_sha256"]:
+            raise UserError(f"{path} was edited: its {what} differ from its header. {again}")
     return first, answers
 
 
@@ -115,7 +113,7 @@ def summary(scores: Sequence[scoring.Score]) -> dict[str, float]:
 
     Fractions 0-1; edit distance: characters.
     """
-    found = {name: _by_example(scores, name) for name in (*FRACTIONS, *MEANS)}
+    found = {name: _by_example(scores, name) for name in (*ACCURACIES, *MEANS, "unparsed")}
     return {name: fmean(map(fmean, values)) for name, values in found.items() if values}
 
 

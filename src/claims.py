@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import json
 import string
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -316,13 +315,12 @@ def counts(verdicts: Sequence[str]) -> dict[str, int]:
 
 def main() -> None:
     """`python -m src.claims`: data/stats + conf/claim -> data/audit."""
-    try:
+    config.command("claims", __doc__, "", "&& dvc repro report").parse_args()
+    with config.stage("audit"):
         rows, curves = audit(config.ROOT, float(config.params()["alpha"]))
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    OUT.mkdir(parents=True, exist_ok=True)
-    rows.to_parquet(OUT / "audit.parquet", index=False)
-    curves.to_parquet(OUT / "specifications.parquet", index=False)
+        for name, frame in {"audit": rows, "specifications": curves}.items():
+            with config.whole(OUT / f"{name}.parquet") as part:
+                frame.to_parquet(part, index=False)
     print(f"{len(rows)} claims: " + ", ".join(f"{n} {verdict}" for verdict, n in counts(list(rows["verdict"])).items()))
 
 

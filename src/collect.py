@@ -7,11 +7,9 @@ Scoring happens here and not only while running: mending a rule costs CPU second
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from src import cells, scoring
 from src.cells import Answers
-from src.config import UserError, params, suite_line
+from src.config import UserError, command, params, stage, suite_line, whole
 from src.prompts import CONTENT_FREE, Prompt, example_id
 
 if TYPE_CHECKING:
@@ -71,6 +69,21 @@ def heads(paths: Sequence[Path]) -> dict[Path, dict[str, Any]]:
     return found
 
 
+def check_ledgers(paths: Sequence[Path]) -> None:
+    """Raises UserError where a cell is not the one that the ledger beside it names: it came from elsewhere."""
+    for path, head in heads(paths).items():
+        ledger = path.parent / "ledger.json"
+        if not ledger.is_file():
+            continue
+        named = {f"{e['task']}__{e['condition']}.jsonl": e["fingerprint"] for e in json.loads(ledger.read_text())}
+        if named.get(path.name) != head.get("fingerprint"):
+            raise UserError(
+                f"{path} has the fingerprint {head.get('fingerprint')}, {ledger.name} beside it names "
+                f"{named.get(path.name)}: it is of another run. Get the whole folder again (dvc pull) or make it anew: "
+                f"dvc repro -f infer@{path.parent.name}"
+            )
+
+
 def prior_corrected(answers: Sequence[Answers], content_free: Sequence[Answers]) -> dict[str, float]:
     """Credit 0-1 by example id, a t-way tie 1/t, where log p less that on the template with empty input decides.
 
@@ -96,13 +109,14 @@ def _alike(prompt: Prompt, other: Prompt) -> bool:
 def collect(outputs: Path) -> pd.DataFrame:
     """Every cell under `outputs`, ordered by model, task and condition; missing values are null.
 
-    Raises UserError where there is no cell at all.
+    Raises UserError where there is no cell at all, or one that is not what its header and ledger say.
     """
     import pandas as pd
 
     paths = sorted(outputs.glob("*/*.jsonl"))
     if not paths and not list(outputs.glob("*/ledger.json")):
         raise UserError(f"{outputs} holds no cell. Make them: dvc repro infer")
+    check_ledgers(paths)
     twin = twins(paths)
     frame = pd.DataFrame([row for path in paths for row in rows(path, twin.get(path))])
     return frame.convert_dtypes() if len(frame) else frame
@@ -110,19 +124,15 @@ def collect(outputs: Path) -> pd.DataFrame:
 
 def main() -> None:
     """`python -m src.collect [OUTPUTS] [SCORES]`."""
-    parser = argparse.ArgumentParser(prog="python -m src.collect", description=__doc__)
+    parser = command("collect", __doc__, "", "data/laptop data/laptop/scores.parquet")
     parser.add_argument("outputs", nargs="?", type=Path, default=OUTPUTS, help="folder of cells (data/outputs)")
     parser.add_argument("scores", nargs="?", type=Path, default=SCORES, help="table to write (data/scores.parquet)")
     given = parser.parse_args()
-    try:
+    with stage("collect"):
         print(suite_line(params()), flush=True)
         frame = collect(given.outputs)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    part = given.scores.with_suffix(".part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_parquet(part, index=False)
-    part.replace(given.scores)
+        with whole(given.scores) as part:
+            frame.to_parquet(part, index=False)
     print(f"{given.scores}: {len(frame)} scores of {frame.fingerprint.nunique() if len(frame) else 0} cells")
 
 

@@ -5,15 +5,21 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
+import errno
 import functools
 import hashlib
 import json
+import math
+import operator
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -27,8 +33,68 @@ CONF = ROOT / "conf"
 EXEMPLARS = ROOT / "data/published/exemplars.json"
 
 
+def command(name: str, doc: str | None, *examples: str) -> argparse.ArgumentParser:
+    """The command line of `python -m src.<name>`: what it does, and examples of its arguments."""
+    lines = "\n".join(f"python -m src.{name} {words}".rstrip() for words in examples)
+    return argparse.ArgumentParser(
+        prog=f"python -m src.{name}", description=doc, epilog=f"Examples:\n{indent(lines, '  ')}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+
+
 class UserError(Exception):
     """A mistake the user can mend. The message says what is wrong, where, and what to do."""
+
+
+DISK = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+)
+
+
+@contextmanager
+def told(name: str) -> Iterator[None]:
+    """Turns a full disk, or a file or folder that may not be read or written, into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        raise UserError(
+            f"{name}: {error.strerror} ({error.filename or 'while writing'}). Free space or mend it, then run again: "
+            f"nothing half-written was left."
+        ) from None
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """The work of a command: what the user can mend ends the process with one line and exit code 1."""
+    try:
+        with told(name):
+            yield
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to: at the end on disk and renamed to `path`, gone where writing failed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @dataclass
@@ -54,6 +120,8 @@ class Model:
     gate: str | None = None  # what a user must do before the hub hands out the weights
     trust_remote_code: bool = False  # run code that comes with the checkpoint
     retired: bool = False  # an API model that is no longer served
+    usd_per_million_in: float | None = None  # what an API asks for a million prompt tokens
+    usd_per_million_out: float | None = None  # and for a million of completions
 
 
 @dataclass
@@ -183,7 +251,10 @@ class Run:
     data: Path
     store: Path
     out: Path | None
-    tracking: dict[str, str | None]
+    tracking: dict[str, Any]
+    shard: int = 0  # of `shards`: the cells of one process (src/shards.py)
+    shards: int = 1
+    time_limit_h: float | None = None  # hours; the run ends by itself before that
 
 
 T = TypeVar("T")
@@ -244,6 +315,18 @@ def _composed(group: str, name: str) -> DictConfig:
     return found
 
 
+def load_all(group: str, names: Sequence[str], schema: type[T]) -> list[T]:
+    """Several members of a group by one composition, which takes a fifth of the time of as many."""
+    from hydra import compose
+
+    for name in names:
+        if name not in known(group):
+            raise suggest(group, name, known(group), f"conf/{group}/*.yaml")
+    with _hydra():
+        found = compose(overrides=[f"+{group}@all.{name}={name}" for name in names]).get("all", {})
+    return [typed(schema, found[name], f"conf/{group}/{name}.yaml") for name in names]
+
+
 def load_task(name: str) -> Task:
     """A task with the exemplar options that its published prefixes show."""
     return with_exemplar_options(load("task", name, Task))
@@ -258,17 +341,41 @@ def with_exemplar_options(task: Task) -> Task:
 
 
 def params(path: Path = ROOT / "params.yaml") -> dict[str, Any]:
-    """params.yaml: which models, tasks, conditions, seeds, limit. Raises UserError where it cannot be read."""
+    """params.yaml: which models, tasks, conditions, seeds, limit.
+
+    Raises UserError where it cannot be read, says a key twice, or says what no run could use.
+    """
     import yaml
 
     try:
-        found = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+        found = OmegaConf.to_container(OmegaConf.load(path))  # unlike PyYAML it refuses a key that is there twice
+        return checked_params(found)
+    except (OSError, ValueError, yaml.YAMLError, UserError) as error:
         raise UserError(
-            f"{path.name} cannot be read: {error}. Write it anew: python -m src.config suite=pilot"
-        ) from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path.name} is empty. Write it anew: python -m src.config suite=pilot")
+            f"{path.name} cannot be used: {error}. Write it anew: python -m src.config suite=pilot"
+        ) from None
+
+
+LISTS = {"sources": "source", "models": "model", "tasks": "task", "conditions": "condition"}  # each names a group
+PARAMS = ("suite", *LISTS, "seeds", "limit", "incomplete", "alpha", "encoder")
+
+
+def checked_params(found: Any) -> dict[str, Any]:
+    """The content of params.yaml as it is. Raises UserError for a key that is missing, unknown, or not its kind."""
+    if not isinstance(found, dict) or not found:
+        raise UserError("it is empty")
+    for key in {*found} - {*PARAMS}:
+        raise suggest("key", str(key), PARAMS, "conf/params.yaml")
+    if absent := [key for key in PARAMS if key not in found]:
+        raise UserError(f"it lacks {', '.join(absent)}")
+    for key, group in {"suite": "suite", "encoder": "bertscore", **LISTS}.items():
+        for name in listed(key, found[key]) if key in LISTS else [found[key]]:
+            if name not in known(group):
+                raise suggest(key.removesuffix("s"), str(name), known(group), f"conf/{group}/*.yaml")
+    positive("limit", found["limit"])
+    distinct(found["seeds"])
+    suits("incomplete", found["incomplete"])
+    suits("alpha", found["alpha"])
     return found
 
 
@@ -310,8 +417,11 @@ def checked_overrides(arguments: Sequence[str]) -> list[str]:
         overrides = OverridesParser.create().parse_overrides(words)
     except OverrideParseException as error:
         raise UserError(f"Cannot read '{error.override}'. Overrides look like limit=8 or +model=gpt2") from error
-    keys = [*OmegaConf.load(CONF / "config.yaml"), *GROUPS]
+    base = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"), resolve=False)
+    assert isinstance(base, dict)
+    keys = [*base, *GROUPS]
     seen: list[str] = []
+    swept: list[str] = []
     for word, override in zip(words, overrides, strict=True):
         key = override.key_or_group
         top, _, inside = key.partition(".")
@@ -322,14 +432,38 @@ def checked_overrides(arguments: Sequence[str]) -> list[str]:
             continue
         if top not in keys:
             raise suggest("key", top, sorted({*keys} - {"defaults", "hydra"}), "conf/config.yaml")
+        if override.is_sweep_override():
+            swept.append(key)
+            values = list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
+            if key in GROUPS and (unknown := [v for v in values if v not in known(key)]):
+                raise suggest(key, unknown[0], known(key), f"conf/{key}/*.yaml")
+            continue
         value = override.value()
+        if key == "model" and override.type == OverrideType.CHANGE:
+            raise UserError(f"model={value} lacks its plus. Write +model={value}")
+        if value is None and key != "limit" and (key in GROUPS or base.get(key) is not None):
+            raise UserError(f"{key}=null: {key} needs a value. Leave the word out to keep what conf/config.yaml says")
+        if inside and top not in SCHEMAS and isinstance(base.get(top), dict) and inside not in base[top]:
+            raise suggest(f"key of {top}", inside, list(base[top]), "conf/config.yaml")
         if f"{key}s" in keys and isinstance(value, list):
             raise UserError(f"{key} takes one name. Several: '{key}s=[{','.join(map(str, value))}]'")
         if key in GROUPS and isinstance(value, str) and value not in known(key):
             raise suggest(key, value, known(key), f"conf/{key}/*.yaml")
         if inside and top in SCHEMAS and inside.split(".")[0] not in (names := [f.name for f in fields(SCHEMAS[top])]):
             raise suggest(f"key of {top}", inside, names, f"src/config.py, {SCHEMAS[top].__name__}")
+    check_sweep(swept, bool({"-m", "--multirun"} & {*arguments}))
     return [*seen, *(a for a, flag in zip(arguments, flags, strict=True) if flag)]  # argparse wants them unmixed
+
+
+def check_sweep(swept: Sequence[str], multirun: bool) -> None:
+    """Raises UserError for a sweep that was not asked for, or one in which every job loads another model."""
+    if swept and not multirun:
+        raise UserError(f"{swept[0]} has several values: add -m for a job each, or for lists: 'tasks=[a,b]'")
+    if "model" in swept and {"task", "condition"} & {*swept}:
+        raise UserError(
+            "A sweep over models and cells would load a model for every cell. Sweep over models (and shards), and name "
+            "the cells as lists: -m +model=a,b 'tasks=[x,y]' 'conditions=[z]'"
+        )
 
 
 def compose_run(cfg: DictConfig) -> Run:
@@ -340,17 +474,25 @@ def compose_run(cfg: DictConfig) -> Run:
     tasks = (
         [with_exemplar_options(typed(Task, cfg.task, "task"))]
         if cfg.get("task")
-        else [load_task(name) for name in asked_of(model, cfg.tasks)]
+        else [load_task(name) for name in asked_of(model, listed("tasks", cfg.tasks))]
     )
     conditions = (
         [typed(Condition, cfg.condition, "condition")]
         if cfg.get("condition")
-        else [load("condition", name, Condition) for name in cfg.conditions]
+        else [load("condition", name, Condition) for name in listed("conditions", cfg.conditions)]
     )
-    return Run(
+    cells = tuple(Cell(task, condition) for task in tasks for condition in conditions)
+    if not cells:
+        raise UserError(
+            f"{model.name}: the suite holds none of its tasks ({', '.join(model.tasks or ())}). Add task=..."
+        )
+    if cfg.encoder not in known("bertscore"):
+        raise suggest("encoder", str(cfg.encoder), known("bertscore"), "conf/bertscore/*.yaml")
+    shard, shards = part(cfg.shard, cfg.shards, len(cells))
+    run = Run(
         suite=cfg.suite,
         model=model,
-        cells=tuple(Cell(task, condition) for task in tasks for condition in conditions),
+        cells=cells,
         generation=typed(Generation, cfg.generation, "generation"),
         compat=typed(Compat, cfg.compat, "compat"),
         seeds=distinct(cfg.seeds),
@@ -362,12 +504,66 @@ def compose_run(cfg: DictConfig) -> Run:
         store=Path(cfg.store),
         out=Path(cfg.out) if cfg.out else None,
         tracking=dict(cfg.tracking),
+        shard=shard,
+        shards=shards,
+        time_limit_h=hours(cfg.time_limit_h),
     )
+    for key in ("model.dtype", "incomplete", "generation.temperature", "generation.top_k", "generation.extra_tokens"):
+        suits(key, operator.attrgetter(key)(run))
+    return run
+
+
+def composed(words: Sequence[str]) -> DictConfig:
+    """conf/config.yaml with these overrides, e.g. ["tracking.uri=http://..."]. Raises UserError."""
+    from hydra import compose
+    from hydra.errors import HydraException
+
+    register()
+    try:
+        with _hydra():
+            return compose("config", overrides=checked_overrides(words))
+    except HydraException as error:
+        raise UserError(f"{str(error).splitlines()[0]} Keys are those of conf/config.yaml") from error
+
+
+def composed_run(words: Sequence[str]) -> Run:
+    """The Run of some overrides, as `python -m src.run` composes it. Raises UserError."""
+    return compose_run(composed(words))
 
 
 def asked_of(model: Model, tasks: Sequence[str]) -> list[str]:
     """Those of a suite's tasks that this model is given; one named by hand (task=...) is always run."""
     return [name for name in tasks if model.tasks is None or name in model.tasks]
+
+
+def listed(key: str, found: Any) -> list[str]:
+    """A list of distinct names. Raises UserError."""
+    names = list(found) if OmegaConf.is_list(found) or isinstance(found, list) else []
+    if not names or len(set(map(str, names))) != len(names):
+        raise UserError(f"{key}={found}: {key} is a list of distinct names, e.g. {key}=[one,another]")
+    return names
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "model.dtype": (lambda v: v in ("float32", "float16", "bfloat16"), "float32, float16 or bfloat16"),
+    "incomplete": (lambda v: v in ("fail", "report"), "fail (a gap ends the pipeline) or report (a gap is named)"),
+    "alpha": (lambda v: _number(v) and 0 < v < 1, "a number between 0 and 1, e.g. 0.05"),
+    "generation.temperature": (lambda v: _number(v) and v >= 0, "a number of 0 (greedy) or more"),
+    "generation.top_k": (lambda v: isinstance(v, int) and v >= 1, "a whole number of 1 or more"),
+    "generation.extra_tokens": (lambda v: isinstance(v, int) and v >= 0, "a whole number of 0 or more"),
+}
+"""What a key's value is to be, and that in words."""
+
+
+def suits(key: str, value: Any) -> None:
+    """Raises UserError where the value is not what VALUES says of its key."""
+    allowed, words = VALUES[key]
+    if not allowed(value):
+        raise UserError(f"{key}={value}: {key} is {words}")
 
 
 def positive(key: str, value: Any) -> int | None:
@@ -379,12 +575,32 @@ def positive(key: str, value: Any) -> int | None:
     return value
 
 
+def part(shard: Any, shards: Any, cells: int) -> tuple[int, int]:
+    """Which of how many shards. Raises UserError where there is no such shard, or fewer cells than shards."""
+    count = positive("shards", shards) or 1
+    if not isinstance(shard, int) or isinstance(shard, bool) or not 0 <= shard < count:
+        raise UserError(f"shard={shard}: with shards={count}, shard is a whole number from 0 to {count - 1}")
+    if count > max(cells, 1):
+        raise UserError(f"shards={count}: this grid has {cells} cells, so at most {cells} shards")
+    return shard, count
+
+
+def hours(value: Any) -> float | None:
+    """A positive number of hours, or None. Raises UserError."""
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+        raise UserError(f"time_limit_h={value}: hours, a number above 0 (0.5 is half an hour), or null for no limit")
+    return float(value)
+
+
 def distinct(found: Any) -> tuple[int, ...]:
     """Seeds, one or a list. Raises UserError where they are not distinct whole numbers of 0 or more."""
     seeds = tuple(found) if OmegaConf.is_list(found) or isinstance(found, list) else (found,)
-    if not seeds or len(set(seeds)) != len(seeds) or not all(isinstance(s, int) and s >= 0 for s in seeds):
+    if not seeds or len(set(seeds)) != len(seeds) or not all(type(s) is int and 0 <= s < 2**63 for s in seeds):
         raise UserError(
-            f"seeds={list(seeds)}: seeds are distinct whole numbers of 0 or more, e.g. seeds=[2266,105,86379]"
+            f"seeds={list(seeds)}: seeds are distinct whole numbers of 0 or more (below 2**63), "
+            "e.g. seeds=[2266,105,86379]"
         )
     return seeds
 
@@ -431,11 +647,14 @@ def composed_params(words: Sequence[str]) -> dict[str, Any]:
 
 def main() -> None:
     """`python -m src.config suite=<name> [key=value ...]` writes params.yaml, as `dvc exp run -S` does."""
-    try:
-        found = composed_params(sys.argv[1:])
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    (ROOT / "params.yaml").write_text(OmegaConf.to_yaml(found))
+    parser = command("config", "Write params.yaml: a suite of conf/suite, and what is to differ from it.",
+                     "suite=pilot", "suite=paper limit=32")  # fmt: skip
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="suite=<name>, limit=8, ...")
+    words = parser.parse_args().overrides
+    with stage("params.yaml"):
+        found = checked_params(composed_params(words))
+        with whole(ROOT / "params.yaml") as part:
+            part.write_text(OmegaConf.to_yaml(found))
     print(f"params.yaml: suite {found['suite']}, {len(found['models'])} models, {len(found['tasks'])} tasks. dvc repro")
 
 

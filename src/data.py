@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import random
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from src.config import Task, UserError, load_task, params, suite_line
+from src.config import Task, UserError, command, known, load_task, params, stage, suite_line, whole
 
 RAW = Path("data/raw")
 TASKS = Path("data/tasks")
+SUMMARY = "summary.csv"
 
 
 @dataclass(frozen=True)
@@ -208,10 +209,24 @@ def load(name: str, folder: Path = TASKS) -> tuple[list[Example], list[Example],
     if not path.exists():
         raise UserError(f"{path} is missing: the task {name} is not prepared. Make it: dvc repro prepare")
     raw = path.read_bytes()
-    rows = [json.loads(line) for line in raw.decode().splitlines()]
-    found = [Example(**{**row, "options": tuple(row["options"])}) for row in rows]
+    sha256, again = hashlib.sha256(raw).hexdigest(), "Make it anew: dvc repro -f prepare"
+    if prepared_hashes(folder).get(name) not in (None, "", sha256):
+        raise UserError(f"{path} was edited: its sha256 is not that of {folder / SUMMARY}. {again}")
+    try:
+        rows = [json.loads(line) for line in raw.decode().splitlines()]
+        found = [Example(**{**row, "options": tuple(row["options"])}) for row in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not whole ({error}). {again}") from None
+    if all(e.exemplar is not None for e in found):
+        raise UserError(f"{path} holds no test item. {again}")
     shots = sorted((e for e in found if e.exemplar is not None), key=lambda e: e.exemplar or 0)
-    return shots, [e for e in found if e.exemplar is None], hashlib.sha256(raw).hexdigest()
+    return shots, [e for e in found if e.exemplar is None], sha256
+
+
+def prepared_hashes(folder: Path) -> dict[str, str]:
+    """sha256 by task, as the summary beside the prepared tasks says; {} where there is none."""
+    path = folder / SUMMARY
+    return {row["task"]: row["sha256"] for row in csv.DictReader(path.open())} if path.exists() else {}
 
 
 def prepare(task: Task, raw: Path = RAW) -> str:
@@ -224,35 +239,54 @@ def prepare(task: Task, raw: Path = RAW) -> str:
         raise UserError(f"{task.name}: {path} is missing. {reason}")
     exemplar_path = folder / task.exemplar_file if task.exemplar_file else None
     from_file = exemplar_path and (exemplar_path.exists() or not task.exemplars)  # else the task's own items stand in
-    exemplar_text = exemplar_path.read_text() if exemplar_path and from_file else None
-    found = examples(task, path.read_text(), exemplar_text)
+    exemplar_text = exemplar_path.read_text(encoding="utf-8") if exemplar_path and from_file else None
+    try:
+        found = examples(task, path.read_text(encoding="utf-8"), exemplar_text)
+    except (ValueError, LookupError, TypeError, AttributeError, StopIteration) as error:
+        raise UserError(
+            f"{task.name}: {path} cannot be read as {task.reader} ({type(error).__name__}: {error}). "
+            f"Fetch it again: dvc repro -f fetch@{task.source}"
+        ) from None
     return "".join(json.dumps(asdict(e), ensure_ascii=False) + "\n" for e in found)
 
 
 def main() -> None:
     """`python -m src.data`, a DVC stage: the tasks of params.yaml -> data/tasks, with their counts and chance."""
-    try:
+    command("data", __doc__, "", "&& head data/tasks/summary.csv").parse_args()
+    with stage("prepare"):
         given = params()
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    print(suite_line(given), flush=True)
+        print(suite_line(given), flush=True)
+        tasks = to_prepare(given)
+        gaps = prepare_all(tasks, given["incomplete"] == "fail")
+    done = f"{len(tasks) - len(gaps)} of {len(tasks)} tasks prepared"
+    print(done, *gaps, sep="\n  ")
+
+
+def prepare_all(tasks: Sequence[str], complete: bool) -> list[str]:
+    """Write every task's file, then what describes them all; the reasons of those that cannot be prepared.
+
+    Raises UserError with these reasons where `complete` asks for every task.
+    """
+    (TASKS / SUMMARY).unlink(missing_ok=True)  # it goes first and comes last: where it stands, all is whole
     summary, gaps = ["task,n,n_published,groups,chance,sha256"], []
-    TASKS.mkdir(parents=True, exist_ok=True)
-    for name in given["tasks"]:
+    for name in tasks:
         try:
             summary.append(_prepared(load_task(name)))
         except UserError as error:
             gaps.append(str(error))
             summary.append(f"{name},,,,,")
-    if gaps and given["incomplete"] == "fail":
-        sys.exit("error: " + "\n".join(gaps))
-    (TASKS / "summary.csv").write_text("\n".join(summary) + "\n")
-    write_shown([task for task in given["tasks"] if (TASKS / f"{task}.jsonl").exists()])
-    print(
-        f"{len(given['tasks']) - len(gaps)} of {len(given['tasks'])} tasks prepared",
-        *gaps,
-        sep="\n  ",
-    )
+    if gaps and complete:
+        raise UserError("\n".join(gaps))
+    with whole(TASKS / SUMMARY) as part:
+        part.write_text("\n".join(summary) + "\n")
+    write_shown([task for task in tasks if (TASKS / f"{task}.jsonl").exists()])
+    return gaps
+
+
+def to_prepare(given: Mapping[str, Any]) -> list[str]:
+    """The tasks asked for and every other whose source is fetched: published scores need their chance, asked or not."""
+    fetched = [name for name in known("task") if load_task(name).source in given["sources"]]
+    return sorted({*given["tasks"], *fetched})
 
 
 def write_shown(tasks: Sequence[str]) -> None:
@@ -261,15 +295,15 @@ def write_shown(tasks: Sequence[str]) -> None:
 
     rows = [{"task": name, **asdict(sampled(load(name)[1], 1)[0])} for name in tasks]
     frame = pd.DataFrame(rows, columns=["task", *(f.name for f in fields(Example))])
-    frame.assign(options=[" | ".join(options) for options in frame["options"]]).to_parquet(TASKS / "shown.parquet")
+    with whole(TASKS / "shown.parquet") as part:
+        frame.assign(options=[" | ".join(options) for options in frame["options"]]).to_parquet(part)
 
 
 def _prepared(task: Task) -> str:
     text = prepare(task)
     path = TASKS / f"{task.name}.jsonl"
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8")
     _, tests, sha256 = load(task.name)
     guess = chance(tests)
     groups = len({e.group for e in tests})

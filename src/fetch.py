@@ -1,8 +1,10 @@
-"""Gets what conf/source pins, and checks it. `python -m src.fetch NAME [NAME ...]`.
+"""Gets what conf/ names, and checks it. `python -m src.fetch NAME [NAME ...]`, or `suite=NAME [+model=NAME]` for all
+that a suite needs: task files, weights and the scorer, so that the runs themselves need no network.
 
 A source is looked for in the folder $DATA_DIR first, then at the package registry (by pip, with the user's own
 configuration) or at the Hugging Face hub. Nothing is left half done: files are written beside their folder and
-renamed once every sha256 is right.
+renamed once every sha256 is right. Hub repositories stay in the hub's own cache (HF_HOME), each at the one commit that
+conf/revisions.yaml records.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ import subprocess
 import sys
 import tarfile
 import time
+import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -31,13 +34,17 @@ from typing import IO, Any
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.config import EXEMPLARS, Encoder, Model, UserError
+from src.config import EXEMPLARS, Encoder, Model, UserError, command, composed_params, load, params, told
 
 SOURCES = Path("conf/source")
+REVISIONS = Path("conf/revisions.yaml")  # hub id -> 40-digit commit
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NOTE = "UNAVAILABLE.txt"  # stands in a source's folder where it could not be had
 WEIGHTS = ("*.safetensors", "*.bin")  # the second only where a checkpoint has none of the first
-BESIDE_WEIGHTS = ("config.json", "generation_config.json", "tokenizer*", "*.model", "vocab*", "merges.txt", "special*")
+BESIDE_WEIGHTS = (
+    "config.json", "generation_config.json", "tokenizer*", "*.model", "vocab*", "merges.txt", "special*",
+    "added_tokens*", "*.index.json",
+)  # fmt: skip
 
 
 Weights = Model | Encoder  # both say where their weights come from in the same words
@@ -129,20 +136,6 @@ def check_space(source: Source, folder: Path) -> None:
             f"{source.name}: no space. Fetching needs {source.disk_bytes / 1e6:,.0f} MB on the disk of "
             f"{source.folder}, {free / 1e6:,.0f} MB are free."
         )
-
-
-@contextmanager
-def told(name: str) -> Iterator[None]:
-    """Turns a full disk or a folder that may not be written into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (*FULL, errno.EACCES, errno.EROFS):
-            raise
-        raise UserError(
-            f"{name}: {error.strerror} ({error.filename or 'while writing'}). Free space or mend it, then run again: "
-            f"nothing half-written was left."
-        ) from None
 
 
 # --- writing --------------------------------------------------------------------------------------------------
@@ -381,8 +374,27 @@ def snapshot(hub: str, revision: str | None, patterns: Iterable[str], repo_type:
         if getattr(error, "errno", None) in FULL:
             raise
         at = f" at {revision[:8]}" if revision else ""
-        reason = " ".join(str(refusal or error).split("\n")[:1]).rstrip(".") or type(error).__name__
-        raise UnavailableError(f"the hub does not give {hub}{at}: {reason}.") from None
+        raise UnavailableError(f"the hub does not give {hub}{at}: {in_words(refusal or error)}.") from None
+
+
+TOKEN = "log in (`hf auth login`) or set HF_TOKEN"
+WORDS = {
+    "GatedRepoError": f"gated: accept its terms on its page with your account, then {TOKEN}",
+    "RepositoryNotFoundError": f"no such repository, or one that this account may not see: if it is private, {TOKEN}",
+    "RevisionNotFoundError": f"the repository has no such revision ({REVISIONS} or model.revision names it)",
+    "IncompleteSnapshotError": "the cache holds a part of it only: fetch it again where the hub can be reached",
+    401: "the token is not valid (HF_TOKEN, or the login): make a new one or unset it",
+    403: "the token may not read it (HF_TOKEN, or the login): give it that permission",
+    429: "too many requests: wait, then run the same command again",
+}
+"""What the hub's client means, by the name of its error or by the status of the answer."""
+
+
+def in_words(error: Exception) -> str:
+    """A hub error as a sentence for the user, without its full stop."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    known = WORDS.get(type(error).__name__) or WORDS.get(status)
+    return known or str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
 
 
 def _refusal(hub: str, revision: str | None, repo_type: str) -> Exception | None:
@@ -485,7 +497,7 @@ def weights(model: Weights, root: Path = Path()) -> tuple[Path, str]:
     if model.source:
         return _fetched(model, root)
     if model.hub:
-        return _hub(model)
+        return _hub(model, root)
     gate = model.gate or "No hub is known to serve it."
     raise UserError(f"{model.name}: no weights. {gate} With the weights in a folder: model.path=/that/folder")
 
@@ -507,32 +519,69 @@ def _local(model: Weights, folder: Path) -> tuple[Path, str]:
 
 def _fetched(model: Weights, root: Path) -> tuple[Path, str]:
     source = load_source(str(model.source), root)
+    return source_folder(model, root), identity(root / source.folder, source.converted or source.files)
+
+
+def source_folder(model: Weights, root: Path = Path()) -> Path:
+    """The folder that a fetched source's weights are in. Raises UserError where one of its files is missing."""
+    source = load_source(str(model.source), root)
     pins = source.converted or source.files
     if not all((root / source.folder / name).is_file() for name in pins):
         raise UserError(
             f"{model.name}: its weights are not in {source.folder}. Fetch them: python -m src.fetch {source.name}"
         )
-    within = next(Path(name).parent for name in pins if name.endswith(".safetensors"))
-    return root / source.folder / within, identity(root / source.folder, pins)
+    return root / source.folder / next(Path(name).parent for name in pins if name.endswith(".safetensors"))
 
 
-def _hub(model: Weights) -> tuple[Path, str]:
+def _hub(model: Weights, root: Path) -> tuple[Path, str]:
+    revision = pinned(model, root)
     try:
-        folder = snapshot(str(model.hub), model.revision, (WEIGHTS[0], *BESIDE_WEIGHTS))
+        folder = snapshot(str(model.hub), revision, (WEIGHTS[0], *BESIDE_WEIGHTS))
         if not _weight_files(folder):
-            folder = snapshot(str(model.hub), model.revision, (WEIGHTS[1], *BESIDE_WEIGHTS))
+            folder = snapshot(str(model.hub), revision, (WEIGHTS[1], *BESIDE_WEIGHTS))
     except UnavailableError as error:
         raise UnavailableError(f"{model.name}: {error}{_hub_help(model)}") from None
     if not _weight_files(folder):
         raise UnavailableError(f"{model.name}: {model.hub} holds no weights in the local cache.{_hub_help(model)}")
+    if revision is None:
+        record(str(model.hub), folder.name, root)
     return folder, f"{model.hub}@{folder.name}"
 
 
+def pinned(model: Weights, root: Path = Path()) -> str | None:
+    """The commit a model is taken at; None before its first download. Raises UserError where two are named."""
+    known = recorded(root).get(str(model.hub))
+    if known and model.revision and model.revision != known:
+        raise UserError(
+            f"{model.name}: {REVISIONS} records {model.hub} at {known}, its configuration or model.revision says "
+            f"{model.revision}. The two are never mixed: change or remove the line in {REVISIONS}."
+        )
+    return model.revision or known
+
+
+def recorded(root: Path = Path()) -> dict[str, str]:
+    """Hub id -> commit, as conf/revisions.yaml has them; {} without the file."""
+    import yaml
+
+    path = root / REVISIONS
+    found = (yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}
+    return {str(hub): str(commit) for hub, commit in found.items()}
+
+
+def record(hub: str, commit: str, root: Path = Path()) -> None:
+    """Appends what the first download of a hub repository got, for git to keep; said where that cannot be written."""
+    try:
+        with (root / REVISIONS).open("a") as file:
+            file.write(f"{hub}: '{commit}'\n")
+    except OSError as error:
+        warnings.warn(f"{REVISIONS} cannot be written ({error.strerror}). Add by hand: {hub}: '{commit}'", stacklevel=3)
+
+
 def _hub_help(model: Weights) -> str:
-    gate = f" Gated: {model.gate.rstrip(chr(46))}. Then set HF_TOKEN." if model.gate else ""
+    gate = f" About these weights: {model.gate.rstrip(chr(46))}." if model.gate else ""
     return (
-        f"{gate} What helps: a network that reaches the hub or a mirror (HF_ENDPOINT), HF_HOME of a cache that has it, "
-        f"or the weights in a folder: model.path=/that/folder"
+        f"{gate} What helps: a network that reaches the hub or a mirror (HF_ENDPOINT), a token of an account that may "
+        f"read it (HF_TOKEN), HF_HOME of a cache that has it, or the weights in a folder: model.path=/that/folder"
     )
 
 
@@ -541,13 +590,126 @@ def _weight_files(folder: Path) -> list[str]:
     return next(filter(None, ([p.name for p in folder.glob(pattern)] for pattern in WEIGHTS)), [])
 
 
+# --- all that a suite needs -----------------------------------------------------------------------------------
+
+
+def composed(words: Sequence[str]) -> dict[str, Any]:
+    """params.yaml, or what these overrides compose: suite=NAME, +model=NAME, limit=8, ... Raises UserError."""
+    suite = [] if any(word.startswith("suite=") for word in words) else [f"suite={params()['suite']}"]
+    models = [word.partition("=")[2] for word in words if word.lstrip("+").startswith("model=")]
+    rest = [word for word in words if not word.lstrip("+").startswith("model=")]
+    return composed_params([*suite, *rest, *([f"models=[{','.join(models)}]"] if models else [])])
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something that a suite needs on this disk."""
+
+    name: str
+    origin: str
+    size: int  # bytes still to come; a source's include the room that unpacking takes
+    disk: Path  # where they go
+    get: Callable[[], str]  # fetches it and says what was done
+    problem: str | None = None  # why the hub does not give it
+
+
+def needs(found: Mapping[str, Any], root: Path = Path()) -> list[Need]:
+    """What the models, tasks and scorer of params-like settings take that is no API. Asks the hub for sizes."""
+    owners: list[Weights] = [load("model", name, Model) for name in found["models"]]
+    owners = [*owners, load("bertscore", found["encoder"], Encoder)]
+    names = dict.fromkeys([*found["sources"], *(owner.source for owner in owners if owner.source)])
+    sources = [_source_need(load_source(name, root), root) for name in names]
+    return sources + [_hub_need(owner, root) for owner in owners if owner.hub and not owner.source and not owner.path]
+
+
+def _source_need(source: Source, root: Path) -> Need:
+    there = complete(root / source.folder, {**source.files, **source.converted})
+    origin = source.package or f"hub {source.hub}"
+    return Need(source.name, origin, 0 if there else source.disk_bytes, root, lambda: fetch(source, root))
+
+
+def _hub_need(model: Weights, root: Path) -> Need:
+    from huggingface_hub import constants
+
+    size, problem = 0, None
+    try:
+        size = to_download(str(model.hub), pinned(model, root))
+    except UserError:
+        raise
+    except Exception as error:  # the hub's client raises its own, httpx's and the system's
+        problem = in_words(error)
+    return Need(
+        model.name, f"hub {model.hub}", size, Path(constants.HF_HUB_CACHE), lambda: weights(model, root)[1], problem
+    )
+
+
+def to_download(hub: str, revision: str | None) -> int:
+    """Bytes that the cache lacks of a hub repository. Raises what the hub's client raises."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    HfApi().repo_info(hub, revision=revision, timeout=5)  # refuses within seconds, where the next line would retry
+    for pattern in WEIGHTS:
+        found = snapshot_download(hub, revision=revision, allow_patterns=[pattern, *BESIDE_WEIGHTS], dry_run=True)
+        if any(Path(file.filename).match(pattern) for file in found):
+            break
+    return sum(file.file_size for file in found if file.will_download)
+
+
+def check_room(wanted: Sequence[Need]) -> None:
+    """Raises UserError where a disk has less room than what is still to come needs."""
+    disks: dict[int, list[Need]] = {}
+    for need in wanted:
+        disks.setdefault(_existing(need.disk).stat().st_dev, []).append(need)
+    for held in disks.values():
+        size, free = sum(need.size for need in held), shutil.disk_usage(_existing(held[0].disk)).free
+        if size > free:
+            raise UserError(
+                f"no space: {size / 1e9:,.1f} GB are to come to the disk of {held[0].disk}, {free / 1e9:,.1f} GB are "
+                f"free. Make room, set HF_HOME to a larger disk, or fetch model by model: +model=NAME"
+            )
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+
+
+def fetch_suite(words: Sequence[str], root: Path = Path()) -> int:
+    """Fetches all that a suite needs, sizes and disk first. Exit code 1 where something could not be had."""
+    found = composed(words)
+    wanted = needs(found, root)
+    for need in wanted:
+        print(f"{need.name}: {need.origin}, {need.problem or f'{need.size / 1e6:,.0f} MB to come'}", flush=True)
+    check_room(wanted)
+    missing = [problem for need in wanted if (problem := _got(need))]
+    print(f"suite {found['suite']}: {len(wanted) - len(missing)} of {len(wanted)} are here.")
+    for problem in missing:
+        print(f"error: {problem}", file=sys.stderr)
+    if not missing:
+        print("Runs need no network from here on: HF_HUB_OFFLINE=1")
+    return int(bool(missing))
+
+
+def _got(need: Need) -> str | None:
+    """Fetches one thing and prints its line; why not, where it cannot be had, so that the others still come."""
+    start = time.perf_counter()
+    try:
+        with told(need.name):
+            done = need.get()
+    except UserError as error:
+        return str(error)
+    print(f"{need.name}: {done} ({time.perf_counter() - start:.1f} s)", flush=True)
+    return None
+
+
 # --- command --------------------------------------------------------------------------------------------------
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m src.fetch", description="Gets and checks what conf/source pins.")
-    parser.add_argument("names", nargs="+", metavar="NAME", help="names in conf/source")
+    parser = command("fetch", __doc__, "bigbench", "suite=paper +model=llama_7b", "rhyming --incomplete report")
+    parser.add_argument(
+        "names", nargs="+", metavar="NAME", help="names in conf/source, or suite=NAME and +model=NAME: all these need"
+    )
     parser.add_argument(
         "--incomplete",
         choices=["fail", "report"],
@@ -561,6 +723,8 @@ def main(argv: list[str] | None = None) -> int:
     """Exit code: 0, or 1 with one `error: ...` line."""
     arguments = parse(argv)
     try:
+        if any("=" in name for name in arguments.names):
+            return fetch_suite(arguments.names)
         for source in [load_source(name) for name in arguments.names]:
             _report(source, arguments.incomplete == "report")
     except UserError as error:

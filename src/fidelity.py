@@ -12,11 +12,9 @@ compat_runs.csv (switches of generation, cell by cell) and deviations.csv (every
 
 from __future__ import annotations
 
-import argparse
 import functools
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -376,11 +374,11 @@ def write_reference(outputs: Path, folder: Path) -> list[Path]:
 
 def main() -> None:
     """`python -m src.fidelity [OUTPUTS FOLDER]`. A user's mistake is one line on stderr and exit code 1."""
-    parser = argparse.ArgumentParser(prog="python -m src.fidelity", description=__doc__)
+    parser = config.command("fidelity", __doc__, "", "data/compat data/reference")
     parser.add_argument("outputs", nargs="?", type=Path, help="cells of runs with and without switches")
     parser.add_argument("folder", nargs="?", type=Path, default=Path("data/reference"), help="where the csv files go")
     given = parser.parse_args()
-    try:
+    with config.stage("fidelity"):
         print(config.suite_line(config.params()), flush=True)
         if given.outputs:
             print(*write_reference(given.outputs, given.folder))
@@ -394,13 +392,9 @@ def main() -> None:
                 [row for row, _, _ in effects(encoder=functools.cache(cells.load_encoder))], EFFECT_COLUMNS
             ),
         }
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    OUT.mkdir(parents=True, exist_ok=True)
-    for name, frame in frames.items():
-        part = OUT / f"{name}.part"
-        frame.to_parquet(part, index=False)
-        part.replace(OUT / f"{name}.parquet")
+        for name, frame in frames.items():
+            with config.whole(OUT / f"{name}.parquet") as part:
+                frame.to_parquet(part, index=False)
     equal = frames["prefixes"]["equal"]
     compared = int(equal.notna().sum())
     print(f"{OUT}: {int(equal.sum())} of {compared} rebuilt prefixes equal the published ones, {len(equal)} published")

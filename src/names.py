@@ -6,7 +6,6 @@ pingouin's own column names stand here too (version 0.7), so that a new release 
 from __future__ import annotations
 
 PUBLISHED, OWN = "published", "own"
-PROMPTS = ("closed", "closed_adv", "open")
 CELL_KEY = ("source", "suite", "model", "condition", "prompt", "shots", "task")
 """What identifies one cell; with `metric` it identifies one row of cells.parquet."""
 SERIES_KEY = ("source", "suite", "condition", "prompt", "shots", "task", "metric")

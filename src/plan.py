@@ -1,18 +1,72 @@
-"""The grid before it runs: `python -m src.plan [suite=paper] [limit=8]`. Reads conf/ alone; no data, no weights.
+"""The grid before it runs: `python -m src.plan [suite=paper] [+model=NAME] [limit=8] [--csv FILE] [--measure [S]]`.
 
-Examples:
-  python -m src.plan
-  python -m src.plan suite=paper
+Tokens are counted with the model's own tokenizer where its tokenizer.json is on this disk, else four characters are a
+token (marked ~); a task that is not prepared counts with its length in conf/task and the others' mean tokens. A prefix
+is computed once a cell; to an API it is sent with every prompt. Completions are counted at their full budget. Time is
+tokens / rate, the rate measured here or in this folder's tracked runs; for another model it is divided by the ratio of
+parameters, an estimate for the same machine. Memory is parameters x bytes of dtype; GPUs have a fifth more than that.
 """
 
 from __future__ import annotations
 
+import csv
+import functools
+import json
+import math
+import sqlite3
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
 
-from src import config
-from src.config import Condition, Model, Task, UserError
+from src import config, data, fetch, prompts
+from src.config import Condition, Generation, Model, Task, UserError
+from src.prompts import Prompt
+
+DONE, MISSING, NOT_RUNNABLE = "done", "missing", "not_runnable"
+OUTPUTS, PREPARED = config.ROOT / "data/outputs", config.ROOT / data.TASKS
+PUBLISHED = config.ROOT / "data/published/scores.csv"
+CALIBRATION = config.ROOT / "data/calibration.json"  # of this machine, so not in git
+CHARACTERS = 4.0  # to a token of English text, where no tokenizer is at hand
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+GPU_GB, HEADROOM = 80.0, 1.2  # memory of a GPU; what a model takes beside its weights
+SECONDS = 120.0  # of a calibration
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Of one cell, by what they are for."""
+
+    prefix: float = 0.0  # computed once a cell
+    prompt: float = 0.0  # of all examples, without the prefix
+    options: float = 0.0  # scored by likelihood
+    completion: float = 0.0  # at most, over all seeds
+
+    def __add__(self, other: Tokens) -> Tokens:
+        return Tokens(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    @property
+    def all(self) -> float:
+        """What a local engine computes."""
+        return self.prefix + self.prompt + self.options + self.completion
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """One cell of the grid."""
+
+    model: str
+    task: str
+    condition: str
+    status: str  # done | missing | not_runnable
+    why: str
+    prompts: int
+    completions: int  # prompts x seeds
+    tokens: Tokens
+    sent: float  # prompt tokens an API bills
 
 
 @dataclass(frozen=True)
@@ -22,8 +76,49 @@ class Plan:
     model: str
     weights: str  # where they come from, or why they cannot be had
     cells: int
+    done: int
+    missing: int
+    not_runnable: int
+    why: str  # the first reason for what is not runnable
     prompts: int  # over all its cells
-    completions: int  # prompts x seeds
+    completions: int
+    tokens: Tokens  # of what is not done
+    exact: bool  # counted with the model's own tokenizer
+    hours: float | None  # for what is not done; None without a rate, or for an API
+    memory_gb: float | None  # of the weights; None for an API
+    gpus: int | None
+    usd: float | None  # None where it costs nothing or no price is set
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The settings of params-like values that a plan depends on."""
+
+    tasks: Mapping[str, Task]
+    conditions: Mapping[str, Condition]
+    models: tuple[Model, ...]
+    seeds: tuple[int, ...]
+    limit: int | None
+    encoder: str
+
+
+def asked(given: Mapping[str, Any]) -> Asked:
+    """Params-like settings, typed. Raises UserError."""
+    tasks = [config.with_exemplar_options(task) for task in config.load_all("task", given["tasks"], Task)]
+    conditions = config.load_all("condition", given["conditions"], Condition)
+    return Asked(
+        {task.name: task for task in tasks},
+        {condition.name: condition for condition in conditions},
+        tuple(config.load_all("model", given["models"], Model)),
+        config.distinct(given["seeds"]),
+        config.positive("limit", given["limit"]),
+        str(given.get("encoder")),
+    )
+
+
+def draws(what: Asked, model: Model) -> int:
+    """Completions of one prompt: one a seed; the paper's API runs were made once, at temperature 0."""
+    return 1 if model.api else len(what.seeds)
 
 
 def evaluated(task: Task, limit: int | None) -> int:
@@ -32,58 +127,481 @@ def evaluated(task: Task, limit: int | None) -> int:
     return n if limit is None else min(limit, n)
 
 
+# ---- what a cell asks --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A cell's prompts, for every model alike."""
+
+    prompts: tuple[Prompt, ...]
+    data_sha256: str
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """As in a cell's header."""
+        return config.digest([asdict(prompt) for prompt in self.prompts])
+
+
+def rendered(what: Asked, task: Task, condition: Condition) -> Rendered | None:
+    """The prompts of a cell; None where its task is not prepared."""
+    prepared = examples(task.name)
+    if prepared is None:
+        return None
+    shots, tests, sha256 = prepared
+    return Rendered(tuple(prompts.ask(tests, shots, task, condition, what.limit)), sha256)
+
+
+@functools.cache
+def examples(name: str) -> tuple[list[data.Example], list[data.Example], str] | None:
+    """(exemplars, test items, sha256) of a prepared task; None where it is not prepared."""
+    try:
+        return data.load(name, PREPARED)
+    except UserError:
+        return None
+
+
+Counter = Callable[[Sequence[str]], list[float]]
+
+
+def by_characters(texts: Sequence[str]) -> list[float]:
+    """Estimated tokens of each text."""
+    return [len(text) / CHARACTERS for text in texts]
+
+
+def counter(model: Model) -> Counter | None:
+    """Exact tokens of each text, by the tokenizer.json beside the weights; None where there is none."""
+    folder = weights_folder(model)
+    if folder is None or not (folder / "tokenizer.json").is_file():
+        return None
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return lambda texts: [float(len(found)) for found in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+
+def counted(cell: Rendered, count: Counter, draws: int) -> tuple[Tokens, float]:
+    """(tokens that a local engine computes, prompt tokens that an API bills) of one cell."""
+    generation, asked_for = Generation(), cell.prompts
+    options = sorted({option for p in asked_for for option in (p.options or (p.answer,))})
+    length = dict(zip(options, count(options), strict=True))
+    budget = sum(max(length[o] for o in (p.options or (p.answer,))) + generation.extra_tokens for p in asked_for)
+    continuations = [c for p in asked_for for c in p.continuations]
+    prefix, prompt = count([asked_for[0].prefix])[0], sum(count([p.text for p in asked_for]))
+    tokens = Tokens(prefix, prompt, sum(count(continuations)), draws * budget)
+    return tokens, draws * (prompt + prefix * len(asked_for))
+
+
+# ---- what there is -----------------------------------------------------------------------------------
+
+
+def weights_folder(model: Model) -> Path | None:
+    """Where a model's weights are on this disk, unchecked; None where they are not. Asks no hub."""
+    if model.path or model.source:
+        try:
+            return fetch.weights(model, config.ROOT)[0] if model.path else fetch.source_folder(model, config.ROOT)
+        except UserError:
+            return None
+    if not model.hub:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model.hub, "config.json", revision=fetch.pinned(model, config.ROOT))
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def origin(model: Model) -> str:
     """Where a model's weights come from."""
     if model.api:
-        return f"API: {model.gate or model.api}"
+        return f"API: {model.api}"
     return model.path or (f"PyPI: {model.source}" if model.source else f"hub: {model.hub}")
 
 
-def plan(given: dict[str, object]) -> list[Plan]:
-    """A row a model of params-like settings (models, tasks, conditions, seeds, limit). Raises UserError."""
-    tasks = [config.load_task(name) for name in _names(given["tasks"])]
-    conditions = [config.load("condition", name, Condition) for name in _names(given["conditions"])]
-    limit, seeds = config.positive("limit", given["limit"]), config.distinct(given["seeds"])
-    sizes = {task.name: evaluated(task, limit) for task in tasks}
+def hindrance(model: Model, folder: Path | None) -> str:
+    """Why a model cannot be run as things stand; "" where it can."""
+    if model.retired:
+        return model.gate or "no longer served"
+    if model.api or folder:
+        return ""
+    return f"weights are not here: python -m src.fetch +model={model.name}"
+
+
+def found(what: Asked, model: Model, task: Task, condition: Condition, cell: Rendered) -> bool:
+    """Whether data/outputs holds this cell whole, asked of the same prompts and data."""
+    path = OUTPUTS / model.name / f"{task.name}__{condition.name}.jsonl"
+    if not path.is_file():
+        return False
+    try:
+        head, seeds, lines = _head(path)
+    except (ValueError, KeyError):
+        return False
+    wanted = {
+        "model": model.name, "weights": model.weights, "data_sha256": cell.data_sha256, "encoder": what.encoder,
+        "prompts_sha256": cell.sha256,
+    }  # fmt: skip
+    return lines == len(cell.prompts) and seeds >= {*what.seeds} and wanted.items() <= head.items()
+
+
+def _head(path: Path) -> tuple[dict[str, Any], set[int], int]:
+    """(header, seeds of the first answer, number of answers) of a cell's file."""
+    with path.open("rb") as file:
+        head, first, rest = json.loads(file.readline()), json.loads(file.readline()), sum(1 for _ in file)
+    return head, {int(seed) for seed in first["completions"]}, 1 + rest
+
+
+# ---- the plan ----------------------------------------------------------------------------------------
+
+
+def cell_plans(what: Asked) -> dict[str, list[CellPlan]]:
+    """Every cell of every model."""
+    grid = ((t, c) for t in what.tasks for c in what.conditions)
+    asks = {(t, c): rendered(what, what.tasks[t], what.conditions[c]) for t, c in grid}
+
+    @functools.cache
+    def estimates(key: tuple[str, str], draws: int) -> tuple[Tokens, float]:
+        cell = asks[key]
+        return counted(cell, by_characters, draws) if cell else (Tokens(), 0.0)
+
+    return {model.name: _of_model(what, model, asks, estimates) for model in what.models}
+
+
+def _of_model(
+    what: Asked,
+    model: Model,
+    asks: Mapping[tuple[str, str], Rendered | None],
+    estimates: Callable[[tuple[str, str], int], tuple[Tokens, float]],
+) -> list[CellPlan]:
+    repeats, folder = draws(what, model), weights_folder(model)
+    stops, count = hindrance(model, folder), counter(model)
     rows = []
-    for name in _names(given["models"]):
-        model = config.load("model", name, Model)
-        asked = config.asked_of(model, list(sizes))
-        prompts = sum(sizes[task] for task in asked) * len(conditions)
-        draws = 1 if model.api else len(seeds)  # the paper's API runs: once, at temperature 0
-        rows.append(Plan(name, origin(model), len(asked) * len(conditions), prompts, prompts * draws))
-    return rows
+    for t in config.asked_of(model, list(what.tasks)):
+        for c, condition in what.conditions.items():
+            cell = asks[t, c]
+            n = len(cell.prompts) if cell else evaluated(what.tasks[t], what.limit)
+            tokens, sent = counted(cell, count, repeats) if cell and count else estimates((t, c), repeats)
+            status, why = MISSING, ""
+            if cell and found(what, model, what.tasks[t], condition, cell):
+                status = DONE
+            elif stops or not cell:
+                status, why = NOT_RUNNABLE, stops or f"{t} is not prepared: dvc repro prepare (docs: README, DATA_DIR)"
+            rows.append(CellPlan(model.name, t, c, status, why, n, n * repeats, tokens, sent))
+    return filled(rows)
 
 
-def _names(found: object) -> Sequence[str]:
-    return list(found) if isinstance(found, list) else []
+def filled(rows: Sequence[CellPlan]) -> list[CellPlan]:
+    """Cells of unprepared tasks with the mean tokens a completion of the others has in their condition."""
+    whole = []
+    for row in rows:
+        like = [r for r in rows if r.condition == row.condition and r.tokens.all]
+        if row.tokens.all or not like:
+            whole.append(row)
+            continue
+        per = [fmean(getattr(r.tokens, f.name) / r.completions for r in like) for f in fields(Tokens)]
+        guess = Tokens(*(value * row.completions for value in per))
+        whole.append(replace(row, tokens=guess, sent=fmean(r.sent / r.completions for r in like) * row.completions))
+    return whole
+
+
+def plan(given: Mapping[str, Any]) -> list[Plan]:
+    """A row a model of params-like settings (models, tasks, conditions, seeds, limit). Raises UserError."""
+    what = asked(given)
+    rows = cell_plans(what)
+    return [summed(model, rows[model.name]) for model in what.models]
+
+
+def summed(model: Model, rows: Sequence[CellPlan]) -> Plan:
+    """One model's row, of its cells."""
+    left = [row for row in rows if row.status != DONE]
+    status = {name: sum(row.status == name for row in rows) for name in (DONE, MISSING, NOT_RUNNABLE)}
+    tokens = sum((row.tokens for row in left), Tokens())
+    weights_gb = None if model.api else model.parameters * BYTES[model.dtype] / 1e9
+    speed = None if model.api else rate(model)
+    return Plan(
+        model=model.name,
+        weights=origin(model),
+        cells=len(rows),
+        **status,
+        why=next((row.why for row in left if row.why), ""),
+        prompts=sum(row.prompts for row in rows),
+        completions=sum(row.completions for row in rows),
+        tokens=tokens,
+        exact=counter(model) is not None,
+        hours=None if speed is None else tokens.all / speed / 3600,
+        memory_gb=weights_gb,
+        gpus=None if weights_gb is None else math.ceil(weights_gb * HEADROOM / GPU_GB),
+        usd=cost(model, sum(row.sent for row in left), tokens.completion),
+    )
+
+
+def cost(model: Model, sent: float, completed: float) -> float | None:
+    """US dollars an API asks for these tokens; None for weights of one's own, or where no price is set."""
+    if model.usd_per_million_in is None or model.usd_per_million_out is None:
+        return None
+    return (sent * model.usd_per_million_in + completed * model.usd_per_million_out) / 1e6
+
+
+# ---- how fast ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What was measured: tokens a second of one model."""
+
+    model: str
+    parameters: float
+    tokens_per_s: float
+    origin: str
+
+
+def rate(model: Model) -> float | None:
+    """Tokens a second to expect of a model on this machine; None where nothing was measured."""
+    measured = known_rate()
+    return None if measured is None else measured.tokens_per_s * measured.parameters / model.parameters
+
+
+@functools.cache
+def known_rate() -> Rate | None:
+    """The last calibration, else what this folder's tracked runs took."""
+    if CALIBRATION.is_file():
+        return Rate(**json.loads(CALIBRATION.read_text()))
+    return tracked_rate(config.ROOT / "mlflow.db")
+
+
+def tracked_rate(database: Path) -> Rate | None:
+    """Tokens by seconds over all tracked cells of the model that has most of them; None without any.
+
+    Read with sqlite alone, since importing MLflow takes longer than the whole plan.
+    """
+    if not database.is_file():
+        return None
+    query = (
+        "select p.value, sum(t.value), sum(w.value) from params p join latest_metrics t using (run_uuid) join "
+        "latest_metrics w using (run_uuid) where p.key = 'model' and t.key = 'tokens' and w.key = 'wall_s' "
+        "group by p.value order by 2 desc"
+    )
+    try:
+        with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as opened:
+            rows = [row for row in opened.execute(query) if row[0] in config.known("model") and row[1] and row[2]]
+    except sqlite3.Error:
+        return None
+    if not rows:
+        return None
+    name, tokens, seconds = rows[0]
+    return Rate(name, config.load("model", name, Model).parameters, tokens / seconds, "tracked runs")
+
+
+def measure(given: Mapping[str, Any], seconds: float) -> Rate:
+    """Computes cells of the grid for some seconds, keeps nothing but the rate. Raises UserError without any weights."""
+    what = asked(given)
+    model = next((m for m in what.models if not m.api and weights_folder(m)), None)
+    cells_here = [cell for t in what.tasks.values() for c in what.conditions.values() if (cell := rendered(what, t, c))]
+    if model is None or not cells_here:
+        raise UserError("nothing to measure: no model of the suite has its weights and a prepared task here")
+    tokens, took = timed(model, cells_here, what.seeds, seconds)
+    measured = Rate(model.name, model.parameters, tokens / took, f"{took:.0f} s of --measure")
+    CALIBRATION.parent.mkdir(exist_ok=True)
+    CALIBRATION.write_text(json.dumps(asdict(measured)) + "\n")
+    known_rate.cache_clear()
+    return measured
+
+
+def timed(model: Model, cells_here: Sequence[Rendered], seeds: tuple[int, ...], seconds: float) -> tuple[int, float]:
+    """(tokens computed, seconds it took), after a first prompt that loads the weights."""
+    from src.engine import Request
+    from src.engine.local import LocalEngine
+
+    folder, identity = fetch.weights(model, config.ROOT)
+    engine = LocalEngine(folder, identity, Generation(), dtype=model.dtype, leading=model.leading)
+    list(engine.run([Request(cells_here[0].prompts[0], seeds[:1], False)]))
+    begun, before = time.monotonic(), engine.tokens
+    for cell in cells_here:
+        for _ in engine.run([Request(p, seeds, bool(p.continuations)) for p in cell.prompts[:16]]):
+            if time.monotonic() - begun > seconds:
+                return engine.tokens - before, time.monotonic() - begun
+    return engine.tokens - before, time.monotonic() - begun
+
+
+# ---- the paper's own grid ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Released:
+    """Published cells of one model, on tasks inside or outside the paper suite."""
+
+    model: str
+    part: str  # "paper" | the name of the task, or "model not in the paper"
+    cells: int
+    runs: int  # cells x seeds
+    generations: int  # examples x seeds
+    without_open: int
+    planned: int | None  # completions that `suite=paper` plans for the model
+
+
+def published(path: Path = PUBLISHED) -> list[Released]:
+    """The released generations, line by line, from the rows of the published cells (n_examples x n_runs)."""
+    suite = fetch.composed(["suite=paper"])
+    what = asked(suite)
+    planned = {model.name: completions(what, model) for model in what.models}
+    lines: dict[tuple[str, str], list[dict[str, str]]] = {}
+    with path.open() as file:
+        for row in csv.DictReader(file):
+            part = "paper" if row["task"] in suite["tasks"] else row["task"]
+            key = (row["model"], part if row["model"] in planned else "model not in the paper")
+            lines.setdefault(key, []).append(row)
+    return [
+        Released(
+            model, part, len(rows), sum(int(r["n_runs"]) for r in rows), _generations(rows),
+            _generations(r for r in rows if r["prompt"] != "open"), planned[model] if part == "paper" else None,
+        )
+        for (model, part), rows in sorted(lines.items(), key=lambda line: (line[0][1], line[0][0]))
+    ]  # fmt: skip
+
+
+def completions(what: Asked, model: Model) -> int:
+    """Completions that plain conditions ask of a model, by conf/task's counts."""
+    examples_asked = sum(evaluated(what.tasks[t], what.limit) for t in config.asked_of(model, list(what.tasks)))
+    return examples_asked * len(what.conditions) * draws(what, model)
+
+
+def _generations(rows: Iterable[Mapping[str, str]]) -> int:
+    return sum(int(row["n_examples"]) * int(row["n_runs"]) for row in rows)
+
+
+# ---- showing it --------------------------------------------------------------------------------------
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 200)
+
+
+def _table(*columns: str) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None)
+    for name in columns:
+        text = name in ("model", "weights", "note", "part", "what", "found", "do")
+        table.add_column(name, justify="left" if text else "right", overflow="fold")
+    return table
 
 
 def show(suite: str, rows: Sequence[Plan]) -> None:
     """The plan as a table on the terminal."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("model", "weights", title=None, box=None)
-    for name in ("cells", "prompts", "completions"):
-        table.add_column(name, justify="right")
+    table = _table(
+        "model", "weights", "cells", "done", "missing", "not runnable", "prompts", "completions", "prompt tok",
+        "completion tok", "hours", "GB", "GPUs", "USD", "note",
+    )  # fmt: skip
     for row in rows:
-        table.add_row(row.model, row.weights, f"{row.cells:,}", f"{row.prompts:,}", f"{row.completions:,}")
-    total = [sum(getattr(row, name) for row in rows) for name in ("cells", "prompts", "completions")]
-    table.add_row("all", "", *(f"{n:,}" for n in total), style="bold")
-    print(f"suite {suite}: {len(rows)} models, {total[0]:,} cells")
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+        about = "" if row.exact else "~"
+        table.add_row(
+            row.model, row.weights, *(f"{n:,}" for n in (row.cells, row.done, row.missing, row.not_runnable)),
+            f"{row.prompts:,}", f"{row.completions:,}", about + short(row.tokens.prefix + row.tokens.prompt),
+            about + short(row.tokens.completion), "" if row.hours is None else f"{row.hours:,.1f}",
+            "" if row.memory_gb is None else f"{row.memory_gb:,.1f}", "" if row.gpus is None else str(row.gpus),
+            price(row), row.why,
+        )  # fmt: skip
+    names = ("cells", DONE, MISSING, NOT_RUNNABLE, "prompts", "completions")
+    counts = [sum(getattr(row, name) for row in rows) for name in names]
+    table.add_row("all", "", *(f"{n:,}" for n in counts), style="bold")
+    print(f"suite {suite}: {len(rows)} models, {counts[0]:,} cells. Tokens, hours and USD are of what is not done.")
+    _console().print(table)
+    measured = known_rate()
+    print(
+        f"hours: {measured.tokens_per_s:,.0f} tokens/s of {measured.model} here ({measured.origin}), for others "
+        f"divided by the ratio of parameters: an estimate. GPUs: of {GPU_GB:.0f} GB."
+        if measured
+        else "hours: nothing was measured here yet: python -m src.plan --measure"
+    )
+
+
+def short(n: float) -> str:
+    """1.2M, 340k, 12."""
+    return f"{n / 1e6:,.1f}M" if n >= 1e6 else f"{n / 1e3:,.0f}k" if n >= 1e3 else f"{n:.0f}"
+
+
+def price(row: Plan) -> str:
+    """What a model's calls cost."""
+    if row.memory_gb is not None:
+        return ""
+    return "price not set" if row.usd is None else f"{row.usd:,.2f}"
+
+
+def show_machine() -> None:
+    """The machine check as a table on the terminal."""
+    from src.machine import checks
+
+    table = _table("what", "found", "do")
+    for check in checks():
+        table.add_row(check.what, check.found, check.todo)
+    _console().print(table)
+
+
+def show_published(rows: Sequence[Released]) -> None:
+    """The released grid as a table on the terminal, with a line for each part and one for all."""
+    table = _table("part", "model", "cells", "runs", "generations", "without open", "this plan")
+    for part in dict.fromkeys(row.part for row in rows):
+        of = [row for row in rows if row.part == part]
+        for row in of:
+            beside = "" if row.planned is None else f"{row.planned:,}"
+            numbers = (row.cells, row.runs, row.generations, row.without_open)
+            table.add_row(part, row.model, *(f"{n:,}" for n in numbers), beside)
+        _sum(table, part, of)
+    _sum(table, "all", rows)
+    _console().print(table)
+
+
+def _sum(table: Any, part: str, rows: Sequence[Released]) -> None:
+    sums = [sum(getattr(row, name) for row in rows) for name in ("cells", "runs", "generations", "without_open")]
+    table.add_row(part, "all", *(f"{n:,}" for n in sums), style="bold")
+
+
+def write_csv(path: Path, rows: Iterable[Any]) -> None:
+    """A line a row; nested tokens as columns of their own."""
+    flat = [
+        {**{k: v for k, v in asdict(row).items() if k != "tokens"}, **asdict(row).get("tokens", {})} for row in rows
+    ]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(flat[0]))
+        writer.writeheader()
+        writer.writerows(flat)
+
+
+def parse(argv: Sequence[str]) -> Any:
+    """Command line."""
+    parser = config.command(
+        "plan", __doc__, "", "suite=paper --csv plan.csv", "suite=paper +model=llama_7b --measure", "published"
+    )
+    parser.add_argument("words", nargs="*", help="suite=NAME, +model=NAME, limit=8, ...; or: published")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write a line a cell")
+    parser.add_argument("--measure", type=float, nargs="?", const=SECONDS, metavar="S", help="calibrate for S seconds")
+    return parser.parse_intermixed_args(argv)
+
+
+def execute(given: Any) -> None:
+    """Do what the command line says. Raises UserError."""
+    if given.words == ["published"]:
+        released = published()
+        show_published(released)
+        if given.csv:
+            write_csv(given.csv, released)
+        return
+    settings = fetch.composed(given.words) if given.words else config.params()
+    if given.measure:
+        print(f"measuring for {given.measure:.0f} s: {measure(settings, given.measure).tokens_per_s:,.0f} tokens/s")
+    what = asked(settings)
+    rows = cell_plans(what)
+    show(str(settings["suite"]), [summed(model, rows[model.name]) for model in what.models])
+    show_machine()
+    if given.csv:
+        write_csv(given.csv, [row for of in rows.values() for row in of])
 
 
 def main() -> None:
     """Compose what `suite=` and other overrides say (params.yaml without any) and show its plan."""
-    words = sys.argv[1:]
-    if {"-h", "--help"} & set(words):
-        print(__doc__)
-        return
+    given = parse(sys.argv[1:])
     try:
-        given = config.composed_params(words) if words else config.params()
-        show(str(given["suite"]), plan(given))
+        execute(given)
     except UserError as error:
         sys.exit(f"error: {error}")
 

@@ -389,9 +389,7 @@ def rules(name: str, changes: Sequence[str]) -> Compat:
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m src.replay", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = config.command("replay", __doc__, "released/", "released/ --runs runs.csv")
     parser.add_argument("folder", type=Path, help="folder of output files")
     where = parser.add_mutually_exclusive_group()
     where.add_argument(

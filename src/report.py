@@ -11,7 +11,6 @@ import html
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -649,7 +648,9 @@ def metrics(numbers: Mapping[str, Any]) -> dict[str, Any]:
     published = {"table2": {"tasks": emergence["tasks"], **counts}, "figure2": overlap}
     audit = {"audit": numbers["audit"]["verdicts"]} if numbers["audit"] else {}
     answers = {question: rows["verdict"]["verdict"] for question, rows in numbers["questions"].items()}
-    return {"own": numbers["own"], "published": {**published, **answers}, **audit}
+    whole = ("cells", "unparsed_share")  # flat, for each key is a column of `dvc exp show`
+    own = {model: {k: m[k] for k in whole} | m["conditions"] for model, m in numbers["own"].items()}
+    return {"own": own, "published": {**published, **answers}, **audit}
 
 
 def page_of(
@@ -697,11 +698,10 @@ def _with_hashes(rows: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
 
 def main() -> None:
     """`python -m src.report`: the stage. A user's mistake is one line on stderr and exit code 1."""
-    try:
+    config.command("report", __doc__, "", "&& xdg-open reports/index.html").parse_args()
+    with config.stage("report"):
         print(config.suite_line(config.params()), flush=True)
         build(config.ROOT)
-    except UserError as error:
-        sys.exit(f"error: {error}")
     print("reports/index.html")
 
 

@@ -11,23 +11,28 @@ import contextlib
 import functools
 import itertools
 import json
+import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from src import cells, config, data, fetch, prompts, scoring, tracking
+from src import cells, config, data, fetch, logged, preemption, prompts, scoring, shards, tracking
 from src.cells import Answers
 from src.config import Cell, Run, UserError
 from src.engine import Completion, Engine, Likelihood, Request
+from src.preemption import Stopped
 from src.store import Store
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-DONE, FAILED, NOT_RUNNABLE = "done", "failed", "not_runnable"
+T = TypeVar("T")
+DONE, FAILED, NOT_RUNNABLE, NOT_DONE = "done", "failed", "not_runnable", "not_done"
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,19 @@ class Entry:
     model: str
     task: str
     condition: str
-    status: str  # done | failed | not_runnable
+    status: str  # done | failed | not_runnable | not_done (stopped before)
     reason: str | None = None
     fingerprint: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A cell's ledger entry and what the summary says of it; no figures where it is not done."""
+
+    entry: Entry
+    n: int = 0  # examples
+    accuracy: float | None = None  # the task's primary metric, a fraction
+    unparsed: float | None = None  # a fraction
 
 
 @dataclass(frozen=True)
@@ -51,6 +66,7 @@ class Bench:
     store: Store
     bert: Callable[[], scoring.BertScorer]
     tracker: tracking.Tracker
+    check: Callable[[], None]  # between batches: raises Stopped where the run is to end
 
 
 def scores_options(run: Run, prompt: prompts.Prompt) -> bool:
@@ -110,30 +126,59 @@ def _record(bench: Bench, key: str) -> dict[str, Any]:
     return record
 
 
-def run_cell(bench: Bench, cell: Cell, advance: Callable[[int], None]) -> Entry:
-    """Load, render, generate, score, track, write: one cell."""
+@dataclass(frozen=True)
+class Answered:
+    """A cell whose every answer is in the store."""
+
+    answers: Sequence[Answers]
+    n_shots: int
+    data_sha256: str
+    speed: dict[str, float]  # wall_s, tokens, tokens_per_s; empty where nothing was computed
+
+
+def answer(bench: Bench, cell: Cell, advance: Callable[[int, int], None]) -> Answered:
+    """Load, render, generate: what needs the model."""
     run = bench.run
     shots, tests, data_sha256 = data.load(cell.task.name, run.data)
     earlier = before(run, cell) if run.compat.template_leak else ()
     asked = prompts.ask(tests, shots, cell.task, cell.condition, run.limit, earlier)
+    if not asked:
+        raise UserError(f"{cell.name}: no example is left to ask, so few does {run.data} hold. Take another condition")
 
     started, tokens_before = time.monotonic(), _tokens(bench.engine)
     every = wanted(run, asked)
     requests = missing(bench, every)
-    advance(len(asked) - len(requests))
+    left = len(requests)
+    advance(len(asked) - left, len(asked))
     for done in compute(bench, requests, every):
-        advance(done)
+        advance(done, len(asked))
+        left -= done
+        if left:
+            bench.check()
     wall_s, tokens = time.monotonic() - started, _tokens(bench.engine) - tokens_before
-
-    answers = [stored(bench, prompt) for prompt in asked]
-    n_shots = len(shots) if cell.condition.few_shot else 0
-    head = cells.header(run, cell, bench.engine.describe(), answers, n_shots, data_sha256)
-    scores = cells.score(head, answers, None if cell.condition.lettered else bench.bert())
     speed = {"wall_s": wall_s, "tokens": tokens, "tokens_per_s": tokens / wall_s} if requests else {}
-    track(bench, cell, head, answers, scores, speed)
+    answers = [stored(bench, prompt) for prompt in asked]
+    return Answered(answers, len(shots) if cell.condition.few_shot else 0, data_sha256, speed)
+
+
+def finish(bench: Bench, cell: Cell, found: Answered) -> Outcome:
+    """Score, track, write: what does not."""
+    run, answers = bench.run, found.answers
+    head = cells.header(run, cell, bench.engine.describe(), answers, found.n_shots, found.data_sha256)
+    scores = cells.score(head, answers, None if cell.condition.lettered else bench.bert())
+    track(bench, cell, head, answers, scores, found.speed)
     if run.out:
         cells.write(run.out / f"{cell.task.name}__{cell.condition.name}.jsonl", head, answers)
-    return Entry(run.model.name, cell.task.name, cell.condition.name, DONE, None, head["fingerprint"])
+    entry = Entry(run.model.name, cell.task.name, cell.condition.name, DONE, None, head["fingerprint"])
+    return tallied(entry, cell, scores)
+
+
+def tallied(entry: Entry, cell: Cell, scores: Sequence[scoring.Score]) -> Outcome:
+    """What the summary says of a finished cell."""
+    found = cells.summary(scores)
+    primary = cell.task.metric.get(cell.condition.prompt, "exact_match")
+    n = len({prompts.example_id(score.example_id)[0] for score in scores})
+    return Outcome(entry, n, found.get(primary), found.get("unparsed"))
 
 
 def before(run: Run, cell: Cell) -> list[config.Task]:
@@ -154,103 +199,122 @@ def track(
     scores: Sequence[scoring.Score],
     speed: dict[str, float],
 ) -> None:
-    """Log one cell to MLflow: its resolved configuration, metrics and the table of its examples."""
-    run = bench.run
-    chance = scoring.chance([a.prompt for a in answers])
-    metrics = (
-        cells.summary(scores)
-        | {"n": len({prompts.example_id(a.prompt.id)[0] for a in answers})}
-        | speed
-        | ({"chance": chance} if chance else {})
-    )
-    resolved = {"model": run.model.name, "task": cell.task.name, "suite": run.suite, "seeds": list(run.seeds)}
-    resolved |= {k: head[k] for k in ("prompt", "shots", "weights", "encoder")} | {"limit": run.limit}
-    resolved |= {f"generation.{k}": v for k, v in asdict(run.generation).items()}
-    resolved |= {f"compat.{k}": v for k, v in asdict(run.compat).items()}
-    resolved |= {f"task.{k}": v for k, v in asdict(cell.task).items() if k != "name"}
-    resolved |= {f"condition.{k}": v for k, v in asdict(cell.condition).items() if k != "prompt"}
-    tags = {k: str(head[k]) for k in ("fingerprint", "data_sha256", "prompts_sha256", "completions_sha256")}
-    tags |= {k: str(v) for k, v in bench.engine.describe().items()} | {
-        "device": str(getattr(bench.engine, "device", "?"))
-    }
-    bench.tracker.cell(cell, resolved, metrics, tags, table(answers, scores))
+    """Keep the finished cell, and log its resolved configuration, metrics and examples to MLflow."""
+    loaded = vars(bench.engine).get("backend")  # not there where the store had every answer
+    tags = {**bench.engine.describe(), **({"device": loaded.model.device} if loaded else {})}
+    params = logged.configuration(bench.run, cell, head["shots"])
+    recorded = logged.Recorded(params, speed, {key: str(value) for key, value in tags.items()})
+    bench.tracker.cell(head, answers, scores, recorded)
 
 
-def table(answers: Sequence[Answers], scores: Sequence[scoring.Score]) -> list[dict[str, Any]]:
-    """The per-example table: what was asked, said, parsed and scored."""
-    by_id = {a.prompt.id: a for a in answers}
-    rows = []
-    for score in scores:
-        answered = by_id[score.example_id]
-        prompt, said = answered.prompt, answered.completions[score.seed]
-        parsed = prompt.options[score.picked] if score.picked is not None and prompt.options else None
-        rows.append(
-            {
-                "example": prompt.id, "seed": score.seed, "prompt": prompt.prefix + prompt.text,
-                "completion": said.text, "parsed": parsed, "unparsed_because": score.reason, "target": prompt.answer,
-                "exact_match": score.exact_match, "bertscore_accuracy": score.bertscore_accuracy,
-                "likelihood": score.likelihood, "edit_distance": score.edit_distance,
-            }
-        )  # fmt: skip
-    return rows
-
-
-def attempt(bench: Bench, cell: Cell, advance: Callable[[int], None]) -> Entry:
-    """A cell's ledger entry; a failure inside it stays inside it."""
-    name = (bench.run.model.name, cell.task.name, cell.condition.name)
+def attempt(run: Run, cell: Cell, work: Callable[[], T]) -> T | Outcome:
+    """What `work` gives; a failure inside a cell stays inside it, as its ledger entry."""
+    name = (run.model.name, cell.task.name, cell.condition.name)
     try:
-        return run_cell(bench, cell, advance)
+        with config.told(cell.name):
+            return work()
     except UserError as error:
-        return Entry(*name, NOT_RUNNABLE, str(error))
+        return Outcome(Entry(*name, NOT_RUNNABLE, str(error)))
     except Exception as error:  # one failing cell must not stop the others; its reason is in the ledger
-        return Entry(*name, FAILED, f"{type(error).__name__}: {error}")
+        return Outcome(Entry(*name, FAILED, f"{type(error).__name__}: {error}"))
 
 
-def run_all(run: Run) -> list[Entry]:
-    """Every cell of one model. Raises UserError where the model's weights cannot be had."""
+def finished(bench: Bench, cell: Cell, found: Answered | Outcome, end: Callable[[], None]) -> Outcome:
+    """What became of a cell that `answer` has dealt with."""
+    if isinstance(found, Answered):
+        found = attempt(bench.run, cell, functools.partial(finish, bench, cell, found))
+    end()
+    return found
+
+
+def engine_of(run: Run) -> Engine:
+    """What answers this run's requests. Raises UserError where the model's weights cannot be had."""
     from src.engine.local import LocalEngine
 
     if run.model.api:
         raise UserError(f"{run.model.name}: {run.model.gate or 'an API model'}; its published cells are in the report")
     folder, identity = fetch.weights(run.model, config.ROOT)
-    engine = LocalEngine(
+    return LocalEngine(
         folder, identity, run.generation, dtype=run.model.dtype, leading=run.model.leading,
         strip_letters=run.compat.strip_letters, batch_budget=run.compat.batch_budget,
         prompt_by_text=run.compat.prompt_by_text, token_budget=run.token_budget,
+        trust_remote_code=run.model.trust_remote_code,
     )  # fmt: skip
+
+
+def run_all(run: Run, todo: Sequence[Cell], check: Callable[[], None]) -> Iterator[Outcome]:
+    """These cells of one model. Raises UserError where its weights cannot be had, Stopped where `check` does."""
+    engine = engine_of(run)
     bert = functools.cache(lambda: cells.load_encoder(run.encoder))
-    with tracking.model_run(run) as tracker, progress(run) as show:
-        bench = Bench(run, engine, Store(run.store), bert, tracker)
-        entries = []
-        for cell in run.cells:
-            show(cell.name, 0)
-            entries.append(attempt(bench, cell, functools.partial(show, cell.name)))
-            show(cell.name, None)
-        return entries
+    with tracking.model_run(run) as tracker, progress(run, len(todo)) as (begin, advance, end):
+        bench = Bench(run, engine, Store(run.store), bert, tracker, check)
+        yield from outcomes(bench, todo, begin, advance, end)
+
+
+def outcomes(
+    bench: Bench,
+    todo: Sequence[Cell],
+    begin: Callable[[str], None],
+    advance: Callable[[int, int], None],
+    end: Callable[[], None],
+) -> Iterator[Outcome]:
+    """What became of each cell. While one is scored, tracked and written, the model answers the next."""
+    last: Future[Outcome] | None = None  # one cell behind at most: a cell's answers fill memory
+    with ThreadPoolExecutor(max_workers=1) as behind:
+        try:
+            for cell in todo:
+                bench.check()
+                begin(cell.name)
+                found = attempt(bench.run, cell, functools.partial(answer, bench, cell, advance))
+                if last:
+                    yield last.result()
+                last = behind.submit(finished, bench, cell, found, end)
+        except Stopped:  # what has its answers is finished first
+            if last:
+                yield last.result()
+            raise
+        if last:
+            yield last.result()
 
 
 @contextlib.contextmanager
-def progress(run: Run) -> Iterator[Callable[[str, int | None], None]]:
+def progress(
+    run: Run, count: int
+) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None], Callable[[], None]]]:
     """A bar over cells and one over the examples of a cell, with rate and time left; nothing where piped.
 
-    Yields `show(cell, n)`: n more examples of this cell are done; 0 begins it, None ends it.
+    Yields `begin(cell)`, `advance(n, of)`: n more of the cell's examples are done, and `end()`.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not sys.stderr.isatty(), console=_stderr()) as bar:
-        whole = bar.add_task(run.model.name, total=len(run.cells))
-        part = bar.add_task("", total=None)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"),
+        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, disable=quiet(), console=_stderr()) as bar:
+        whole = bar.add_task(label(run), total=count, unit="cells", rate="")
+        part = bar.add_task("", total=None, unit="examples", rate="")
 
-        def show(cell: str, n: int | None) -> None:
-            if n is None:
-                bar.advance(whole)
-            elif n == 0:
-                bar.reset(part, description=cell, total=run.limit)
-            else:
-                bar.advance(part, n)
+        def advance(n: int, of: int) -> None:
+            bar.update(part, total=of, advance=n)
+            speed = next(t.finished_speed or t.speed for t in bar.tasks if t.id == part)
+            bar.update(part, rate=f"{speed:.1f}/s" if speed else "")
 
-        yield show
+        yield (lambda cell: bar.reset(part, description=cell, total=None, rate="")), advance, lambda: bar.advance(whole)
+
+
+def quiet() -> bool:
+    """Whether to draw no bars: stderr is a file or a pipe, or the jobs of a sweep share it."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    return sweep or not sys.stderr.isatty()
+
+
+def label(run: Run) -> str:
+    """The model, and which shard of it."""
+    return run.model.name + (f" shard {run.shard} of {run.shards}" if run.shards > 1 else "")
 
 
 def _stderr() -> Any:
@@ -267,18 +331,50 @@ def headline(run: Run) -> str:
     sample = f"{min(run.limit, largest):,} of {largest:,}" if run.limit else f"all of up to {largest:,}"
     whole = "" if run.suite == "paper" else "; whole grid: suite=paper"
     return (
-        f"suite {run.suite}, {run.model.name} ({run.model.weights}): {len(tasks)} tasks x {len(conditions)} "
+        f"suite {run.suite}, {label(run)} ({run.model.weights}): {len(tasks)} tasks x {len(conditions)} "
         f"conditions, {sample} examples, seeds {','.join(map(str, run.seeds))}{whole}"
     )
 
 
-def report(run: Run, entries: Sequence[Entry], wall_s: float) -> None:
-    """The end of a run: how many cells, what was not done and why, where to look."""
+def report(run: Run, found: Sequence[Outcome], wall_s: float) -> None:
+    """The end of a run: how many cells, how well, what was not done and why, where to look."""
+    entries = [outcome.entry for outcome in found]
     done = [e for e in entries if e.status == DONE]
-    print(f"{len(done)} of {len(entries)} cells done in {wall_s:.0f} s. Browse them: make ui")
+    place = f"    cells: {run.out}" if run.out else ""
+    print(f"{label(run)}: {len(done)} of {len(entries)} cells done in {wall_s:.0f} s. Browse them: make ui{place}")
+    print(*summary([o for o in found if o.accuracy is not None]), sep="\n", end="")
     for reason, names in _by_reason(entries).items():
         print(f"  {len(names)} {names[0].status}: {', '.join(f'{e.task}/{e.condition}' for e in names[:4])}", end="")
         print(f"{' ...' if len(names) > 4 else ''}\n    {reason}")
+
+
+def summary(done: Sequence[Outcome]) -> list[str]:
+    """A line a condition, the last one empty: mean accuracy over tasks with its 95 % interval, share unparsed."""
+    if not done:
+        return []
+    rows = ["  condition                    tasks  accuracy  95 % interval  unparsed"]
+    for name in dict.fromkeys(o.entry.condition for o in done):
+        these = [o for o in done if o.entry.condition == name]
+        mean, low, high = interval([o.accuracy or 0.0 for o in these], [o.n for o in these])
+        unparsed = sum(o.unparsed or 0.0 for o in these) / len(these)
+        rows.append(f"  {name:<28} {len(these):>5}  {mean:>8.3f}  {low:.3f} to {high:.3f} {unparsed:>8.1%}")
+    note = "  accuracy: mean over tasks of each one's primary metric; interval: these tasks, other examples of them"
+    return [*rows, note, ""]
+
+
+def interval(accuracy: Sequence[float], n: Sequence[int]) -> tuple[float, float, float]:
+    """(mean over tasks, low, high): each task's 95 % Wilson interval, joined by MOVER (Zou & Donner 2008).
+
+    accuracy: fractions, one a task; n: examples of each. The tasks are taken as given, their examples as drawn; pooling
+    the examples of all tasks would weigh tasks by size and call their differences noise.
+    """
+    from statsmodels.stats.proportion import proportion_confint
+
+    mean = sum(accuracy) / len(accuracy)
+    ends = [proportion_confint(a * k, k, method="wilson") for a, k in zip(accuracy, n, strict=True)]
+    below = math.hypot(*(a - low for a, (low, _) in zip(accuracy, ends, strict=True))) / len(accuracy)
+    above = math.hypot(*(high - a for a, (_, high) in zip(accuracy, ends, strict=True))) / len(accuracy)
+    return mean, max(0.0, mean - below), min(1.0, mean + above)
 
 
 def _by_reason(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
@@ -290,55 +386,92 @@ def _by_reason(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 
 
 def write_ledger(run: Run, entries: Sequence[Entry]) -> None:
-    """The stage's out: exactly the cells of this run, and what became of each."""
+    """The stage's out: exactly the cells of this run, and what became of each.
+
+    A shard leaves other shards' cells alone and keeps a ledger of its own; a whole run replaces those.
+    """
     if run.out is None:
         return
     run.out.mkdir(parents=True, exist_ok=True)
-    wanted = {f"{e.task}__{e.condition}.jsonl" for e in entries if e.status == DONE}
-    for path in run.out.glob("*.jsonl"):
-        if path.name not in wanted:
-            path.unlink()
-    part = run.out / "ledger.part"
-    part.write_text(json.dumps([asdict(e) for e in entries], indent=1) + "\n")
-    part.replace(run.out / "ledger.json")
+    for path in out_of_date(run, entries):
+        path.unlink(missing_ok=True)
+    name = "ledger.json" if run.shards == 1 else f"ledger_{run.shard}_of_{run.shards}.json"
+    with config.whole(run.out / name) as part:
+        part.write_text(json.dumps([asdict(e) for e in entries], indent=1) + "\n")
+
+
+def out_of_date(run: Run, entries: Sequence[Entry]) -> list[Path]:
+    """The files of `run.out` that these entries speak against."""
+    assert run.out is not None
+    file = {e: run.out / f"{e.task}__{e.condition}.jsonl" for e in entries}
+    if run.shards > 1:  # ledger.json spoke of the whole grid at another time
+        return [run.out / "ledger.json", *(path for e, path in file.items() if e.status != DONE)]
+    done = {path for e, path in file.items() if e.status == DONE}
+    return [path for path in run.out.glob("*.jsonl") if path not in done] + [*run.out.glob("ledger_*_of_*.json")]
 
 
 def execute(cfg: DictConfig) -> int:
-    """Run what was composed; the process's exit code. 0 where all is done, or where gaps are to be reported."""
+    """Run what was composed; the process's exit code.
+
+    0 where all is done or where gaps are to be reported, preemption.AGAIN where it was stopped, else 1.
+    """
     run = config.compose_run(cfg)
     print(headline(run), flush=True)
-    started = time.monotonic()
+    started, todo = time.monotonic(), shards.own_cells(run)
+    found: list[Outcome] = []
+    stopped = None
     try:
-        entries = run_all(run)
+        with preemption.stoppable(run.time_limit_h) as check:
+            for outcome in run_all(run, todo, check):
+                found.append(outcome)
     except UserError as error:
         if run.out is None or run.incomplete == "fail":
             raise
-        name = run.model.name
-        entries = [Entry(name, c.task.name, c.condition.name, NOT_RUNNABLE, str(error)) for c in run.cells]
-    report(run, entries, time.monotonic() - started)
-    gaps = any(e.status != DONE for e in entries)
-    if gaps and run.incomplete == "fail":
-        return 1
-    write_ledger(run, entries)
-    return int(gaps and run.out is None)
+        found = gaps(run, todo, NOT_RUNNABLE, str(error))
+    except Stopped as stop:
+        stopped = (
+            f"stopped by {stop}: every finished batch is in the example store; the same command goes on from there"
+        )
+        found += gaps(run, todo[len(found) :], NOT_DONE, stopped)
+    report(run, found, time.monotonic() - started)
+    return concluded(run, [outcome.entry for outcome in found], stopped)
+
+
+def gaps(run: Run, left: Sequence[Cell], status: str, reason: str) -> list[Outcome]:
+    """Cells that were not computed, each for the same reason."""
+    return [Outcome(Entry(run.model.name, c.task.name, c.condition.name, status, reason)) for c in left]
+
+
+def concluded(run: Run, entries: Sequence[Entry], stopped: str | None) -> int:
+    """Write the ledger where it may be written; the exit code."""
+    whole = all(e.status == DONE for e in entries)
+    if whole or run.incomplete != "fail":
+        write_ledger(run, entries)
+    if stopped:
+        left = sum(e.status == NOT_DONE for e in entries)
+        print(f"{label(run)}: {left} of {len(entries)} cells left, {stopped}", file=sys.stderr)
+        return preemption.AGAIN
+    return int(not whole and (run.out is None or run.incomplete == "fail"))
 
 
 def main() -> None:
     """Hydra's command line (`--help`, `--cfg job`, `-m`), with errors written for the person who made the mistake."""
     import hydra
 
-    config.register()
     ending: list[int | str] = [0]  # what Hydra shows without running (--cfg, --help) is no failure
 
     @hydra.main(config_path=str(config.CONF), config_name="config", version_base="1.3")
-    def app(cfg: DictConfig) -> None:
+    def app(cfg: DictConfig) -> int | str:
+        config.register()  # here, too: a launcher's job is another process
         ending[0] = explained(lambda: execute(cfg))  # inside, because Hydra would print a traceback
+        return ending[0]  # a job of a sweep ends in what it returns
 
     def checked() -> int:
         sys.argv[1:] = config.checked_overrides(sys.argv[1:])
         return 0
 
     os.chdir(config.ROOT)
+    config.register()
     mistake = explained(checked)
     if not mistake:
         app()
@@ -348,7 +481,8 @@ def main() -> None:
 def explained(work: Callable[[], int]) -> int | str:
     """The exit code of `work`, or what to tell the user where it ended in a mistake or an interruption."""
     try:
-        return work()
+        with config.told("run"):
+            return work()
     except UserError as error:
         return f"error: {error}"
     except KeyboardInterrupt:

@@ -185,7 +185,7 @@ class BertScorer:
         if not (folder / "config.json").is_file():
             raise UserError(f"No encoder for BERTScore in {folder}. Fetch it (`dvc repro`), or name another scorer.")
         disable_progress_bar()
-        model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+        model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
         if not 0 < num_layers <= len(model.encoder.layer):
             raise UserError(f"num_layers={num_layers}: the encoder in {folder} has {len(model.encoder.layer)} layers.")
         model.encoder.layer = model.encoder.layer[:num_layers]

@@ -6,11 +6,9 @@ gets under the published scorer, own rows against 1 / number of options.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial, reduce
@@ -233,7 +231,7 @@ def published_rows(table: pd.DataFrame, setting: Setting, data_sha256: str) -> p
             "fingerprint": config.digest([data_sha256, *(cell[name] for name in KEY)])[:12],
         }
         for metric in (names.EXACT, names.BERT, *names.MEANS):
-            if not np.isnan(cell[metric]):
+            if not np.isnan(cell.get(metric, NAN)):  # a metric of our own has no published value
                 columns = baseline(cell["task"], cell["prompt"], metric, cell["n_examples"])
                 out.append({**shared, "metric": metric, **published_score(cell, metric), **columns})
     return pd.DataFrame(out)
@@ -698,11 +696,11 @@ def control_reference(scores: Path, out: Path, root: Path) -> None:
 
 def main() -> None:
     """`python -m src.stats`: the stage; with --own, only the cells of one run. Exit code 1 on a user's mistake."""
-    parser = argparse.ArgumentParser(prog="python -m src.stats", description="Statistics of published and own cells.")
+    parser = config.command("stats", __doc__, "", "--own data/laptop/scores.parquet data/reference/laptop.csv")
     parser.add_argument("--own", nargs=2, type=Path, metavar=("SCORES", "CSV"), help="write these scores' cells as csv")
     parser.add_argument("--controls", nargs=2, type=Path, metavar=("SCORES", "FOLDER"), help="write their controls")
     given = parser.parse_args()
-    try:
+    with config.stage("stats"):
         if given.controls:
             scores, folder = given.controls
             control_reference(scores, folder, config.ROOT)
@@ -715,8 +713,6 @@ def main() -> None:
             return
         print(config.suite_line(config.params()), flush=True)
         tables = run(config.ROOT)
-    except UserError as error:
-        sys.exit(f"error: {error}")
     print(f"{OUT}: {len(tables)} tables, {len(tables['cells'])} rows of cells")
 
 

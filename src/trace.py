@@ -6,7 +6,6 @@ table, row, cell, run, completions and data of each find.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import re
@@ -98,9 +97,7 @@ def known_cells(root: Path) -> dict[str, dict[str, str]]:
 
 def main() -> None:
     """`python -m src.trace NUMBER|FINGERPRINT`. A user's mistake is one line on stderr and exit code 1."""
-    parser = argparse.ArgumentParser(
-        prog="python -m src.trace", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = config.command("trace", __doc__, "0.547", "1f4ca44d19f2 --most 5")
     parser.add_argument("asked", metavar="NUMBER|FINGERPRINT", help="as printed, e.g. 0.547 or 1f4ca44d19f2")
     parser.add_argument("--most", type=int, default=20, help="finds shown (20)")
     given = parser.parse_args()

@@ -1,30 +1,71 @@
 """Every cell as an MLflow run under its model's parent run. If the store of runs is out of reach, the work goes on.
 
-A run is found again by its fingerprint: computing a cell twice updates its run and never doubles it.
+A run is found again by its fingerprint: computing a cell twice updates its run and never doubles it. Each finished cell
+is also kept in data/cells/<experiment>/<fingerprint>.jsonl (beside the example store), so that what MLflow lacks is
+logged later: `sync` logs what data/cells/<experiment> and data/outputs hold; without a word it then opens the UI.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import functools
 import importlib.metadata
 import json
 import os
 import platform
+import re
+import sqlite3
 import subprocess
+import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from src.config import ROOT, Cell, Run
+from src import cells, config, logged, scoring
+from src.cells import Answers
+from src.config import ROOT, Model, Run, UserError
+from src.logged import Facts, Recorded
 
-TABLES = json.dumps([{"path": "examples.json", "type": "table"}])
-VIEW = "cells"  # the shared view that `make ui` opens
-COLUMNS = (
-    "params.model", "params.task", "params.prompt", "params.shots", "metrics.exact_match", "metrics.bertscore_accuracy",
-    "metrics.likelihood", "metrics.chance", "metrics.unparsed", "metrics.n", "metrics.tokens_per_s", "tags.fingerprint",
-)  # fmt: skip
+FORMAT = "2"  # of what is logged: `sync` logs a run of another format anew
+UNREAL = ("random", "fake")  # weights whose numbers never enter an experiment of real ones
 PACKAGES = ("torch", "transformers", "tokenizers", "bert-score", "numpy", "pandas", "mlflow", "hydra-core", "dvc")
+SAMPLING = {"sampling_interval": 10, "samples_before_logging": 3}  # seconds; system metrics are means of the samples
+
+CELLS, TWINS = "cells", "twins"
+
+
+@dataclass(frozen=True)
+class View:
+    """A shared view of MLflow's runs table, whose own default shows no parameter and no metric and folds the cells."""
+
+    said: str
+    query: str
+    order: str
+    ascending: bool
+    columns: Mapping[str, int]  # in their order; width in pixels
+
+
+VIEWS = {
+    CELLS: View(
+        "every cell, the best first", "tags.kind = 'cell'", "metrics.accuracy", False,
+        {"params.model": 120, "params.task": 130, "params.prompt": 76, "params.shots": 48, "params.tuned": 52,
+         "metrics.exact_match": 80, "metrics.bertscore_accuracy": 80, "metrics.likelihood": 76, "metrics.chance": 62,
+         "metrics.above_chance": 84, "metrics.n": 40, "metrics.tokens_per_s": 80},
+    ),
+    TWINS: View(
+        "base above tuned, task by task", "tags.kind = 'cell' and params.control = 'None'", "params.pair", True,
+        {"params.task": 130, "params.condition": 110, "params.model": 120, "params.tuned": 52,
+         "metrics.accuracy": 72, "metrics.chance": 62, "metrics.above_chance": 84, "metrics.n": 40},
+    ),
+}  # fmt: skip
+FIRST, LAST = {"attributes.`Run Name`": 110, "runDateAndNestInfo": 126}, {"duration": 66}  # what no view can hide
+
+
+# ---- what is logged of the checkout ----------------------------------------------------------------------
 
 
 def git_state() -> dict[str, str]:
@@ -51,75 +92,7 @@ def versions() -> dict[str, str]:
     }
 
 
-@dataclass
-class Tracker:
-    """Where the runs of one model go. `client` is None where no MLflow store could be opened."""
-
-    client: Any
-    experiment: str = ""
-    parent: str = ""
-    tags: Mapping[str, str] = field(default_factory=dict)
-
-    def cell(
-        self,
-        cell: Cell,
-        params: Mapping[str, Any],
-        metrics: Mapping[str, float],
-        tags: Mapping[str, str],
-        examples: Sequence[Mapping[str, Any]],
-    ) -> None:
-        """Log one finished cell: parameters, metrics and the per-example table. A failure is said, not raised."""
-        if self.client is None:
-            return
-        try:
-            self._cell(cell, params, metrics, tags, examples)
-        except Exception as error:  # whatever the tracking store does, the cell is in the example store
-            _unreachable(error)
-            self.client = None
-
-    def _cell(
-        self,
-        cell: Cell,
-        params: Mapping[str, Any],
-        metrics: Mapping[str, float],
-        tags: Mapping[str, str],
-        examples: Sequence[Mapping[str, Any]],
-    ) -> None:
-        from mlflow.entities import Metric, Param, RunTag
-        from mlflow.utils.time import get_current_time_millis
-
-        name = f"{cell.task.name} {cell.condition.name} {params['model']}"
-        wanted = {
-            **self.tags,
-            **tags,
-            "mlflow.parentRunId": self.parent,
-            "kind": "cell",
-            "mlflow.loggedArtifacts": TABLES,
-        }
-        run_id, new = _run(self.client, self.experiment, f"tags.fingerprint = '{tags['fingerprint']}'", name)
-        now = get_current_time_millis()
-        self.client.log_batch(
-            run_id,
-            metrics=[Metric(key, float(value), now, 0) for key, value in metrics.items()],
-            params=[Param(key, str(value)[:6000]) for key, value in params.items()] if new else [],
-            tags=[RunTag(key, value) for key, value in wanted.items()],
-        )
-        # not log_table, which appends where a run is updated; the tag makes the UI show the file as a table
-        table = {"columns": list(examples[0]), "data": [list(e.values()) for e in examples]}
-        self.client.log_dict(run_id, table, "examples.json")
-        self.client.set_terminated(run_id)
-
-
-def _unreachable(error: Exception) -> None:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    warnings.warn(f"MLflow is out of reach, the run goes on without it: {reason}", stacklevel=3)
-
-
-def _run(client: Any, experiment: str, query: str, name: str) -> tuple[str, bool]:
-    found = client.search_runs([experiment], query, max_results=1)
-    if found:
-        return found[0].info.run_id, False
-    return client.create_run(experiment, run_name=name).info.run_id, True
+# ---- the store of runs ----------------------------------------------------------------------
 
 
 def default_uri() -> str:
@@ -127,70 +100,411 @@ def default_uri() -> str:
     return f"sqlite:///{ROOT / 'mlflow.db'}"
 
 
+def _database(uri: str) -> Path | None:
+    """The file of a SQLite store; None of a server."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
 def _open(uri: str | None, experiment: str) -> tuple[Any, str]:
+    """(client, experiment id); database, experiment and views are made where they are missing."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the default blocks four minutes on a dead server
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # seconds, where one hangs
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     import logging
 
     import mlflow
 
     for name in ("alembic", "mlflow"):  # after the import, which sets them
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
-    client = mlflow.MlflowClient(uri or default_uri())
-    found = client.get_experiment_by_name(experiment)
-    if found:
-        return client, found.experiment_id
-    artifacts = None if uri else (ROOT / "mlartifacts").as_uri()
-    made = client.create_experiment(experiment, artifact_location=artifacts)
-    client.set_experiment_tag(made, f"mlflow.sharedViewState.{VIEW}", json.dumps(_view()))
+    uri = uri or default_uri()
+    database = _database(uri)
+    with _alone(database):
+        client = mlflow.MlflowClient(uri)
+        _readable_while_written(database)
+        found = client.get_experiment_by_name(experiment)
+        beside = (database.resolve().parent / "mlartifacts").as_uri() if database else None
+        made = found.experiment_id if found else client.create_experiment(experiment, artifact_location=beside)
+        for name in VIEWS:
+            key, view = f"mlflow.sharedViewState.{name}", json.dumps(_view(name))
+            if not found or found.tags.get(key) != view:
+                client.set_experiment_tag(made, key, view)
     return client, made
 
 
-def _view() -> dict[str, Any]:
-    """The runs table with the columns that matter, cells flat: MLflow's default shows no parameter and no metric."""
-    columns = ["{}.`{}`".format(*column.split(".")) for column in COLUMNS]
+@contextmanager
+def _alone(database: Path | None) -> Iterator[None]:
+    """One process at a time: of two that create a database at once, one would die."""
+    if database is None:
+        yield
+        return
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with database.with_name(f"{database.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _readable_while_written(database: Path | None) -> None:
+    """SQLite's write-ahead log, which stays with the file: the UI reads while a run logs, and a commit costs less."""
+    if database is not None:
+        with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(sqlite3.connect(database, 1)) as found:
+            found.execute("PRAGMA journal_mode = WAL")  # refused while an older UI has it open: then the next time
+
+
+def _view(name: str) -> dict[str, Any]:
+    """The state of MLflow's runs table, as its UI reads it (undocumented; a test looks at the page)."""
+
+    def quoted(column: str) -> str:
+        return "{}.`{}`".format(*column.split("."))
+
+    view = VIEWS[name]
+    widths = {quoted(column): width for column, width in view.columns.items()}
+    every = {**FIRST, **widths, **LAST}
     return {
-        "selectedColumns": columns, "orderByKey": "metrics.`exact_match`", "orderByAsc": False,
-        "searchFilter": "tags.kind = 'cell'", "startTime": "ALL", "lifecycleFilter": "Active",
-        "modelVersionFilter": "All Runs", "datasetsFilter": [], "runsExpanded": {}, "runsHidden": [], "runsPinned": [],
+        "selectedColumns": list(widths), "columnOrder": ["1", *every], "columnWidths": every,
+        "orderByKey": quoted(view.order), "orderByAsc": view.ascending, "searchFilter": view.query, "startTime": "ALL",
+        "lifecycleFilter": "Active", "modelVersionFilter": "All Runs", "datasetsFilter": [], "runsExpanded": {},
+        "runsHidden": [], "runsPinned": [],
     }  # fmt: skip
+
+
+def _found(client: Any, experiment: str, query: str) -> Any | None:
+    """The run that answers the query, or None. Of several, which two processes began at once, the oldest stays."""
+    runs = client.search_runs([experiment], query)
+    return _oldest(client, runs) if runs else None
+
+
+def _oldest(client: Any, runs: Iterable[Any]) -> Any:
+    first, *doubles = sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
+    for double in doubles:
+        client.delete_run(double.info.run_id)
+    return first
+
+
+def _reason(error: BaseException) -> str:
+    """An error in one line, without the user and password that a URI may hold."""
+    lines = [line for line in str(error).splitlines() if not line.startswith("(raised as a result of Query-invoked")]
+    return re.sub(r"//[^/@\s]*@", "//", (lines or [type(error).__name__])[0])
+
+
+def _unreachable(error: Exception) -> None:
+    text = f"MLflow is out of reach, the run goes on without it: {_reason(error)}. Later: python -m src.tracking sync"
+    warnings.warn_explicit(text, UserWarning, "MLflow", 1)  # no line of source below it
+
+
+# ---- logging ----------------------------------------------------------------------
+
+
+@dataclass
+class Tracker:
+    """Where the cells of one model go. `client` is None where nothing is logged: turned off, or out of reach."""
+
+    client: Any
+    kept: Path  # folder where every finished cell is kept
+    experiment: str = ""
+    parent: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def cell(
+        self, head: Mapping[str, Any], answers: Sequence[Answers], scores: Sequence[scoring.Score], recorded: Recorded
+    ) -> None:
+        """Keep one finished cell, then log it. A failure to log is said once, not raised."""
+        recorded = Recorded(recorded.params, recorded.metrics, {**self.tags, **recorded.tags})
+        cells.write(self.kept / f"{head['fingerprint']}.jsonl", {**head, "recorded": asdict(recorded)}, answers)
+        if self.client is None:
+            return
+        try:
+            told = logged.facts(head, answers, scores, recorded)
+            log_cell(self.client, self.experiment, self.parent, told, "run")
+        except Exception as error:  # whatever the store of runs does, the cell is kept
+            _unreachable(error)
+            self.client = None
+
+
+def kept_in(store: Path, experiment: str) -> Path:
+    """The folder of the finished cells of an experiment, beside the example store."""
+    return store.parent / "cells" / experiment
+
+
+def real_or_apart(experiment: str, weights: str) -> str:
+    """The experiment of a model: numbers of random weights and fake engines go into one of their own."""
+    return f"{experiment} ({weights})" if weights in UNREAL else experiment
+
+
+def log_cell(client: Any, experiment: str, parent: str, told: Facts, by: str) -> None:
+    """One cell's run: parameters, metrics, tags, data set and the per-example table. by: "run" | "sync"."""
+    from mlflow.entities import Metric, Param, RunTag
+    from mlflow.utils.time import get_current_time_millis
+
+    tags = {
+        **told.tags, "mlflow.parentRunId": parent, "kind": "cell", "logged_by": by, "logged_format": FORMAT,
+        "mlflow.loggedArtifacts": _tables("examples.json"),
+    }  # fmt: skip
+    query = f"tags.kind = 'cell' and tags.fingerprint = '{told.tags['fingerprint']}'"
+    now = get_current_time_millis()
+    began = now - int(1000 * told.metrics.get("wall_s", 0))
+    run = _found(client, experiment, query) or client.create_run(experiment, began, tags, told.name)
+    run_id = run.info.run_id
+    client.log_inputs(run_id, [_data_set(told)])
+    client.log_dict(run_id, _table(told.examples), "examples.json")
+    client.log_batch(  # after the files: its hash of the completions says that the run is whole
+        run_id,
+        metrics=[Metric(key, float(value), now, 0) for key, value in told.metrics.items()],
+        params=[Param(key, value) for key, value in told.params.items() if key not in run.data.params],
+        tags=[RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value],
+    )
+    client.set_terminated(run_id, end_time=run.info.end_time or now)  # an update keeps how long the first took
+
+
+def _tables(*paths: str) -> str:
+    """The tag that makes the UI show these files as tables."""
+    return json.dumps([{"path": path, "type": "table"} for path in paths])
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rows as the UI shows them. Not by MLflow's log_table, which appends where a run is updated."""
+    return {"columns": list(rows[0]) if rows else [], "data": [list(row.values()) for row in rows]}
+
+
+def _data_set(told: Facts) -> Any:
+    """The prepared task file as an MLflow input: name and digest, none of its text."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source = json.dumps({"source": told.params["task.source"], "file": told.params["task.file"]})
+    digest = told.tags["data_sha256"][:36]  # as much as MLflow holds; the whole is a tag
+    profile = json.dumps({"num_rows": int(told.metrics["n"])})
+    data_set = Dataset(told.params["task"], digest, "conf/source", source, profile=profile)
+    return DatasetInput(data_set, [InputTag("mlflow.data.context", "evaluation")])
 
 
 @contextmanager
 def model_run(run: Run) -> Iterator[Tracker]:
     """The parent run of one model in one suite; cells are logged through the Tracker it yields."""
-    try:
-        client, experiment = _open(run.tracking["uri"], str(run.tracking["experiment"]))
-        name = f"{run.model.name} ({run.suite})"
-        parent, new = _run(client, experiment, f"tags.kind = 'model' and tags.mlflow.runName = '{name}'", name)
-        tags = {**git_state(), **versions()}
-        for key, value in {**tags, "kind": "model"}.items():
-            client.set_tag(parent, key, value)
-        if new:
-            for key, value in asdict(run.model).items():
-                client.log_param(parent, key, value)
-        tracker = Tracker(client, experiment, parent, tags)
-    except Exception as error:
-        _unreachable(error)
-        tracker = Tracker(None)
+    experiment = real_or_apart(str(run.tracking["experiment"]), run.model.weights)
+    tracker = Tracker(None, kept_in(run.store, experiment), tags={**git_state(), **versions()})
+    monitor = None
+    if run.tracking.get("enabled", True):
+        try:
+            client, tracker.experiment = _open(run.tracking["uri"], experiment)
+            tracker.parent = _parent(client, tracker.experiment, run.model, run.suite, tracker.tags)
+            monitor = _monitor(run.tracking, tracker.parent)
+            tracker.client = client
+        except Exception as error:
+            _unreachable(error)
     status = "FAILED"
     try:
         yield tracker
         status = "FINISHED"
     finally:
+        if monitor:
+            monitor.finish()
         if tracker.client is not None:
-            tracker.client.set_terminated(tracker.parent, status)
+            _close(tracker, status)
+
+
+def _close(tracker: Tracker, status: str) -> None:
+    try:
+        summarise(tracker.client, tracker.experiment, tracker.parent)
+        tracker.client.set_terminated(tracker.parent, status)
+    except Exception as error:
+        _unreachable(error)
+
+
+def _parent(client: Any, experiment: str, model: Model, suite: str, tags: Mapping[str, str]) -> str:
+    """The run id of a model's parent in one suite, open for its cells."""
+    from mlflow.entities import Param, RunTag
+
+    name = f"{model.name} ({suite})"
+    query = f"tags.kind = 'model' and tags.mlflow.runName = '{name}'"
+    if not _found(client, experiment, query):
+        client.create_run(experiment, run_name=name, tags={"kind": "model"})
+    run = _found(client, experiment, query)  # again: a shard may have begun another at the same moment
+    assert run is not None
+    params = {key: str(value) for key, value in asdict(model).items() if key not in run.data.params}
+    client.log_batch(
+        run.info.run_id,
+        params=[Param(key, value) for key, value in params.items()],
+        tags=[RunTag(key, value) for key, value in tags.items()],
+    )
+    client.update_run(run.info.run_id, status="RUNNING")
+    return str(run.info.run_id)
+
+
+def _monitor(tracking: Mapping[str, Any], parent: str) -> Any:
+    """A thread that samples the machine for the parent run; None where `tracking.system_metrics` is off."""
+    if not tracking.get("system_metrics", True):
+        return None
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    uri = tracking["uri"] or default_uri()
+    monitor = SystemMetricsMonitor(parent, resume_logging=True, tracking_uri=uri, **SAMPLING)
+    monitor.start()
+    return monitor
+
+
+def summarise(client: Any, experiment: str, parent: str) -> None:
+    """On a model's parent run: its cells as a table, and accuracy by task as a figure. In: what MLflow holds of it."""
+    runs = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent}'", max_results=50_000)
+    by_fingerprint: dict[str, list[Any]] = {}
+    for run in runs:
+        by_fingerprint.setdefault(run.data.tags["fingerprint"], []).append(run)
+    single = {fingerprint: _oldest(client, same) for fingerprint, same in by_fingerprint.items()}
+    found = [{**run.data.params, **run.data.metrics, "fingerprint": name} for name, run in single.items()]
+    rows = logged.summary(each for each in found if "accuracy" in each)
+    client.log_metric(parent, "cells", len(single))
+    if rows:
+        client.log_dict(parent, _table(rows), "summary.json")
+        client.set_tag(parent, "mlflow.loggedArtifacts", _tables("summary.json"))
+        name = client.get_run(parent).info.run_name
+        client.log_figure(parent, logged.figure(rows, name), "accuracy.png")
+
+
+# ---- sync ----------------------------------------------------------------------
+
+
+def sync(folders: Sequence[Path], uri: str | None, experiment: str) -> str:
+    """Log the finished cells under `folders` that MLflow lacks; what was done, in a line.
+
+    Of two files of one fingerprint the first counts. Raises UserError where MLflow cannot be opened or is lost.
+    """
+    found = finished(folders)
+    client, where = opened(uri, experiment)
+    try:
+        there = _whole(client, where)
+        todo = {path: head for path, head in found.items() if there.get(head["fingerprint"]) != _identity(head)}
+        skipped = _log_all(client, where, todo, experiment)
+    except UserError:
+        raise
+    except Exception as error:
+        raise _lost(uri, error) from error
+    done = f"{len(todo) - len(skipped)} cells logged, {len(found) - len(todo)} were there already"
+    return "\n  ".join([done, *(f"not logged: {each}" for each in skipped)])
+
+
+def _identity(tags: Mapping[str, Any]) -> tuple[str, str]:
+    return tags["completions_sha256"], tags.get("logged_format", FORMAT)
+
+
+def _whole(client: Any, experiment: str) -> dict[str, tuple[str, str]]:
+    """fingerprint -> identity of the cells that are logged to the end."""
+    query = "tags.kind = 'cell' and attributes.status = 'FINISHED'"
+    runs = client.search_runs([experiment], query, max_results=50_000)
+    return {r.data.tags["fingerprint"]: _identity({"logged_format": "1", **r.data.tags}) for r in runs}
+
+
+def _log_all(client: Any, where: str, todo: Mapping[Path, Mapping[str, Any]], experiment: str) -> list[str]:
+    """Log these cells under their models' parents; why each that was skipped was."""
+    encoder = functools.cache(cells.load_encoder)
+
+    @functools.cache
+    def parent(model: str, suite: str) -> str:
+        return _parent(client, where, config.load("model", model, Model), suite, {"logged_by": "sync"})
+
+    skipped, parents = [], set()
+    for path in todo:
+        try:
+            told, head = _told(path, experiment, encoder)
+            above = parent(head["model"], head["suite"])
+        except UserError as error:
+            skipped.append(str(error))
+            continue
+        log_cell(client, where, above, told, "sync")
+        parents.add(above)
+    for each in parents:
+        summarise(client, where, each)
+        client.set_terminated(each)
+    return skipped
+
+
+def _told(path: Path, experiment: str, encoder: Callable[[str], Any]) -> tuple[Facts, dict[str, Any]]:
+    """(what is told of a cell's file, its header). Raises UserError where it is not for this experiment."""
+    head, answers = cells.read(path)
+    if real_or_apart(experiment, head["weights"]) != experiment:
+        raise UserError(f"{path}: {head['weights']} weights have an experiment of their own")
+    kept = head.pop("recorded", None)
+    recorded = Recorded(**kept) if kept else logged.from_conf(head, answers)
+    scores = cells.score(head, answers, None if head["lettered"] else encoder(head["encoder"]))
+    return logged.facts(head, answers, scores, recorded), head
+
+
+def finished(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
+    """The header of each finished cell under these folders, one file a fingerprint. Raises UserError for no folder."""
+    heads: dict[str, tuple[Path, dict[str, Any]]] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder. Name folders of finished cells, e.g. data/outputs")
+        for path in sorted(folder.rglob("*.jsonl")):
+            with path.open(encoding="utf-8") as file, contextlib.suppress(ValueError):  # of another kind
+                head = json.loads(file.readline())
+                heads.setdefault(head["fingerprint"], (path, head))
+    return dict(heads.values())
+
+
+def opened(uri: str | None, experiment: str) -> tuple[Any, str]:
+    """`_open` for a person who asked for MLflow: raises UserError where it is out of reach."""
+    try:
+        return _open(uri, experiment)
+    except Exception as error:  # SQLite, alembic and MLflow each have their own
+        raise _lost(uri, error) from error
+
+
+def _lost(uri: str | None, error: Exception) -> UserError:
+    reason, database = _reason(error), _database(uri or default_uri())
+    if database is None:
+        return UserError(f"The MLflow server does not answer: {reason}. Start it, then the same command again")
+    if "locked" in reason:
+        return UserError(f"{database.name} is locked by another process: {reason}. The same command again later")
+    return UserError(f"{database.name} cannot be opened: {reason}. Move it away: the next run begins another")
+
+
+# ---- the command ----------------------------------------------------------------------
+
+
+def links(address: str, experiment: str) -> str:
+    """Where the two views of the runs table are."""
+    page = f"{address}/#/experiments/{experiment}/runs?viewStateShareKey="
+    return "\n".join(f"{page}{name}  {view.said}" for name, view in VIEWS.items())
+
+
+def ui(uri: str | None, experiment: str) -> None:
+    """Print the links, then serve the UI; where the runs are on a server, only the links. Does not return."""
+    _, where = opened(uri, experiment)
+    database = _database(uri or default_uri())
+    if database is None:
+        print(links(str(uri).rstrip("/"), where))
+        sys.exit(0)
+    port = os.environ.get("PORT", "5000")
+    print(links(f"http://127.0.0.1:{port}", where), flush=True)
+    artifacts = (database.resolve().parent / "mlartifacts").as_uri()
+    store = ["--backend-store-uri", uri or default_uri(), "--default-artifact-root", artifacts]
+    command = ["mlflow", "server", *store, "--host", "127.0.0.1", "--port", port, "--workers", "1"]
+    os.execvp("mlflow", command)
+
+
+def asked(words: Iterable[str]) -> tuple[list[Path], str | None, str]:
+    """(folders, uri, experiment) of a command's words: folders and overrides of conf/config.yaml. Raises UserError."""
+    words = list(words)
+    cfg = config.composed([word for word in words if "=" in word])
+    store, experiment = Path(cfg.store), str(cfg.tracking.experiment)
+    beside = [folder for folder in (kept_in(store, experiment), store.parent / "outputs") if folder.is_dir()]
+    return [Path(word) for word in words if "=" not in word] or beside, cfg.tracking.uri, experiment
 
 
 def main() -> None:
-    """`python -m src.tracking` prints where the runs are and opens the MLflow UI on them (`make ui`)."""
-    _, experiment = _open(None, "emergence-audit")
-    port = os.environ.get("PORT", "5000")
-    print(f"MLflow UI: http://127.0.0.1:{port}/#/experiments/{experiment}/runs?viewStateShareKey={VIEW}", flush=True)
-    store = ["--backend-store-uri", default_uri(), "--default-artifact-root", (ROOT / "mlartifacts").as_uri()]
-    command = ["mlflow", "server", *store, "--host", "127.0.0.1", "--port", port, "--workers", "1"]
-    os.execvp("mlflow", command)
+    """`python -m src.tracking [ui|sync] [FOLDER ...] [tracking.uri=...]`. A user's mistake is one line on stderr."""
+    parser = config.command("tracking", __doc__, "", "sync data/laptop tracking.uri=http://127.0.0.1:5000")
+    parser.add_argument("what", nargs="?", choices=("ui", "sync"), default="ui", help="ui (the default): sync first")
+    parser.add_argument("words", nargs="*", metavar="FOLDER|key=value", help="folders of cells; tracking.uri=...")
+    given = parser.parse_args()
+    os.chdir(ROOT)
+    try:
+        folders, uri, experiment = asked(given.words)
+        print(sync(folders, uri, experiment), flush=True)
+        if given.what == "ui":
+            ui(uri, experiment)
+    except UserError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -11,17 +11,20 @@ from src import config
 
 SRC = config.ROOT / "src"
 ORDER = [
+    ["names"],
     ["config"],
     ["rhyming"],
     ["fetch", "data"],
-    ["prompts", "plan"],
+    ["prompts"],
+    ["shards", "preemption"],
     ["store"],
     ["engine", "engine.decoding", "engine.local"],
     ["scoring"],
     ["cells"],
+    ["logged"],
     ["tracking"],
-    ["run", "collect", "replay"],
-    ["names"],
+    ["machine"],
+    ["run", "collect", "replay", "plan"],
     ["stats_cell"],
     ["stats_scale"],
     ["stats_pairs"],
@@ -31,7 +34,8 @@ ORDER = [
     ["claims"],
     ["figures"],
     ["report"],
-    ["annotate", "trace"],
+    ["annotate", "trace", "release"],
+    ["verify"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 DOORS = {
@@ -39,7 +43,7 @@ DOORS = {
     "transformers": {"engine.decoding", "engine.local", "fetch", "scoring"},
     "mlflow": {"tracking"},
     "pingouin": {"stats_cell", "stats_scale", "stats_pairs", "stats_questions"},
-    "matplotlib": {"figures"},
+    "matplotlib": {"figures", "logged"},
     "great_tables": {"report"},
     "bert_score": {"scoring"},
     "hydra": {"config", "run"},

@@ -46,7 +46,7 @@ def test_every_stage_depends_on_files_that_exist_or_are_made():
 def test_what_a_stage_runs_is_among_its_dependencies():
     """A change in a module reruns the stages whose numbers it can move."""
     stages = yaml.safe_load((config.ROOT / "dvc.yaml").read_text())["stages"]
-    for name in ("prepare", "collect", "stats", "audit", "fidelity", "report"):
+    for name in ("prepare", "hashes", "collect", "stats", "audit", "fidelity", "report"):
         module = stages[name]["cmd"].split()[2].replace(".", "/") + ".py"
         assert module in stages[name]["deps"], name
 

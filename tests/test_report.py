@@ -323,7 +323,7 @@ def test_the_page_names_suite_weights_and_gaps(built: Path) -> None:
 def test_metrics_count_what_the_frames_say(built: Path) -> None:
     found = json.loads((built / "reports/metrics.json").read_text())
     own = all_cells().query("source == 'own'")
-    closed = found["own"]["local_model"]["conditions"]["closed_zero"]
+    closed = found["own"]["local_model"]["closed_zero"]
     assert closed["accuracy"] == pytest.approx(own["accuracy"].mean())
     assert closed["above_raw"] == int(own["above_raw"].sum())
     assert closed["unparsed_share"] == pytest.approx(3 / 40)

@@ -917,5 +917,6 @@ def load(folder: str, dtype: str, trust_remote_code: bool) -> Any:
     disable_progress_bar()
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    model = kind.from_pretrained(folder, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code)
+    options = {"dtype": getattr(torch, dtype), "weights_only": True, "trust_remote_code": trust_remote_code}
+    model = kind.from_pretrained(folder, **options)
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -18,11 +19,30 @@ if TYPE_CHECKING:
 
 NUMERICS = 1  # raised by hand, only when golden completions change: it voids every stored result
 NEAR_TIE = 1e-4  # logits
+WHOLE = "Put a whole one there (config.json, the tokenizer's files, *.safetensors) or fetch it again: dvc repro fetch"
 
 
 def digest(content: Any) -> str:
     """sha256 hex of canonical JSON."""
     return sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@contextmanager
+def readable(folder: Path) -> Iterator[None]:
+    """What a damaged checkpoint, or one that brings its own code, raises while it is loaded, as a UserError."""
+    from pickle import UnpicklingError
+
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, LookupError, ImportError, SafetensorError, UnpicklingError) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{folder} needs code that comes with the checkpoint. Read it; where you trust it: "
+                "model.trust_remote_code=true"
+            ) from None
+        raise UserError(f"{folder} cannot be loaded: {str(error).splitlines()[0].rstrip('.')}. {WHOLE}") from None
 
 
 class LocalEngine:
@@ -59,9 +79,7 @@ class LocalEngine:
         self.token_budget, self.trust_remote_code = token_budget, trust_remote_code
         self.encode = lru_cache(maxsize=8192)(self._encode)
         if not (self.folder / "config.json").exists():
-            raise UserError(
-                f"{self.folder} holds no config.json, so no checkpoint. Fetch the model: dvc repro fetch_models"
-            )
+            raise UserError(f"{self.folder} holds no config.json, so no checkpoint. {WHOLE}")
 
     # ---- Without weights
 
@@ -70,14 +88,16 @@ class LocalEngine:
         """The folder's tokenizer."""
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
+        with readable(self.folder):
+            return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
 
     @cached_property
     def config(self) -> Any:
         """The folder's model configuration."""
         from transformers import AutoConfig
 
-        return AutoConfig.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
+        with readable(self.folder):
+            return AutoConfig.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
 
     def _encode(self, text: str, special: bool = True) -> tuple[int, ...]:
         ids = self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
@@ -165,7 +185,8 @@ class LocalEngine:
         """The model, loaded, behind the fastest way of running it."""
         from src.engine.decoding import Sampler, backend, load
 
-        model = load(str(self.folder), self.dtype, self.trust_remote_code)
+        with readable(self.folder):
+            model = load(str(self.folder), self.dtype, self.trust_remote_code)
         return backend(model, Sampler(self.generation.temperature, self.generation.top_k))
 
     @property

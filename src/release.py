@@ -1,0 +1,222 @@
+"""One archive of what was run here, for a reader who has no access to the data sets: `python -m src.release [ARCHIVE]`.
+
+Completions, scores, statistics' inputs, tables, conf, locks, checksums, CITATION.cff and RO-Crate 1.1 metadata. The
+same files give the same bytes. Dataset text stays out: a cell holds a prompt's id and sha256 in its place, a task's
+items hold hashes. What a model wrote is in it as it was written, and a completion can quote its prompt.
+
+Examples:
+  python -m src.release
+  python -m src.release dist/mine.zip
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import mimetypes
+import subprocess
+import sys
+import tomllib
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from src import cells
+from src.cells import Answers
+from src.config import ROOT, UserError, digest
+
+COPIED = (
+    "CITATION.cff", "LICENSE", "params.yaml", "dvc.yaml", "dvc.lock", "pyproject.toml", "requirements*.in",
+    "requirements*.lock", "conf/**/*.yaml", "data/published/README.md", "data/published/*.csv",
+    "data/published/*.yaml", "data/reference/*.csv", "data/scores.parquet", "data/tasks/summary.csv",
+    "data/fidelity/*.parquet", "reports/tables/*.csv", "reports/hashes/*.csv", "reports/metrics.json",
+)  # fmt: skip
+QUOTES_DATA = ("data/fidelity/prompts.parquet",)
+NEEDED = ("data/scores.parquet", "reports/metrics.json")
+CELLS = "data/cells"
+CRATE, MANIFEST = "ro-crate-metadata.json", "manifest-sha256.txt"
+LICENCE = "https://spdx.org/licenses/Apache-2.0"
+LICENCES = {"data/published/": "https://spdx.org/licenses/CC-BY-SA-4.0"}
+WORDS = (
+    "Completions, scores and tables, without dataset text. Prompts and items stand as hashes; they are rebuilt from "
+    "the data sets, which have their own licences. Completions are the model's own words, kept as written: one can "
+    "quote its prompt, and with it an option or a phrase of an item."
+)
+DIGITS = 16  # of the sha256 that stands for a text
+
+
+# ---- what goes in -------------------------------------------------------------------------------
+
+
+def members(root: Path) -> dict[str, bytes]:
+    """Every file of the archive but metadata and manifest, by path. Raises UserError where something was not made."""
+    paths = sorted({path for pattern in COPIED for path in root.glob(pattern) if path.is_file()})
+    found = {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
+    found = {name: content for name, content in found.items() if name not in QUOTES_DATA}
+    missing = [name for name in NEEDED if name not in found]
+    outputs = sorted((root / "data/outputs").glob("*/*.jsonl"))
+    if missing or not outputs:
+        raise UserError(f"{(missing or ['data/outputs'])[0]} is missing: nothing to release yet. Make it: dvc repro")
+    tasks = {f"data/tasks/{path.name}": hashed_items(path) for path in sorted((root / "data/tasks").glob("*.jsonl"))}
+    said = {f"{CELLS}/{path.parent.name}/{path.name}": without_prompts(path) for path in outputs}
+    return dict(sorted({**found, **tasks, **said}.items()))
+
+
+def hashed_items(path: Path) -> bytes:
+    """A prepared task with a hash in the place of every text: what the statistics need of it."""
+    rows = [json.loads(line) for line in path.open(encoding="utf-8")]
+    return _lines([{**row, **{key: hashed(row[key]) for key in ("input", "options", "answer")}} for row in rows])
+
+
+def hashed(text: str | Sequence[str]) -> str | list[str]:
+    """DIGITS of a text's sha256, and its full stop, which the published scorer treats by itself."""
+    if not isinstance(text, str):
+        return [str(hashed(each)) for each in text]
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS] + ("." if text.endswith(".") else "")
+
+
+def without_prompts(path: Path) -> bytes:
+    """A cell's file with each prompt's id and sha256 in its place."""
+    head, answers = cells.read(path)
+    return _lines([head, *map(_answer, answers)])
+
+
+def _answer(answers: Answers) -> dict[str, Any]:
+    asked = {"id": answers.prompt.id, "prompt_sha256": prompt_sha256(answers)}
+    return {**asked, **{key: value for key, value in asdict(answers).items() if key != "prompt"}}
+
+
+def prompt_sha256(answers: Answers) -> str:
+    """sha256 of a prompt: prefix, text, options, continuations, gold answer."""
+    return digest(asdict(answers.prompt))
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+# ---- what describes it ----------------------------------------------------------------------------
+
+
+def crate(files: Mapping[str, bytes], version: str, date: str, commit: str) -> dict[str, Any]:
+    """RO-Crate 1.1 metadata. date: ISO 8601, of the commit."""
+    descriptor = {
+        "@id": CRATE, "@type": "CreativeWork", "about": {"@id": "./"},
+        "conformsTo": {"@id": "https://w3id.org/ro/crate/1.1"},
+    }  # fmt: skip
+    parts = [*files, MANIFEST]
+    root = {
+        "@id": "./", "@type": "Dataset", "name": f"emergence-audit {version}", "description": WORDS, "version": version,
+        "datePublished": date, "license": {"@id": LICENCE}, "hasPart": [{"@id": name} for name in parts],
+        "citation": {"@id": "https://arxiv.org/abs/2309.01809"}, "isBasedOn": {"@id": "#code"},
+    }  # fmt: skip
+    code = {"@id": "#code", "@type": "SoftwareSourceCode", "name": "emergence-audit", "version": commit}
+    paper = {
+        "@id": "https://arxiv.org/abs/2309.01809", "@type": "ScholarlyArticle",
+        "name": "Are Emergent Abilities in Large Language Models just In-Context Learning?",
+    }  # fmt: skip
+    licences = [{"@id": url, "@type": "CreativeWork", "name": url.rsplit("/")[-1]}
+                for url in (LICENCE, *LICENCES.values())]  # fmt: skip
+    listed = [_file(name, files.get(name)) for name in parts]
+    return {"@context": "https://w3id.org/ro/crate/1.1/context",
+            "@graph": [descriptor, root, code, paper, *licences, *listed]}  # fmt: skip
+
+
+def _file(name: str, content: bytes | None) -> dict[str, Any]:
+    kind = {".jsonl": "application/jsonl", ".parquet": "application/vnd.apache.parquet", ".yaml": "application/yaml"}
+    encoding = kind.get(Path(name).suffix) or mimetypes.guess_type(name)[0] or "text/plain"
+    found: dict[str, Any] = {"@id": name, "@type": "File", "encodingFormat": encoding}
+    if content is not None:
+        found["contentSize"] = str(len(content))
+    licence = next((url for folder, url in LICENCES.items() if name.startswith(folder)), None)
+    return found | ({"license": {"@id": licence}} if licence else {})
+
+
+def manifest(files: Mapping[str, bytes]) -> bytes:
+    """What `sha256sum --check` reads."""
+    return "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()).encode()
+
+
+def commit(root: Path) -> tuple[str, str]:
+    """(hash, day) of the checked-out commit. Raises UserError without git."""
+    try:
+        words = ["git", "log", "-1", "--format=%H %cs"]
+        done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UserError(f"{root} is no git checkout, so the release could not say which code made it") from error
+    found, day = done.stdout.split()
+    return found, day
+
+
+# ---- the archive ------------------------------------------------------------------------------------
+
+
+def write(root: Path, archive: Path | None = None) -> Path:
+    """The archive of a finished run under `root`. Raises UserError where there is none."""
+    version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+    files = members(root)
+    found, day = commit(root)
+    described = json.dumps(crate(files, version, day, found), indent=1, ensure_ascii=False) + "\n"
+    files[CRATE] = described.encode()
+    path = archive or root / f"dist/emergence-audit-{version}.zip"
+    zipped(path, {**files, MANIFEST: manifest(files)})
+    return path
+
+
+def zipped(path: Path, files: Mapping[str, bytes]) -> None:
+    """A zip whose bytes are those of its files: no clock, no owner."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in sorted(files.items()):
+            info = zipfile.ZipInfo(name)  # its date is 1980-01-01
+            info.compress_type, info.external_attr, info.create_system = zipfile.ZIP_DEFLATED, 0o644 << 16, 3
+            archive.writestr(info, content)
+    part.replace(path)
+
+
+def unpacked(bundle: Path, folder: Path) -> list[str]:
+    """Unpack into `folder`; the files that are not as the manifest says. Raises UserError for what is no release."""
+    try:
+        with zipfile.ZipFile(bundle) as archive:
+            archive.extractall(folder)
+        listed = (folder / MANIFEST).read_text().splitlines()
+    except (OSError, zipfile.BadZipFile, zlib.error, ValueError) as error:
+        raise UserError(
+            f"{bundle} is damaged or no release ({error}). Get it again, or make it: make release"
+        ) from error
+    wanted = {name: sha256 for sha256, _, name in (line.partition("  ") for line in listed)}
+    there = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    found = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in there.items() if name != MANIFEST}
+    return sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
+
+
+def unfinished(root: Path) -> str:
+    """The files that git does not have as they are here, a line each; "" where all is committed."""
+    words = ["git", "status", "--porcelain", "--", "conf", "params.yaml", "dvc.yaml", "dvc.lock", "reports", "src"]
+    return subprocess.run(words, cwd=root, capture_output=True, text=True, check=False).stdout.rstrip()
+
+
+def main() -> None:
+    """`python -m src.release`. A user's mistake is one line on stderr and exit code 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m src.release", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("archive", nargs="?", type=Path, help="default: dist/emergence-audit-<version>.zip")
+    given = parser.parse_args()
+    try:
+        if changed := unfinished(ROOT):
+            raise UserError(f"a release names one commit, and these are not in it. Commit them first:\n{changed}")
+        path = write(ROOT, given.archive)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    print(f"{path}: sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}")
+    print(f"check it: python -m src.verify {path} --level tables")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+"""Whatever stops a stage, the next start ends in the bytes of an undisturbed one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src import config
+from src.config import ROOT
+from src.engine import Completion, Likelihood, Request, Result
+from src.prompts import Prompt
+from src.store import Store
+from tests.test_pipeline import execute, made_up, words
+from tests.tiny import tiny
+
+TASK = "analytic_entailment"
+pytestmark = pytest.mark.slow
+
+
+def content(folder: Path, *outs: str) -> dict[str, bytes]:
+    """Every file of these outs by path; hidden leftovers are none of them."""
+    found = [p for out in outs for p in ((folder / out).rglob("*") if (folder / out).is_dir() else [folder / out])]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(found) if path.is_file()}
+
+
+def started(tree: Path, *command: str, **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=tree,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+
+
+def finished(tree: Path, *command: str, **options: Any) -> str:
+    running = started(tree, *command, **options)
+    said, _ = running.communicate(timeout=300)
+    assert running.returncode == 0, said
+    return said
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The code and conf, the published data, and one task's raw file of our own."""
+    tree = tmp_path / "checkout"
+    for name in ("src", "conf"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "data/published", tree / "data/published")
+    shutil.copytree(ROOT / "data/reference", tree / "data/reference")
+    shutil.copy(ROOT / "dvc.yaml", tree)
+    given = config.params() | {"tasks": [TASK]}
+    (tree / "params.yaml").write_text(json.dumps(given))
+    task = config.load_task(TASK)
+    entry = [{"input": f"case {i}", "target_scores": {"yes": 1, "no": 0}} for i in range(task.n_source)]
+    raw = tree / "data/raw" / task.source / task.file
+    raw.parent.mkdir(parents=True)
+    raw.write_text(json.dumps({"examples": entry}))
+    return tree
+
+
+KILLED_AT = """
+import os, runpy, sys
+place, end, module, *_ = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+here, parent, writes = os.getcwd(), os.getpid(), 0
+def hook(event, args):
+    global writes
+    changes = event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir") or (
+        event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR))
+    if changes and os.getpid() == parent and os.path.abspath(os.fsdecode(args[0])).startswith(here + "/data"):
+        writes += 1
+        if writes == place:
+            os.kill(parent, end)
+sys.addaudithook(hook)
+sys.argv = [module]
+try:
+    runpy.run_module(module, run_name="__main__")
+finally:
+    print("writes", writes)
+"""
+"""Runs a module and stops it before its n-th change of a file under data/: opening to write, rename, removal."""
+
+
+def stopped_at(tree: Path, place: int, end: signal.Signals, module: str) -> tuple[int, str]:
+    command = [sys.executable, "-c", KILLED_AT, str(place), str(int(end)), module]
+    done = subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=300, check=False)
+    return done.returncode, done.stdout
+
+
+def test_prepare_is_stopped_at_every_single_write(checkout: Path) -> None:
+    """What stands under its own name is whole at each of them, and the next run ends in the undisturbed bytes."""
+    finished(checkout, "src.data")
+    undisturbed = content(checkout, "data/tasks")
+    for place in range(1, 60):
+        end = (signal.SIGKILL, signal.SIGTERM)[place % 2]
+        code, said = stopped_at(checkout, place, end, "src.data")
+        if code == 0:
+            break
+        assert code == -end, said
+        for path, whole in content(checkout, "data/tasks").items():
+            assert path.endswith(".part") or whole == undisturbed[path], f"half-written {path} at write {place}"
+    assert code == 0
+    assert place > 5
+    assert content(checkout, "data/tasks") == undisturbed
+
+
+@pytest.mark.parametrize(
+    ("module", "out", "end"),
+    [("src.stats", "data/stats", signal.SIGTERM), ("src.claims", "data/audit", signal.SIGKILL)],
+)
+def test_a_stage_is_stopped_at_a_seeded_write(checkout: Path, module: str, out: str, end: signal.Signals) -> None:
+    """The next start gives the bytes of an undisturbed one."""
+    if module == "src.claims":
+        shutil.copytree(ROOT / "data/stats", checkout / "data/stats")
+    code, said = stopped_at(checkout, 0, end, module)
+    assert code == 0, said
+    undisturbed, writes = content(checkout, out), int(said.split()[-1])
+    shutil.rmtree(checkout / out)  # as DVC does before a stage
+    assert stopped_at(checkout, random.Random(7).randint(1, writes), end, module)[0] == -end
+    finished(checkout, module)
+    assert content(checkout, out) == undisturbed
+
+
+def test_a_disk_that_fills_up_leaves_the_old_file_and_no_other(checkout: Path) -> None:
+    finished(checkout, "src.data")
+    undisturbed = content(checkout, "data/tasks")
+    before = config.load_task(TASK).n_source
+    assert before > 0
+    small = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))  # noqa: E731
+    running = started(checkout, "src.data", preexec_fn=small)
+    said, _ = running.communicate(timeout=120)
+    assert running.returncode == 1
+    assert "error: prepare: File too large" in said
+    assert "Traceback" not in said
+    left = content(checkout, "data/tasks")
+    assert all(undisturbed[path] == left[path] for path in left)
+    finished(checkout, "src.data")
+    assert content(checkout, "data/tasks") == undisturbed
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recovery")
+    tiny("llama", folder / "weights")
+    (folder / "tasks").mkdir()
+    for task in ("analytic_entailment", "social_iqa"):
+        (folder / f"tasks/{task}.jsonl").write_text(made_up(task))
+    return folder
+
+
+def test_two_runs_of_the_same_cells_at_once_and_a_locked_database(place: Path) -> None:
+    """Both end with the same cells; the runs' database is held by another program all the while."""
+    execute(place, out="alone")
+    with contextlib.closing(sqlite3.connect(place / "runs.db")) as locked:
+        locked.execute("BEGIN EXCLUSIVE")
+        both = [started(ROOT, "src.run", *words(place, f"store='{place / 'both'}'", out=out)) for out in ("one", "two")]
+        said = [running.communicate(timeout=400)[0] for running in both]
+    assert [running.returncode for running in both] == [0, 0], said
+    assert "Traceback" not in "".join(said)
+    same(place, "alone", "one")
+    same(place, "alone", "two")
+
+
+@pytest.mark.filterwarnings("ignore:MLflow is out of reach")
+def test_a_store_cut_anywhere_is_filled_up_again(place: Path, tmp_path: Path) -> None:
+    asked = [f"store='{tmp_path / 'store'}'", "tracking.uri='http://127.0.0.1:9'"]
+    execute(place, *asked, out="whole")
+    (segment,) = (tmp_path / "store").glob("*.jsonl")
+    os.truncate(segment, random.Random(3).randrange(segment.stat().st_size))
+    execute(place, *asked, out="again")
+    same(place, "whole", "again")
+
+
+def same(place: Path, one: str, other: str) -> None:
+    """Same cells, prompts and texts, to the byte; a log-likelihood to 1e-4: it depends on what shares its batch."""
+    files = sorted(path.name for path in (place / one).iterdir())
+    assert files == sorted(path.name for path in (place / other).iterdir())
+    assert len(files) == 5
+    for name in files:
+        ours, theirs = ((place / folder / name).read_text() for folder in (one, other))
+        number = r"-\d+\.\d+(?:e-?\d+)?"
+        assert re.sub(number, "x", ours) == re.sub(number, "x", theirs), name
+        found = [[float(x) for x in re.findall(number, text)] for text in (ours, theirs)]
+        assert found[0] == pytest.approx(found[1], rel=1e-4), name
+
+
+def test_the_lock_of_a_killed_dvc_does_not_stop_the_next(tmp_path: Path) -> None:
+    env = {**os.environ, "DVC_NO_ANALYTICS": "1"}
+    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        subprocess.run(command, cwd=tmp_path, env=env, check=True)
+    work = "test -e go || (touch begun; sleep 600); echo done > out"
+    (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": {"a": {"cmd": work, "outs": ["out"]}}}))
+    running = started(tmp_path, "dvc", "repro", env=env, start_new_session=True)
+    while not (tmp_path / "begun").exists():
+        assert running.poll() is None
+    os.killpg(running.pid, signal.SIGKILL)
+    running.communicate()
+    (tmp_path / "go").touch()
+    finished(tmp_path, "dvc", "repro", env=env)
+    assert (tmp_path / "out").read_text() == "done\n"
+
+
+class Parrot:
+    """An Engine that answers every prompt with its first option, as fast as it is asked."""
+
+    def completion_key(self, prompt: Prompt, seed: int) -> str:
+        return config.digest(["completion", prompt.prefix, prompt.text, prompt.options, seed])
+
+    def likelihood_key(self, prompt: Prompt) -> str:
+        return config.digest(["likelihood", prompt.prefix, prompt.text, prompt.continuations])
+
+    def run(self, requests: Sequence[Request], among: Sequence[Request] = ()) -> Iterator[list[Result]]:
+        for request in requests:
+            said = {seed: Completion(" (a)", 3, "eos") for seed in request.seeds}
+            scored = tuple(-1.0 for _ in request.prompt.continuations)
+            yield [
+                Result(request.prompt.id, said, Likelihood(scored, (1,) * len(scored)) if request.likelihood else None)
+            ]
+
+    def describe(self) -> dict[str, str | int | float]:
+        return {"engine": "parrot"}
+
+
+def resident() -> int:
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def test_three_hundred_cells_in_one_process_keep_memory_flat(place: Path, tmp_path: Path) -> None:
+    """Over the last two hundred cells memory grows by less than 30 MB; every cell is one MLflow run."""
+    from hydra import compose, initialize_config_dir
+    from mlflow import MlflowClient
+
+    from src import run, tracking
+
+    (tmp_path / "tasks").mkdir()
+    tasks = [task for task in config.known("task") if not config.load_task(task).exemplar_options]  # not of our data
+    for task in tasks:
+        (tmp_path / f"tasks/{task}.jsonl").write_text(made_up(task))
+    conditions = [name for name in config.known("condition") if name.startswith("closed_adv_") and "shifts" not in name]
+    uri = f"sqlite:///{tmp_path / 'runs.db'}"
+    asked = [*words(place)[:3], "limit=4", f"data='{tmp_path / 'tasks'}'", f"store='{tmp_path / 'store'}'",
+             f"tasks=[{','.join(tasks)}]", f"conditions=[{','.join(conditions)}]",
+             f"tracking.uri='{uri}'", "tracking.experiment=soak"]  # fmt: skip
+    config.register()
+    memory: list[int] = []
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        first = config.compose_run(compose("config", overrides=[*asked, "seeds=[1]"]))
+        again = config.compose_run(compose("config", overrides=[*asked, "seeds=[2]"]))
+    todo = [(each, cell) for each in (first, again) for cell in each.cells][:300]
+    assert len(todo) == 300
+    with tracking.model_run(first) as tracker:
+        store = Store(first.store)
+        for each, cell in todo:
+            bench = run.Bench(each, Parrot(), store, lambda: None, tracker, lambda: None)  # type: ignore[arg-type, return-value]
+            found = run.finished(bench, cell, run.answer(bench, cell, lambda *_: None), lambda: None)
+            assert found.entry.status == run.DONE, found.entry.reason
+            memory.append(resident())
+    assert memory[-1] - memory[100] < 30e6
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("soak").experiment_id
+    runs = client.search_runs([experiment], "tags.kind = 'cell'", max_results=1000)
+    assert len({found.data.tags["fingerprint"] for found in runs}) == len(runs) == 300
+    assert len(Store(first.store)) == len(store)
