@@ -62,7 +62,7 @@ def _bigbench_row(entry: Mapping[str, Any]) -> Row:
 
 def read_worked_answer(text: str) -> list[Row]:
     """JSON lines of `question` and a worked `answer` whose last line is `#### number`."""
-    rows = [json.loads(line) for line in text.splitlines()]
+    rows = [json.loads(line) for line in text.split("\n") if line]
     return [
         Row(r["question"], (), None, r["answer"].rsplit("####", 1)[1].strip(), r["question"] + "\n" + r["answer"])
         for r in rows
@@ -71,7 +71,7 @@ def read_worked_answer(text: str) -> list[Row]:
 
 def read_labelled_choices(text: str) -> list[Row]:
     """JSON lines of `question`, `choices` {label, text} and `answerKey`."""
-    rows = [json.loads(line) for line in text.splitlines()]
+    rows = [json.loads(line) for line in text.split("\n") if line]
     found = []
     for row in rows:
         options = tuple(row["choices"]["text"])
@@ -82,7 +82,7 @@ def read_labelled_choices(text: str) -> list[Row]:
 
 def read_items(text: str) -> list[Row]:
     """JSON lines of `input`, `options` and `answer`."""
-    rows = [json.loads(line) for line in text.splitlines()]
+    rows = [json.loads(line) for line in text.split("\n") if line]
     return [Row(r["input"], tuple(r["options"]), r["options"].index(r["answer"]), r["answer"]) for r in rows]
 
 
@@ -213,7 +213,7 @@ def load(name: str, folder: Path = TASKS) -> tuple[list[Example], list[Example],
     if prepared_hashes(folder).get(name) not in (None, "", sha256):
         raise UserError(f"{path} was edited: its sha256 is not that of {folder / SUMMARY}. {again}")
     try:
-        rows = [json.loads(line) for line in raw.decode().splitlines()]
+        rows = [json.loads(line) for line in raw.decode().split("\n") if line]
         found = [Example(**{**row, "options": tuple(row["options"])}) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not whole ({error}). {again}") from None

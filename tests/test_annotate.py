@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from src import annotate, cells, config, stats
+from src import annotate, cells, stats
 from src.config import Compat, UserError
 from src.engine import Completion
 from src.prompts import Prompt
@@ -32,7 +32,7 @@ def outputs(tmp_path: Path) -> Path:
     ]
     head = {
         "fingerprint": "abc123abc123", "task": "t", "condition": "closed_zero", "compat": asdict(Compat(name="fixed")),
-        "prompts_sha256": config.digest([asdict(a.prompt) for a in answers]),
+        **dict(zip(("prompts_sha256", "completions_sha256"), cells.digests(answers), strict=True)),
     }  # fmt: skip
     cells.write(tmp_path / "m/t__closed_zero.jsonl", head, answers)
     return tmp_path

@@ -137,7 +137,7 @@ def write_cell(outputs: Path, name: str, said: str, options: tuple[str, ...], ta
         "fingerprint": f"{name}-{folder}", "suite": "s", "model": "m", "weights": "w", "task": name, "condition": "c",
         "prompt": "closed_adv" if lettered else "closed", "lettered": lettered, "shots": 0,
         "compat": dataclasses.asdict(Compat(name="x", **changes)), "encoder": "e",  # type: ignore[arg-type]
-        "prompts_sha256": config.digest([dataclasses.asdict(prompt)]), "completions_sha256": "", "data_sha256": "",
+        **dict(zip(("prompts_sha256", "completions_sha256"), cells.digests(answers), strict=True)), "data_sha256": "",
     }  # fmt: skip
     cells.write(outputs / folder / f"{name}__c.jsonl", head, answers)
 

@@ -121,13 +121,14 @@ def test_code_in_a_pickle_is_not_run(place: Path, tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file
 
+    from src.engine.decoding import load
     from src.engine.local import LocalEngine
 
     folder = shutil.copytree(place / "weights", tmp_path / "weights")
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     torch.save(tensors, folder / "pytorch_model.bin")
-    read = LocalEngine(folder, "x", config.Generation()).backend.model.state_dict()
+    read = load(str(folder), "float32", False).state_dict()
     assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
     mark = tmp_path / "it ran"
     (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch " + str(mark).encode() + b"'\ntR.")

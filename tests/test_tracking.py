@@ -302,7 +302,7 @@ def test_no_password_of_a_uri_is_said() -> None:
     ("given", "message"),
     [
         (["sync", "no/such/folder"], "no/such/folder is no folder. Name folders of finished cells"),
-        (["sync", "tracking.experimint=x"], "tracking.experimint"),
+        (["sync", "tracking.experimint=x"], "experimint"),
         (["sync", "traking.uri=x"], "Unknown key 'traking'. Did you mean tracking"),
         (["sync", "tracking.uri=http://127.0.0.1:9"], "The MLflow server does not answer"),
     ],

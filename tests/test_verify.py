@@ -33,7 +33,8 @@ def given(place: Path) -> list[str]:
 
 def grid(**more) -> dict:
     asked = {"tasks": list(TASKS), "conditions": list(CONDITIONS), "seeds": [2266, 105], "limit": 6}
-    return {"suite": "pilot", "models": ["llama_7b"], **asked, "encoder": "minilm", "alpha": 0.05, **more}
+    rest = {"sources": ["bigbench"], "incomplete": "fail", "encoder": "minilm", "alpha": 0.05}
+    return {"suite": "pilot", "models": ["llama_7b"], **asked, **rest, **more}
 
 
 def asked(place: Path, *more: str) -> config.Run:
