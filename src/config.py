@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from textwrap import indent
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -122,6 +122,24 @@ class Model:
     retired: bool = False  # an API model that is no longer served
     usd_per_million_in: float | None = None  # what an API asks for a million prompt tokens
     usd_per_million_out: float | None = None  # and for a million of completions
+
+
+@dataclass
+class Serving:
+    """Who computes the answers (conf/engine/<name>.yaml); the fields after `kind` are those of engine/openai.py."""
+
+    name: str = "local"
+    kind: str = "local"  # local | openai: an entry of run.ENGINES
+    base_url: str | None = None
+    key: str | None = None  # the environment variable that holds the key
+    model: str | None = None  # the name the server knows
+    concurrency: int = 1
+    retries: int = 0
+    timeout_s: float = 60.0
+    calls_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    max_cost_usd: float | None = None
+    extra_body: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -252,13 +270,14 @@ class Run:
     store: Path
     out: Path | None
     tracking: dict[str, Any]
+    serving: Serving = field(default_factory=Serving)
     shard: int = 0  # of `shards`: the cells of one process (src/shards.py)
     shards: int = 1
     time_limit_h: float | None = None  # hours; the run ends by itself before that
 
 
 T = TypeVar("T")
-GROUPS = ("model", "task", "condition", "suite", "compat")  # what an override can choose by name
+GROUPS = ("model", "task", "condition", "suite", "compat", "engine")  # what an override can choose by name
 
 
 def known(group: str) -> list[str]:
@@ -284,6 +303,11 @@ def typed(schema: type[T], found: DictConfig | Mapping[str, Any], where: str) ->
         ) from error
     assert isinstance(value, schema)
     return value
+
+
+def resolved(found: DictConfig) -> dict[str, Any]:
+    """A part of the configuration with the values that it takes from other parts."""
+    return cast("dict[str, Any]", OmegaConf.to_container(found, resolve=True))
 
 
 @contextmanager
@@ -395,6 +419,7 @@ def register() -> None:
 
 SCHEMAS: dict[str, type[Any]] = {
     "model": Model, "task": Task, "condition": Condition, "compat": Compat, "generation": Generation,
+    "engine": Serving,
 }  # fmt: skip
 """What an override may set inside these keys, written in their YAML or not."""
 TAKES_VALUE = ("-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir")
@@ -504,6 +529,7 @@ def compose_run(cfg: DictConfig) -> Run:
         store=Path(cfg.store),
         out=Path(cfg.out) if cfg.out else None,
         tracking=dict(cfg.tracking),
+        serving=typed(Serving, resolved(cfg.engine), "engine"),
         shard=shard,
         shards=shards,
         time_limit_h=hours(cfg.time_limit_h),

@@ -502,6 +502,31 @@ def weights(model: Weights, root: Path = Path()) -> tuple[Path, str]:
     raise UserError(f"{model.name}: no weights. {gate} With the weights in a folder: model.path=/that/folder")
 
 
+def on_disk(model: Model, root: Path = Path()) -> Path | None:
+    """Where a model's weights are on this disk, unchecked; None where they are not. Asks no hub."""
+    if model.path or model.source:
+        try:
+            return weights(model, root)[0] if model.path else source_folder(model, root)
+        except UserError:
+            return None
+    if not model.hub:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model.hub, "config.json", revision=pinned(model, root))
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def tokenizer(model: Model, root: Path = Path()) -> Any:
+    """The model's own tokenizer (tokenizers.Tokenizer) where its tokenizer.json is on this disk, else None."""
+    folder = on_disk(model, root)
+    if folder is None or not (folder / "tokenizer.json").is_file():
+        return None
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
 def identity(folder: Path, names: Iterable[str]) -> str:
     """sha256 over the files' names and contents, whatever their order."""
     listed = "".join(f"{name} {sha256(folder / name)}\n" for name in sorted(set(names)))

@@ -171,12 +171,9 @@ def by_characters(texts: Sequence[str]) -> list[float]:
 
 def counter(model: Model) -> Counter | None:
     """Exact tokens of each text, by the tokenizer.json beside the weights; None where there is none."""
-    folder = weights_folder(model)
-    if folder is None or not (folder / "tokenizer.json").is_file():
+    tokenizer = fetch.tokenizer(model, config.ROOT)
+    if tokenizer is None:
         return None
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     return lambda texts: [float(len(found)) for found in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
@@ -193,21 +190,6 @@ def counted(cell: Rendered, count: Counter, draws: int) -> tuple[Tokens, float]:
 
 
 # ---- what there is -----------------------------------------------------------------------------------
-
-
-def weights_folder(model: Model) -> Path | None:
-    """Where a model's weights are on this disk, unchecked; None where they are not. Asks no hub."""
-    if model.path or model.source:
-        try:
-            return fetch.weights(model, config.ROOT)[0] if model.path else fetch.source_folder(model, config.ROOT)
-        except UserError:
-            return None
-    if not model.hub:
-        return None
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(model.hub, "config.json", revision=fetch.pinned(model, config.ROOT))
-    return Path(found).parent if isinstance(found, str) else None
 
 
 def origin(model: Model) -> str:
@@ -271,7 +253,7 @@ def _of_model(
     asks: Mapping[tuple[str, str], Rendered | None],
     estimates: Callable[[tuple[str, str], int], tuple[Tokens, float]],
 ) -> list[CellPlan]:
-    repeats, folder = draws(what, model), weights_folder(model)
+    repeats, folder = draws(what, model), fetch.on_disk(model, config.ROOT)
     stops, count = hindrance(model, folder), counter(model)
     rows = []
     for t in config.asked_of(model, list(what.tasks)):
@@ -393,7 +375,7 @@ def tracked_rate(database: Path) -> Rate | None:
 def measure(given: Mapping[str, Any], seconds: float) -> Rate:
     """Computes cells of the grid for some seconds, keeps nothing but the rate. Raises UserError without any weights."""
     what = asked(given)
-    model = next((m for m in what.models if not m.api and weights_folder(m)), None)
+    model = next((m for m in what.models if not m.api and fetch.on_disk(m, config.ROOT)), None)
     cells_here = [cell for t in what.tasks.values() for c in what.conditions.values() if (cell := rendered(what, t, c))]
     if model is None or not cells_here:
         raise UserError("nothing to measure: no model of the suite has its weights and a prepared task here")

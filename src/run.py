@@ -97,16 +97,18 @@ def missing(bench: Bench, requests: Sequence[Request]) -> list[Request]:
 def compute(bench: Bench, requests: Sequence[Request], among: Sequence[Request]) -> Iterator[int]:
     """Compute what is missing; each batch is in the store before the next begins. Yields examples done."""
     by_id = {request.prompt.id: request.prompt for request in requests}
+    left = {request.prompt.id: len(request.seeds) + request.likelihood for request in requests}
     for batch in bench.engine.run(requests, among):
         records: dict[str, dict[str, Any]] = {}
-        for result in batch:
+        for result in batch:  # of one prompt, in one Result or several
             prompt = by_id[result.prompt_id]
             for seed, completion in result.completions.items():
                 records[bench.engine.completion_key(prompt, seed)] = asdict(completion)
             if result.likelihood:
                 records[bench.engine.likelihood_key(prompt)] = asdict(result.likelihood)
+            left[result.prompt_id] -= len(result.completions) + (result.likelihood is not None)
         bench.store.put(records)
-        yield len(batch)
+        yield sum(left[name] == 0 for name in {result.prompt_id for result in batch})
 
 
 def stored(bench: Bench, prompt: prompts.Prompt) -> Answers:
@@ -116,6 +118,8 @@ def stored(bench: Bench, prompt: prompts.Prompt) -> Answers:
     if not scores_options(run, prompt):
         return Answers(prompt, completions, None)
     scored = _record(bench, engine.likelihood_key(prompt))
+    if not scored["logprob"]:  # the server gives none
+        return Answers(prompt, completions, None)
     return Answers(prompt, completions, Likelihood(tuple(scored["logprob"]), tuple(scored["n_tokens"])))
 
 
@@ -227,12 +231,15 @@ def finished(bench: Bench, cell: Cell, found: Answered | Outcome, end: Callable[
     return found
 
 
-def engine_of(run: Run) -> Engine:
-    """What answers this run's requests. Raises UserError where the model's weights cannot be had."""
+def local_engine(run: Run) -> Engine:
+    """The model's weights in this process."""
     from src.engine.local import LocalEngine
 
     if run.model.api:
-        raise UserError(f"{run.model.name}: {run.model.gate or 'an API model'}; its published cells are in the report")
+        raise UserError(
+            f"{run.model.name}: {run.model.gate or 'an API model, so engine=openai'}; its published cells are in the "
+            "report. Where a server has it: engine=openai engine.base_url=..."
+        )
     folder, identity = fetch.weights(run.model, config.ROOT)
     return LocalEngine(
         folder, identity, run.generation, dtype=run.model.dtype, leading=run.model.leading,
@@ -240,6 +247,30 @@ def engine_of(run: Run) -> Engine:
         prompt_by_text=run.compat.prompt_by_text, token_budget=run.token_budget,
         trust_remote_code=run.model.trust_remote_code,
     )  # fmt: skip
+
+
+def openai_engine(run: Run) -> Engine:
+    """A server that has the model; completions have the published rules alone, for it shows no token ids."""
+    from src.engine.openai import OpenAIEngine
+
+    if run.compat.strip_letters or run.compat.batch_budget or run.compat.prompt_by_text:
+        raise UserError(
+            "compat.strip_letters, compat.batch_budget and compat.prompt_by_text need the tokens of a local engine. "
+            "Leave compat=fixed, or engine=local"
+        )
+    own = fetch.tokenizer(run.model, config.ROOT)
+    count = (lambda text: len(own.encode(text, add_special_tokens=False))) if own else None
+    return OpenAIEngine(run.serving, run.model, run.generation, count)
+
+
+ENGINES = {"local": local_engine, "openai": openai_engine}  # by the `kind` of conf/engine
+
+
+def engine_of(run: Run) -> Engine:
+    """What answers this run's requests. Raises UserError where weights, server or settings are missing."""
+    if run.serving.kind not in ENGINES:
+        raise config.suggest("engine.kind", run.serving.kind, sorted(ENGINES), "src/run.py, ENGINES")
+    return ENGINES[run.serving.kind](run)
 
 
 def run_all(run: Run, todo: Sequence[Cell], check: Callable[[], None]) -> Iterator[Outcome]:

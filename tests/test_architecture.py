@@ -18,7 +18,7 @@ ORDER = [
     ["prompts"],
     ["shards", "preemption"],
     ["store"],
-    ["engine", "engine.decoding", "engine.local"],
+    ["engine", "engine.decoding", "engine.local", "engine.openai"],
     ["scoring"],
     ["cells"],
     ["logged"],
