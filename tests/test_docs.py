@@ -15,10 +15,35 @@ README = (config.ROOT / "README.md").read_text()
 def test_the_findings_in_the_readme_are_the_tracked_ones():
     found = json.loads((config.ROOT / "reports/metrics.json").read_text())["published"]["table2"]
     said = " ".join(README.split())
-    assert f"{found['above_raw']} of {found['tasks']} tasks are above" in said
-    assert f"(the paper: {found['paper_above']}), {found['above']} once tested" in said
-    assert f"; {found['emergent']} are emergent by a rule" in said
-    assert f"(the paper: {found['paper_emergent']})" in said
+    assert f"| {found['paper_above']} of {found['tasks']} | {found['above_raw']} by a bare comparison, " in said
+    assert f"{found['above']} corrected for {found['tasks']} tests" in said
+    assert f"| of these emergent | {found['paper_emergent']} | {found['emergent']} by a rule" in said
+
+
+def table(name):
+    with (config.ROOT / f"reports/tables/{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_questions_in_the_readme_are_the_tracked_ones():
+    found = json.loads((config.ROOT / "reports/metrics.json").read_text())["published"]["figure2"]
+    questions, curves = (table(name) for name in ("questions", "specifications"))
+    by_name = {(row["question"], row["criterion"]): row for row in questions}
+    few, memory = by_name["RQ2", "kappa_few_minus_zero"], by_name["RQ3", "memorisable_with_skill"]
+    pairs = {name: row for (question, name), row in by_name.items() if question == "RQ4" and " against " in name}
+    pair = pairs["davinci against text_davinci_001"]
+    memorised = [row["holds"] == "True" for row in curves if row["claim"] == "rq3_memorisable"]
+
+    def said(number, sign=""):
+        return f"{float(number):{sign}.2f}".replace("0.", ".").replace("-", "−")
+
+    assert f"| {found['agree']} of {found['tasks']}; kappa over zero-shot {said(few['value'], '+')} |" in README
+    assert f"| {said(few['low'])} to {said(few['high'])} |" in README
+    assert f"rank correlation {said(memory['value'])}, in {sum(memorised)} of {len(memorised)} analyses" in README
+    assert f"p = {float(memory['p']):.3f}".replace("0.", ".") in README
+    shown = sum(float(row["low"]) > 0 and float(row["p"]) < 0.05 for row in pairs.values())
+    assert f"in {shown} of {len(pairs)} pairs; GPT-3 against text-davinci-001 {said(pair['value'])} |" in README
+    assert f"| {said(pair['low'])} to {said(pair['high'])} |" in README
 
 
 def test_the_audit_in_the_readme_is_the_tracked_one():
@@ -74,6 +99,6 @@ def test_the_effects_in_the_deviations_are_the_measured_ones():
 def test_the_benchmark_in_the_readme_is_the_tracked_one():
     found = json.loads((config.ROOT / "reports/benchmarks/engine.json").read_text())["rows"]
     for row in found:
-        if row["task"] == "social_iqa":
+        if row["against"] == "lm_eval":
             ratio = f"{row['ratio_median']:.1f} x ({row['ratio_min']:.1f} to {row['ratio_max']:.1f})"
             assert ratio in README, row
