@@ -119,6 +119,7 @@ class Model:
     licence: str | None = None
     gate: str | None = None  # what a user must do before the hub hands out the weights
     trust_remote_code: bool = False  # run code that comes with the checkpoint
+    device_map: str | None = None  # "auto" spreads a model larger than one GPU over all of them
     retired: bool = False  # an API model that is no longer served
     usd_per_million_in: float | None = None  # what an API asks for a million prompt tokens
     usd_per_million_out: float | None = None  # and for a million of completions

@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
@@ -38,6 +39,7 @@ from src.config import EXEMPLARS, Encoder, Model, UserError, command, composed_p
 
 SOURCES = Path("conf/source")
 REVISIONS = Path("conf/revisions.yaml")  # hub id -> 40-digit commit
+GGUF = Path("data/gguf")  # GGUF files of the user's own, dequantised
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NOTE = "UNAVAILABLE.txt"  # stands in a source's folder where it could not be had
 WEIGHTS = ("*.safetensors", "*.bin")  # the second only where a checkpoint has none of the first
@@ -413,17 +415,21 @@ def _refusal(hub: str, revision: str | None, repo_type: str) -> Exception | None
 
 def gguf_to_fp32(source: Source, folder: Path) -> None:
     """Dequantises a GGUF file bit for bit to folder/fp32, with tokenizer: about 30 s once, not at every load."""
+    dequantise(folder / next(iter(source.files)), folder / "fp32")
+
+
+def dequantise(file: Path, into: Path) -> None:
+    """Writes a GGUF file's weights in fp32, and its tokenizer, as `save_pretrained` does."""
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # read by tqdm when it is imported
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    name, into = next(iter(source.files)), folder / "fp32"
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     model.hf_quantizer = None  # all weights are plain fp32 by now, yet save_pretrained would refuse them as packed
     del model.config.quantization_config
     model.save_pretrained(into)
-    AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(into)
+    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(into)
     for path in into.iterdir():
         path.chmod(0o644)  # safetensors writes for its owner alone
 
@@ -493,7 +499,7 @@ def weights(model: Weights, root: Path = Path()) -> tuple[Path, str]:
     wherever it lies. Raises UserError that says what would help.
     """
     if model.path:
-        return _local(model, root / Path(model.path).expanduser())
+        return _local(model, root / Path(model.path).expanduser(), root)
     if model.source:
         return _fetched(model, root)
     if model.hub:
@@ -533,13 +539,34 @@ def identity(folder: Path, names: Iterable[str]) -> str:
     return f"sha256:{hashlib.sha256(listed.encode()).hexdigest()}"
 
 
-def _local(model: Weights, folder: Path) -> tuple[Path, str]:
+def _local(model: Weights, folder: Path, root: Path) -> tuple[Path, str]:
+    if folder.suffix == ".gguf" and folder.is_file():
+        return _dequantised(folder, root / GGUF)
     if not folder.is_dir():
-        raise UserError(f"{model.name}: model.path={model.path} is no folder. Point it to one with *.safetensors.")
+        raise UserError(
+            f"{model.name}: model.path={model.path} is no folder. Point it to one with *.safetensors, or to a *.gguf "
+            "file."
+        )
     if not _weight_files(folder):
         raise UserError(f"{model.name}: {model.path} holds no {' or '.join(WEIGHTS)}. Convert the checkpoint first.")
     beside = [p.name for pattern in BESIDE_WEIGHTS for p in folder.glob(pattern)]
     return folder, identity(folder, [*_weight_files(folder), *beside])
+
+
+def _dequantised(file: Path, cache: Path) -> tuple[Path, str]:
+    """(folder, identity) of a GGUF file, dequantised once."""
+    content = sha256(file)
+    into = cache / content[:16]
+    if not into.is_dir():
+        with scratch(into) as folder:
+            try:
+                dequantise(file, folder / "files")
+            except (ValueError, LookupError, OSError, NotImplementedError, struct.error) as error:
+                raise UserError(
+                    f"{file} cannot be read as GGUF: {error}. Get it again, or one of another kind"
+                ) from None
+            publish(folder / "files", into)
+    return into, f"gguf:{content}"
 
 
 def _fetched(model: Weights, root: Path) -> tuple[Path, str]:

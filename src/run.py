@@ -245,7 +245,7 @@ def local_engine(run: Run) -> Engine:
         folder, identity, run.generation, dtype=run.model.dtype, leading=run.model.leading,
         strip_letters=run.compat.strip_letters, batch_budget=run.compat.batch_budget,
         prompt_by_text=run.compat.prompt_by_text, token_budget=run.token_budget,
-        trust_remote_code=run.model.trust_remote_code,
+        trust_remote_code=run.model.trust_remote_code, device_map=run.model.device_map,
     )  # fmt: skip
 
 

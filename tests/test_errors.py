@@ -265,7 +265,7 @@ CASES = [
     Case("data", "prepared task without a test item", f"... holds no test item. {PREPARE}", prepared(lambda text: b"")),
     Case("data", "a cell's file cut short", "... is not a whole cell (...). Make it anew: dvc repro -f infer@model",
          cut_cell),
-    Case("model folder", "no such folder", "mine: model.path=... is no folder. Point it to one with *.safetensors.",
+    Case("model folder", "no such folder", "mine: model.path=... is no folder. Point it to one with *.safetensors, or to a *.gguf file.",
          lambda place: lambda: loaded(place / "nowhere")),
     Case("model folder", "no config.json", f"... holds no config.json, so no checkpoint. {WHOLE}",
          checkpoint(lambda folder: (folder / "config.json").unlink())),

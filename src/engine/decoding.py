@@ -765,7 +765,7 @@ def backend(model: Any, sampler: Sampler) -> Backend:
     with torch.inference_mode():
         expected = [plain.score(job.ids, full)[0] for job in trial for full in job.scored]
         pack(model)
-        for attention in [SHARED, own] if getattr(model, "_supports_attention_backend", False) else [own]:
+        for attention in _attentions(model, own):
             model.set_attn_implementation(attention)
             found = _trusted(model, attention == SHARED, sampler, ends, trial, expected)
             if found:
@@ -775,6 +775,13 @@ def backend(model: Any, sampler: Sampler) -> Backend:
         stacklevel=2,
     )
     return replace(plain, tokens=0)
+
+
+def _attentions(model: Any, own: str) -> list[str]:
+    """What to try, fastest first; nothing for a model on several devices: a prefix lies on one."""
+    if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
+        return []
+    return [SHARED, own] if getattr(model, "_supports_attention_backend", False) else [own]
 
 
 def _ends(model: Any) -> frozenset[int]:
@@ -909,8 +916,8 @@ def pack(model: Any) -> None:
             model.set_submodule(name, PackedLinear(module))
 
 
-def load(folder: str, dtype: str, trust_remote_code: bool) -> Any:
-    """The model in evaluation mode on the GPU if there is one."""
+def load(folder: str, dtype: str, trust_remote_code: bool, device_map: str | None = None) -> Any:
+    """The model in evaluation mode, on the GPU if there is one; with a device_map ("auto") spread as accelerate says."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
     from transformers.utils.logging import disable_progress_bar
 
@@ -918,5 +925,5 @@ def load(folder: str, dtype: str, trust_remote_code: bool) -> Any:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     options = {"dtype": getattr(torch, dtype), "weights_only": True, "trust_remote_code": trust_remote_code}
-    model = kind.from_pretrained(folder, **options)
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    model = kind.from_pretrained(folder, **options, device_map=device_map)
+    return model.eval() if device_map else model.eval().to("cuda" if torch.cuda.is_available() else "cpu")

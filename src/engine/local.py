@@ -55,6 +55,7 @@ class LocalEngine:
         tokens (defect 4); the published maximum over a batch of 16 is approximated by the example's own.
     prompt_by_text: as published, the prompt is cut off by string replacement (defect 8).
     token_budget: tokens a batch may hold in memory, prompts and completions together.
+    device_map: "auto" spreads a model larger than one GPU over all (accelerate); no part of any key.
 
     A prompt longer than the model's window loses tokens at its beginning.
     """
@@ -72,11 +73,12 @@ class LocalEngine:
         prompt_by_text: bool = False,
         token_budget: int = 16384,
         trust_remote_code: bool = False,
+        device_map: str | None = None,
     ):
         self.folder, self.identity, self.generation, self.dtype = Path(folder), identity, generation, dtype
         self.leading, self.strip_letters = leading, strip_letters
         self.batch_budget, self.prompt_by_text = batch_budget, prompt_by_text
-        self.token_budget, self.trust_remote_code = token_budget, trust_remote_code
+        self.token_budget, self.trust_remote_code, self.device_map = token_budget, trust_remote_code, device_map
         self.encode = lru_cache(maxsize=8192)(self._encode)
         if not (self.folder / "config.json").exists():
             raise UserError(f"{self.folder} holds no config.json, so no checkpoint. {WHOLE}")
@@ -186,7 +188,7 @@ class LocalEngine:
         from src.engine.decoding import Sampler, backend, load
 
         with readable(self.folder):
-            model = load(str(self.folder), self.dtype, self.trust_remote_code)
+            model = load(str(self.folder), self.dtype, self.trust_remote_code, self.device_map)
         return backend(model, Sampler(self.generation.temperature, self.generation.top_k))
 
     @property

@@ -1,0 +1,197 @@
+"""Every model's configuration, and the paper's architectures through the whole pipeline: run, MLflow, scores, report.
+
+The checkpoints are tiny and random; nothing of them leaves a temporary folder. docs/models.md is made from this file:
+`python -m tests.test_models`.
+"""
+
+import shutil
+
+import pytest
+from omegaconf import OmegaConf
+
+from src import claims, collect, config, fetch, plan, report, run, stats
+from src.config import ROOT, Generation, Model, UserError
+from src.engine import Request
+from src.engine.local import LocalEngine
+from src.prompts import Prompt
+from tests.test_engine_local import ARCHITECTURES
+from tests.tiny import tiny
+
+PAGE = ROOT / "docs/models.md"
+STANDS_FOR = {  # a tiny checkpoint and the model of conf/model in whose place it is run
+    "gpt2": "gpt2", "gptj": "gptj_6b", "falcon_7b": "falcon_7b", "falcon_40b": "falcon_40b", "llama": "llama_7b",
+    "gpt_neox": "pythia_70m", "t5": "t5_small",
+}  # fmt: skip
+HEAD = (
+    "model", "from", "million parameters", "dtype", "GB", "base twin", "licence", "gate",
+    "composes", "pipeline as", "parity", "weights run",
+)  # fmt: skip
+INTRODUCTION = """# Models
+
+Every conf/model, and what was proven of it on a machine without the weights of any but those of the last column:
+
+- **composes**: `python -m src.run +model=<name> --cfg job` makes a whole, typed configuration.
+- **pipeline as**: a tiny random checkpoint of its architecture went through run, MLflow, scores and report in the place
+  of the model named (`python -m pytest -m slow tests/test_models.py`).
+- **parity**: greedy completions of that checkpoint equal `model.generate`, log-likelihoods a plain forward pass
+  (`python -m pytest tests/test_engine_local.py`).
+- **weights run**: the real weights were run, and the hashes of what they said are in reports/hashes.
+
+Nothing else is claimed: no other weights, no GPU, no `float16` result of theirs. GB is parameters x bytes of the dtype,
+without caches. A revision is 12 of its 40 digits; where none stands, the first download writes it into
+conf/revisions.yaml, and a run refuses to mix two. `python -m tests.test_models` writes this page.
+"""
+TASKS = ("logical_deduction", "social_iqa")
+CONDITIONS = ("closed_few", "closed_adv_zero")
+BEGINS = {  # how the names of an architecture's models begin
+    "gpt2": "gpt2", "gptj": "gptj", "gpt_neox": "pythia", "falcon_40b": "falcon_40b", "falcon_7b": "falcon_7b",
+    "t5": ("t5", "flan_t5"), "llama": ("llama", "alpaca", "smollm2"),
+}  # fmt: skip
+
+
+def every_model() -> list[Model]:
+    return [config.load("model", name, Model) for name in config.known("model")]
+
+
+def architecture(model: Model) -> str | None:
+    """The tiny checkpoint that has this model's architecture; none for one behind an API."""
+    return None if model.api else next(arch for arch, begin in BEGINS.items() if model.name.startswith(begin))
+
+
+# ---- configurations -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", every_model(), ids=lambda model: model.name)
+def test_a_models_configuration_says_what_a_run_and_a_reader_need(model: Model) -> None:
+    assert model.hub or model.source or model.api, "where its weights come from"
+    assert model.dtype in ("float32", "float16", "bfloat16")
+    assert model.parameters > 1e7
+    assert model.licence or model.gate, "its licence, or why none is known"
+    if model.twin:
+        assert model.tuned
+        assert not config.load("model", model.twin, Model).tuned
+    revision = fetch.pinned(model, ROOT) if model.hub else None
+    assert revision is None or (len(revision) == 40 and int(revision, 16) >= 0)
+
+
+# ---- the whole pipeline ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory):
+    """A project in which each architecture has answered the same four cells; stats, audit and report are made of it."""
+    root = tmp_path_factory.mktemp("architectures")
+    (root / "data").mkdir()
+    for name in ("conf", "dvc.yaml", "data/published", "data/tasks", "data/raw"):
+        (root / name).symlink_to(ROOT / name)
+    config.register()
+    grid = {"models": list(STANDS_FOR.values()), "tasks": list(TASKS), "conditions": list(CONDITIONS), "limit": 4}
+    params = config.composed_params(["suite=pilot"]) | grid
+    (root / "params.yaml").write_text(OmegaConf.to_yaml(params))
+    for arch, name in STANDS_FOR.items():
+        words = [
+            f"+model={name}", f"model.path='{tiny(arch, root / 'weights' / arch)}'", "model.weights=random",
+            f"tasks=[{','.join(TASKS)}]", f"conditions=[{','.join(CONDITIONS)}]", "limit=4", "seeds=[2266,105]",
+            "model.tasks=null", f"data='{root / 'data/tasks'}'", f"store='{root / 'data/store'}'",
+            f"out='{root / 'data/outputs' / name}'",
+            f"tracking.uri='sqlite:///{root / 'runs.db'}'", "tracking.system_metrics=false",
+        ]  # fmt: skip
+        assert run.execute(config.composed(words)) == 0, name
+    collect.collect(root / "data/outputs").to_parquet(root / "data/scores.parquet", index=False)
+    stats.run(root)
+    (root / "data/audit").mkdir()
+    for name, frame in zip(("audit", "specifications"), claims.audit(root, 0.05), strict=True):
+        frame.to_parquet(root / f"data/audit/{name}.parquet", index=False)
+    report.build(root)
+    yield root
+    shutil.rmtree(root / "weights")
+
+
+@pytest.mark.slow
+def test_every_architecture_goes_through_the_whole_pipeline(root) -> None:
+    import pandas as pd
+
+    scores = pd.read_parquet(root / "data/scores.parquet")
+    assert set(scores["model"]) == set(STANDS_FOR.values())
+    assert len(scores) == len(STANDS_FOR) * len(TASKS) * len(CONDITIONS) * 4 * 2  # examples, seeds
+    own = pd.read_csv(root / "reports/tables/own_runs.csv")
+    found = set(map(tuple, own.loc[own["weights"] == "random", ["model", "task", "prompt"]].to_numpy()))
+    assert found == {(m, t, p) for m in STANDS_FOR.values() for t in TASKS for p in ("closed", "closed_adv")}
+    page = (root / "reports/index.html").read_text()
+    assert all(name in page for name in STANDS_FOR.values())
+
+
+@pytest.mark.slow
+def test_random_weights_are_in_an_experiment_of_their_own(root) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{root / 'runs.db'}")
+    random = client.get_experiment_by_name("emergence-audit (random)")
+    assert client.get_experiment_by_name("emergence-audit") is None
+    cells = client.search_runs([random.experiment_id], "tags.kind = 'cell'", max_results=1000)
+    assert len(cells) == len(STANDS_FOR) * len(TASKS) * len(CONDITIONS)
+    assert {each.info.status for each in cells} == {"FINISHED"}
+
+
+# ---- weights that lie elsewhere ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arch", ["llama", "t5"])
+def test_a_device_map_changes_no_answer(arch: str, tmp_path) -> None:
+    folder = tiny(arch, tmp_path)
+    asked = [Request(Prompt("1", "1", "What floats? ", "A cork ", ("a", "b"), (" a", " b"), 0, "a"), (1, 2), True)]
+    one, other = (
+        [*LocalEngine(folder, "x", Generation(temperature=1.0), device_map=how).run(asked)] for how in (None, "auto")
+    )
+    assert one == other
+
+
+def test_a_damaged_gguf_is_said_and_leaves_nothing(tmp_path) -> None:
+    (tmp_path / "own.gguf").write_bytes(b"GGUF" + bytes(100))
+    with pytest.raises(UserError, match="cannot be read as GGUF"):
+        fetch.weights(Model(name="own", path="own.gguf"), tmp_path)
+    assert not [*(tmp_path / fetch.GGUF).iterdir()]
+
+
+@pytest.mark.slow
+def test_a_gguf_file_is_the_model_it_was_made_from(tmp_path) -> None:
+    """The GGUF that the main job fetches, as a user's own file: the same weights, the same words."""
+    model = config.load("model", "smollm2_135m_instruct", Model)
+    folder, _ = fetch.weights(model, ROOT)
+    (tmp_path / "own.gguf").symlink_to(next((ROOT / f"data/raw/{model.source}").glob("**/*.gguf")))
+    own, identity = fetch.weights(Model(name="own", path="own.gguf"), tmp_path)
+    assert identity.startswith("gguf:")
+    assert (own / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert fetch.weights(Model(name="own", path="own.gguf"), tmp_path) == (own, identity)  # without converting again
+
+
+# ---- the page -----------------------------------------------------------------------------------------
+
+
+def page() -> str:
+    """docs/models.md."""
+    real = {name for name in config.params()["models"] if (ROOT / "reports/hashes/completions.csv").exists()}
+
+    def row(model: Model) -> str:
+        arch = architecture(model)
+        revision = (fetch.pinned(model, ROOT) or "")[:12] if model.hub else ""
+        where = f"{model.hub}{f'@{revision}' if revision else ''}" if model.hub else plan.origin(model)
+        memory = "" if model.api else f"{model.parameters * plan.BYTES[model.dtype] / 1e9:.1f}"
+        proven = [
+            "yes", STANDS_FOR[arch] if arch else "", "yes" if arch in ARCHITECTURES else "",
+            "yes" if model.name in real else "",
+        ]  # fmt: skip
+        size = f"{model.parameters / 1e6:,.0f}"
+        return " | ".join(["", f"`{model.name}`", where, size, model.dtype, memory, model.twin or "",
+                           model.licence or "", model.gate or "", *proven, ""]).strip()  # fmt: skip
+
+    table = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|", *map(row, every_model())]
+    return "\n".join([INTRODUCTION, *table, ""])
+
+
+def test_the_page_is_what_was_proven() -> None:
+    assert PAGE.read_text() == page()
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
