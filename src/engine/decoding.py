@@ -917,7 +917,7 @@ def pack(model: Any) -> None:
 
 
 def load(folder: str, dtype: str, trust_remote_code: bool, device_map: str | None = None) -> Any:
-    """The model in evaluation mode, on the GPU if there is one; with a device_map ("auto") spread as accelerate says."""
+    """The model in evaluation mode, on the GPU if there is one; with a device_map ("auto") spread by accelerate."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
     from transformers.utils.logging import disable_progress_bar
 
