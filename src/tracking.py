@@ -232,7 +232,8 @@ def kept_in(store: Path, experiment: str) -> Path:
 
 def real_or_apart(experiment: str, weights: str) -> str:
     """The experiment of a model: numbers of random weights and fake engines go into one of their own."""
-    return f"{experiment} ({weights})" if weights in UNREAL else experiment
+    apart = f" ({weights})"  # an experiment that is already theirs, as `sync` is told, stays
+    return experiment if weights not in UNREAL or experiment.endswith(apart) else experiment + apart
 
 
 def log_cell(client: Any, experiment: str, parent: str, told: Facts, by: str) -> None:
