@@ -68,10 +68,26 @@ def test_a_models_configuration_says_what_a_run_and_a_reader_need(model: Model) 
     assert model.parameters > 1e7
     assert model.licence or model.gate, "its licence, or why none is known"
     if model.twin:
-        assert model.tuned
-        assert not config.load("model", model.twin, Model).tuned
+        base = config.load("model", model.twin, Model)
+        assert (model.tuned, base.tuned) == (True, False)
+        assert (model.family, model.parameters) == (base.family, base.parameters)
     revision = fetch.pinned(model, ROOT) if model.hub else None
     assert revision is None or (len(revision) == 40 and int(revision, 16) >= 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("llama_30b", "Meta's licence binds whoever uses"),
+        ("alpaca_7b", "a single-author upload under Meta's LLaMA licence"),
+        ("gpt2_it", "a single-author upload"),
+        ("gpt2_xl_it", "a single-author upload"),
+    ],
+)
+def test_who_cannot_get_the_weights_reads_why(name: str, said: str, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=said):
+        fetch.weights(config.load("model", name, Model), tmp_path)
 
 
 # ---- the whole pipeline ------------------------------------------------------------------------------
