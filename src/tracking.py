@@ -483,6 +483,7 @@ def ui(uri: str | None, experiment: str) -> None:
     artifacts = (database.resolve().parent / "mlartifacts").as_uri()
     store = ["--backend-store-uri", uri or default_uri(), "--default-artifact-root", artifacts]
     command = ["mlflow", "server", *store, "--host", "127.0.0.1", "--port", port, "--workers", "1"]
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # eight processes that score no LLM judge here
     os.execvp("mlflow", command)
 
 

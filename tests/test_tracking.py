@@ -343,7 +343,8 @@ def until(wanted: Callable[[], Any], what: str, limit: float = 120) -> Any:
 def server(database: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     store = ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", str(database.parent / "files")]
     command = [sys.executable, "-m", "mlflow", "server", *store, "--host", "127.0.0.1", "--port", str(port)]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet["env"] = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # eight idle processes
     serving = subprocess.Popen([*command, "--workers", "1"], start_new_session=True, **quiet)  # type: ignore[call-overload]
     try:
         until(lambda: urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).status == 200, "server")
