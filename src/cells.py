@@ -74,7 +74,7 @@ def read(path: Path) -> tuple[dict[str, Any], list[Answers]]:
     """(header, answers) of a cell's file. Raises UserError where it is not what was written."""
     again = f"Make it anew: dvc repro -f infer@{path.parent.name}"
     try:
-        first, *rest = (json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1])
+        first, *rest = (json.loads(line) for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
         prefix = first.pop("prefix")
         answers = [_answers(row, prefix) for row in rest]
     except (ValueError, KeyError, TypeError) as error:

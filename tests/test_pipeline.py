@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_dir
 
 from src import cells, collect, config, run
 from src.data import Example
+from src.engine import Completion
 from tests.tiny import tiny
 
 TASKS = ("analytic_entailment", "social_iqa")
@@ -236,3 +237,16 @@ def test_twenty_kills_at_random_moments_leave_what_an_undisturbed_run_leaves(pla
     assert again == undisturbed  # to the byte: completions, log-likelihoods, ledger
     for task in TASKS:
         (place / "tasks" / f"{task}.jsonl").write_text(made_up(task))
+
+
+def test_a_cell_with_every_kind_of_line_break_is_read_as_it_was_written(finished, tmp_path):
+    head, answers = cells.read(finished / "outputs/tiny/social_iqa__closed_few.jsonl")
+    said = Completion("one\u2028two\u0085three\r\nfour\x0bfive", 5, "eos")
+    answers = [cells.Answers(a.prompt, {2266: said}, a.likelihood) for a in answers]
+    asked, completed = cells.digests(answers)
+    path = tmp_path / "cell.jsonl"
+    cells.write(path, {**head, "prompts_sha256": asked, "completions_sha256": completed}, answers)
+    assert cells.read(path)[1] == answers
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(config.UserError, match="not a whole cell"):
+        cells.read(path)
