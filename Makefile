@@ -58,6 +58,12 @@ compat: .venv/ready  ## the pilot with each switch of generation as published ->
 	python -m src.run +model=smollm2_135m_instruct suite=pilot compat=published out=data/compat/published
 	python -m src.fidelity data/compat data/reference
 
+verify: .venv/ready  ## what `make repro` made beside the last commit: identical, near-ties, or differs (docs/verify.md)
+	python -m src.verify
+
+release: .venv/ready  ## one archive without dataset text -> dist (docs/verify.md)
+	python -m src.release
+
 bench: .venv/bench/ready  ## the engine beside lm-evaluation-harness and plain generate -> reports/benchmarks
 	PYTHONPATH=. .venv/bench/bin/python benchmarks/engine.py $(BENCH)
 

@@ -60,6 +60,13 @@ def test_links_of_the_readme_resolve(link):
     assert (config.ROOT / link).exists()
 
 
+def test_every_target_of_the_makefile_does_something():
+    text = (config.ROOT / "Makefile").read_text()
+    (targets,) = re.findall(r"^\.PHONY: (.+)$", text, re.MULTILINE)
+    for name in targets.split():
+        assert re.search(rf"^{name}:.*\n\t\S", text, re.MULTILINE), f"make {name} would do nothing and say so nowhere"
+
+
 def test_every_stage_depends_on_files_that_exist_or_are_made():
     stages = yaml.safe_load((config.ROOT / "dvc.yaml").read_text())["stages"]
     for name, stage in stages.items():

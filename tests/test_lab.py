@@ -20,14 +20,14 @@ from tests.test_shards import keys, wait_for_records
 from tests.tiny import tiny
 
 STAND_INS = {"llama_7b": "llama", "falcon_7b": "falcon_7b"}  # model of the page: architecture of its random checkpoint
+SOURCES = ("bigbench", "rhyming", "minilm")
 HERE = {  # what the page says: what is run here in its place
-    "suite=paper": "suite=paper 'sources=[bigbench,rhyming,minilm]' 'tasks=[gsm8k,logical_deduction,social_iqa]' "
+    "suite=paper": f"suite=paper 'sources=[{','.join(SOURCES)}]' 'tasks=[gsm8k,logical_deduction,social_iqa]' "
     "'conditions=[closed_adv_zero,closed_adv_few]' 'seeds=[2266]' limit=40",
     "tracking.enabled=false": "tracking.enabled=false token_budget=512",  # several batches a cell, so that one is last
     "hydra/launcher=slurm hydra.launcher.partition=gpu": "hydra/launcher=submitit_local hydra.launcher.timeout_min=9",
     "src.tracking sync": """src.tracking sync 'tracking.experiment="emergence-audit (random)"'""",
     "/shared/audit": "$PWD/../remote",
-    "make ": "make --assume-old .venv/ready ",  # this interpreter's packages, none installed
     "--m 20": "--m 5 token_budget=512",
 }
 MODELS, RUNNABLE = len(STAND_INS), 2 * 2  # cells of a model: tasks without gsm8k, conditions
@@ -88,7 +88,10 @@ def day(tmp_path: Path) -> Day:
     for name in STAND_INS:
         (tmp_path / f"{name}.yaml").rename(folder / f"conf/model/{name}.yaml")
     scratch.commit(folder)
-    scratch.linked(config.ROOT / "data/raw", folder / "data/raw")
+    for source in SOURCES:  # and no other: what lies in data/raw is part of what `infer` and `collect` depend on
+        scratch.linked(config.ROOT / "data/raw" / source, folder / "data/raw" / source)
+    (folder / ".venv").mkdir()
+    (folder / ".venv/ready").touch()  # `make` takes this interpreter and installs nothing
     return Day(folder, iter(blocks((config.ROOT / "docs/lab.md").read_text())))
 
 
