@@ -33,68 +33,8 @@ CONF = ROOT / "conf"
 EXEMPLARS = ROOT / "data/published/exemplars.json"
 
 
-def command(name: str, doc: str | None, *examples: str) -> argparse.ArgumentParser:
-    """The command line of `python -m src.<name>`: what it does, and examples of its arguments."""
-    lines = "\n".join(f"python -m src.{name} {words}".rstrip() for words in examples)
-    return argparse.ArgumentParser(
-        prog=f"python -m src.{name}", description=doc, epilog=f"Examples:\n{indent(lines, '  ')}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-
-
 class UserError(Exception):
     """A mistake the user can mend. The message says what is wrong, where, and what to do."""
-
-
-DISK = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.EEXIST,
-)
-
-
-@contextmanager
-def told(name: str) -> Iterator[None]:
-    """Turns a full disk, or a file or folder that may not be read or written, into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DISK:
-            raise
-        raise UserError(
-            f"{name}: {error.strerror} ({error.filename or 'while writing'}). Free space or mend it, then run again: "
-            f"nothing half-written was left."
-        ) from None
-
-
-@contextmanager
-def stage(name: str) -> Iterator[None]:
-    """The work of a command: what the user can mend ends the process with one line and exit code 1."""
-    try:
-        with told(name):
-            yield
-    except UserError as error:
-        sys.exit(f"error: {error}")
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to: at the end on disk and renamed to `path`, gone where writing failed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    try:
-        yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @dataclass
@@ -275,6 +215,65 @@ class Run:
     shard: int = 0  # of `shards`: the cells of one process (src/shards.py)
     shards: int = 1
     time_limit_h: float | None = None  # hours; the run ends by itself before that
+
+
+# ---- what every command shares -----------------------------------------------------------------------
+
+
+def command(name: str, doc: str | None, *examples: str) -> argparse.ArgumentParser:
+    """The command line of `python -m src.<name>`: what it does, and examples of its arguments."""
+    lines = "\n".join(f"python -m src.{name} {words}".rstrip() for words in examples)
+    return argparse.ArgumentParser(
+        prog=f"python -m src.{name}", description=doc, epilog=f"Examples:\n{indent(lines, '  ')}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+
+
+DISK = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR,
+    errno.EEXIST,
+)  # fmt: skip
+
+
+@contextmanager
+def told(name: str) -> Iterator[None]:
+    """Turns a full disk, or a file or folder that may not be read or written, into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        raise UserError(
+            f"{name}: {error.strerror} ({error.filename or 'while writing'}). Free space or mend it, then run again: "
+            f"nothing half-written was left."
+        ) from None
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """The work of a command: what the user can mend ends the process with one line and exit code 1."""
+    try:
+        with told(name):
+            yield
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to: at the end on disk and renamed to `path`, gone where writing failed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+# ---- conf/ as typed values ----------------------------------------------------------------------------
 
 
 T = TypeVar("T")
@@ -582,7 +581,16 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "generation.temperature": (lambda v: _number(v) and v >= 0, "a number of 0 (greedy) or more"),
     "generation.top_k": (lambda v: isinstance(v, int) and v >= 1, "a whole number of 1 or more"),
     "generation.extra_tokens": (lambda v: isinstance(v, int) and v >= 0, "a whole number of 0 or more"),
-}
+    "engine.base_url": (
+        lambda v: str(v).startswith(("http://", "https://")), "the server's address, e.g. http://127.0.0.1:8000/v1"
+    ),
+    "engine.concurrency": (lambda v: v >= 1, "a whole number of 1 or more"),
+    "engine.retries": (lambda v: v >= 0, "a whole number of 0 or more"),
+    "engine.timeout_s": (lambda v: v > 0, "seconds, more than 0"),
+    "engine.calls_per_minute": (lambda v: v is None or v > 0, "a number above 0, or null for no limit"),
+    "engine.tokens_per_minute": (lambda v: v is None or v > 0, "a number above 0, or null for no limit"),
+    "engine.max_cost_usd": (lambda v: v is None or v > 0, "US dollars, more than 0, or null for no limit"),
+}  # fmt: skip
 """What a key's value is to be, and that in words."""
 
 

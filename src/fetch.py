@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import errno
+import functools
 import hashlib
 import inspect
 import json
@@ -39,6 +40,8 @@ from src.config import EXEMPLARS, Encoder, Model, UserError, command, composed_p
 
 SOURCES = Path("conf/source")
 REVISIONS = Path("conf/revisions.yaml")  # hub id -> 40-digit commit
+UNREADABLE_GGUF = (ValueError, LookupError, OSError, NotImplementedError, struct.error)
+"""What the gguf package and transformers raise for a damaged file, and (the fourth) for a quantisation they lack."""
 GGUF = Path("data/gguf")  # GGUF files of the user's own, dequantised
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NOTE = "UNAVAILABLE.txt"  # stands in a source's folder where it could not be had
@@ -509,10 +512,13 @@ def weights(model: Weights, root: Path = Path()) -> tuple[Path, str]:
 
 
 def on_disk(model: Model, root: Path = Path()) -> Path | None:
-    """Where a model's weights are on this disk, unchecked; None where they are not. Asks no hub."""
-    if model.path or model.source:
+    """Where a model's weights are on this disk, unchecked; None where they are not. Asks no hub, hashes nothing."""
+    if model.path:
+        given = root / Path(model.path).expanduser()
+        return given if given.exists() else None
+    if model.source:
         try:
-            return weights(model, root)[0] if model.path else source_folder(model, root)
+            return source_folder(model, root)
         except UserError:
             return None
     if not model.hub:
@@ -526,11 +532,14 @@ def on_disk(model: Model, root: Path = Path()) -> Path | None:
 def tokenizer(model: Model, root: Path = Path()) -> Any:
     """The model's own tokenizer (tokenizers.Tokenizer) where its tokenizer.json is on this disk, else None."""
     folder = on_disk(model, root)
-    if folder is None or not (folder / "tokenizer.json").is_file():
-        return None
+    return _tokenizer(folder / "tokenizer.json") if folder and (folder / "tokenizer.json").is_file() else None
+
+
+@functools.cache
+def _tokenizer(file: Path) -> Any:
     from tokenizers import Tokenizer
 
-    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return Tokenizer.from_file(str(file))
 
 
 def identity(folder: Path, names: Iterable[str]) -> str:
@@ -560,10 +569,12 @@ def _dequantised(file: Path, cache: Path) -> tuple[Path, str]:
     if not into.is_dir():
         with scratch(into) as folder:
             try:
-                dequantise(file, folder / "files")
-            except (ValueError, LookupError, OSError, NotImplementedError, struct.error) as error:
+                with told(file.name):
+                    dequantise(file, folder / "files")
+            except UNREADABLE_GGUF as error:
                 raise UserError(
-                    f"{file} cannot be read as GGUF: {error}. Get it again, or one of another kind"
+                    f"{file} cannot be read as GGUF: {error}. Get it again, or one of another kind, or save the "
+                    "checkpoint as a folder of *.safetensors"
                 ) from None
             publish(folder / "files", into)
     return into, f"gguf:{content}"

@@ -17,14 +17,18 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src import config, data, fetch, prompts
 from src.config import Condition, Generation, Model, Task, UserError
 from src.prompts import Prompt
+
+if TYPE_CHECKING:
+    from src.machine import Check
 
 DONE, MISSING, NOT_RUNNABLE = "done", "missing", "not_runnable"
 OUTPUTS, PREPARED = config.ROOT / "data/outputs", config.ROOT / data.TASKS
@@ -509,12 +513,10 @@ def price(row: Plan) -> str:
     return "price not set" if row.usd is None else f"{row.usd:,.2f}"
 
 
-def show_machine() -> None:
+def show_machine(checks: Sequence[Check]) -> None:
     """The machine check as a table on the terminal."""
-    from src.machine import checks
-
     table = _table("what", "found", "do")
-    for check in checks():
+    for check in checks:
         table.add_row(check.what, check.found, check.todo)
     _console().print(table)
 
@@ -571,10 +573,14 @@ def execute(given: Any) -> None:
     settings = fetch.composed(given.words) if given.words else config.params()
     if given.measure:
         print(f"measuring for {given.measure:.0f} s: {measure(settings, given.measure).tokens_per_s:,.0f} tokens/s")
-    what = asked(settings)
-    rows = cell_plans(what)
-    show(str(settings["suite"]), [summed(model, rows[model.name]) for model in what.models])
-    show_machine()
+    from src import machine
+
+    with ThreadPoolExecutor(1) as beside:  # git, DVC and the hub take their time while the grid is worked out
+        checks = beside.submit(machine.checks)
+        what = asked(settings)
+        rows = cell_plans(what)
+        show(str(settings["suite"]), [summed(model, rows[model.name]) for model in what.models])
+        show_machine(checks.result())
     if given.csv:
         write_csv(given.csv, [row for of in rows.values() for row in of])
 

@@ -137,7 +137,7 @@ class Answered:
     answers: Sequence[Answers]
     n_shots: int
     data_sha256: str
-    speed: dict[str, float]  # wall_s, tokens, tokens_per_s; empty where nothing was computed
+    speed: dict[str, float]  # wall_s, tokens, tokens_per_s, of an API cost_usd; empty where nothing was computed
 
 
 def answer(bench: Bench, cell: Cell, advance: Callable[[int, int], None]) -> Answered:
@@ -149,7 +149,7 @@ def answer(bench: Bench, cell: Cell, advance: Callable[[int, int], None]) -> Ans
     if not asked:
         raise UserError(f"{cell.name}: no example is left to ask, so few does {run.data} hold. Take another condition")
 
-    started, tokens_before = time.monotonic(), _tokens(bench.engine)
+    started, tokens_before, cost_before = time.monotonic(), _tokens(bench.engine), _cost_usd(bench.engine)
     every = wanted(run, asked)
     requests = missing(bench, every)
     left = len(requests)
@@ -161,6 +161,8 @@ def answer(bench: Bench, cell: Cell, advance: Callable[[int, int], None]) -> Ans
             bench.check()
     wall_s, tokens = time.monotonic() - started, _tokens(bench.engine) - tokens_before
     speed = {"wall_s": wall_s, "tokens": tokens, "tokens_per_s": tokens / wall_s} if requests else {}
+    if cost := _cost_usd(bench.engine) - cost_before:
+        speed["cost_usd"] = cost
     answers = [stored(bench, prompt) for prompt in asked]
     return Answered(answers, len(shots) if cell.condition.few_shot else 0, data_sha256, speed)
 
@@ -193,6 +195,10 @@ def before(run: Run, cell: Cell) -> list[config.Task]:
 
 def _tokens(engine: Engine) -> int:
     return int(getattr(engine, "tokens", 0))
+
+
+def _cost_usd(engine: Engine) -> float:
+    return float(getattr(engine, "cost_usd", 0.0))
 
 
 def track(
@@ -258,6 +264,16 @@ def openai_engine(run: Run) -> Engine:
             "compat.strip_letters, compat.batch_budget and compat.prompt_by_text need the tokens of a local engine. "
             "Leave compat=fixed, or engine=local"
         )
+    for key in (
+        "base_url",
+        "concurrency",
+        "retries",
+        "timeout_s",
+        "calls_per_minute",
+        "tokens_per_minute",
+        "max_cost_usd",
+    ):
+        config.suits(f"engine.{key}", getattr(run.serving, key))
     own = fetch.tokenizer(run.model, config.ROOT)
     count = (lambda text: len(own.encode(text, add_special_tokens=False))) if own else None
     return OpenAIEngine(run.serving, run.model, run.generation, count)

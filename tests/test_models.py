@@ -169,6 +169,13 @@ def test_a_damaged_gguf_is_said_and_leaves_nothing(tmp_path) -> None:
     assert not [*(tmp_path / fetch.GGUF).iterdir()]
 
 
+def test_what_lies_at_a_path_is_looked_at_and_not_read(tmp_path) -> None:
+    (tmp_path / "own.gguf").write_bytes(b"GGUF")
+    assert fetch.on_disk(Model(name="own", path="own.gguf"), tmp_path) == tmp_path / "own.gguf"
+    assert fetch.on_disk(Model(name="own", path="none.gguf"), tmp_path) is None
+    assert fetch.tokenizer(Model(name="own", path="own.gguf"), tmp_path) is None
+
+
 @pytest.mark.slow
 def test_a_gguf_file_is_the_model_it_was_made_from(tmp_path) -> None:
     """The GGUF that the main job fetches, as a user's own file: the same weights, the same words."""

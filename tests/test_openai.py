@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from src import cells, config, fetch, run
 from src.config import Generation, Model, Serving, UserError
@@ -85,6 +86,10 @@ def test_the_run_stops_before_its_budget_is_exceeded_and_goes_on_with_a_larger_o
         assert execute(place, *words(url, store, *PRICES, "engine.max_cost_usd=1000"), out="outputs/budget") == 0
     assert set(served.delivered.values()) == {1}
     same(answers(place / "outputs/budget"), local)
+    client = MlflowClient(f"sqlite:///{place / 'runs.db'}")
+    experiment = client.get_experiment_by_name("a-test").experiment_id
+    cost = [each.data.metrics.get("cost_usd", 0.0) for each in client.search_runs([experiment], max_results=1000)]
+    assert 0 < sum(cost) <= (1000 * served.tokens[0] + 2000 * served.tokens[1]) / 1e6  # of the cells that ended
 
 
 def test_a_budget_without_prices_is_refused(place):  # noqa: F811
@@ -178,6 +183,12 @@ def test_rate_limits_space_the_starts_of_calls(monkeypatch):
 def test_switches_that_need_token_ids_are_refused(place):  # noqa: F811
     with pytest.raises(UserError, match="compat=fixed"):
         execute(place, *words("http://127.0.0.1:9/v1", "compat=published"))
+
+
+@pytest.mark.parametrize("wrong", ["base_url=localhost", "concurrency=0", "retries=-1", "calls_per_minute=0"])
+def test_a_setting_that_cannot_be_is_said_before_any_call(place, wrong):  # noqa: F811
+    with pytest.raises(UserError, match=wrong):
+        execute(place, *words("http://127.0.0.1:9/v1", f"engine.{wrong}"))
 
 
 def test_vllm_takes_top_k_from_the_generation(place):  # noqa: F811

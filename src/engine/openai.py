@@ -40,6 +40,7 @@ class Purse:
     price_out: float
     spent: float = 0.0
     held: float = 0.0
+    tokens: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def hold(self, tokens_in: int, tokens_out: int) -> float:
@@ -57,6 +58,7 @@ class Purse:
     def pay(self, held: float, tokens_in: int, tokens_out: int) -> None:
         """Turn a reservation into what the call really cost."""
         with self.lock:
+            self.tokens += tokens_in + tokens_out
             self.held -= held
             self.spent += tokens_in * self.price_in + tokens_out * self.price_out
 
@@ -92,7 +94,6 @@ class OpenAIEngine:
         at = urlsplit(self.base_url)
         self.identity = f"{self.model}@{at.scheme}://{at.hostname}{f':{at.port}' if at.port else ''}{at.path}"
         self.count = count or (lambda text: math.ceil(len(text) / CHARACTERS))
-        self.tokens = 0
         self.scores = True  # until the server gives an answer without log-likelihoods
         prices = model.usd_per_million_in, model.usd_per_million_out
         if how.max_cost_usd is not None and None in prices:
@@ -104,6 +105,11 @@ class OpenAIEngine:
         self.pace = Pace(how.calls_per_minute, how.tokens_per_minute)
 
     # ---- Without the server
+
+    @property
+    def tokens(self) -> int:
+        """Tokens billed so far, prompts and completions."""
+        return self.purse.tokens
 
     @property
     def cost_usd(self) -> float:
@@ -233,12 +239,13 @@ class OpenAIEngine:
         """
         tokens_in = sum(math.ceil(len(text) / CHARACTERS) for text in texts)
         held = self.purse.hold(sum(len(text.encode()) for text in texts), budget)  # no token is less than a byte
-        paid = 0, 0
+        paid = [0, 0]
         try:
             for again in range(self.how.retries + 1):
                 self.pace.wait(tokens_in + budget)
                 try:
                     said = self._post(texts[0] if len(texts) == 1 else texts, given)
+                    paid = [a + b for a, b in zip(paid, used(said), strict=True)]  # what cannot be read is billed, too
                     found = read(said)
                 except UNREADABLE as error:
                     if again == self.how.retries:
@@ -246,8 +253,6 @@ class OpenAIEngine:
                         raise UserError(f"{self.base_url} answered what is no completion: {said}") from None
                     time.sleep(min(BACKOFF_S[0] * 2**again, BACKOFF_S[1]) * random.uniform(0.75, 1))
                     continue
-                paid = said.usage.prompt_tokens, said.usage.completion_tokens
-                self.tokens += sum(paid)
                 return found
         finally:
             self.purse.pay(held, *paid)
@@ -278,6 +283,12 @@ class OpenAIEngine:
 
 
 UNREADABLE = (ValueError, AttributeError, TypeError, LookupError)  # JSON that is none, or none of a completion
+
+
+def used(said: Any) -> tuple[int, int]:
+    """(prompt tokens, completion tokens) that an answer is billed for; none where it does not say."""
+    usage = getattr(said, "usage", None)
+    return (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
 
 
 def echoed(part: Any, begin: int, end: int) -> list[float]:
