@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from src import cells, config
 from src.config import UserError
-from src.report import inert
+from src.frames import write_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +55,7 @@ def _sheet_row(head: dict[str, Any], answer: cells.Answers) -> dict[str, str]:
         "gold": answer.prompt.answer, "answer": answer.completions[seed].text,
     }  # fmt: skip
     key = f"{head['fingerprint']}:{answer.prompt.id}:{seed}"
-    return {"key": key, **{name: inert(text) for name, text in texts.items()}, "right": ""}
+    return {"key": key, **texts, "right": ""}
 
 
 def grades(path: Path) -> dict[str, bool]:
@@ -121,17 +121,6 @@ def _summary(grade: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    """Beside its final name, then renamed."""
-    part = path.with_suffix(".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    part.replace(path)
-
-
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = config.command(
@@ -150,21 +139,21 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     """`python -m src.annotate draw|read`. A user's mistake is one line on stderr and exit code 1."""
+    import pandas as pd
+
     given = parse()
     try:
         if given.way == "draw":
             if given.sheet.exists():
                 raise UserError(f"{given.sheet} exists and may hold grades. Name another file.")
             rows = draw(config.ROOT / OUTPUTS, given.condition, given.model, given.n)
-            write_csv(given.sheet, SHEET, rows)
+            write_csv(pd.DataFrame(rows, columns=list(SHEET)), given.sheet)
             print(f"{given.sheet}: {len(rows)} outputs. Put 1 (right) or 0 (wrong) under 'right', then: annotate read")
             return
-        import pandas as pd
-
         if not (config.ROOT / SCORES).exists():
             raise UserError(f"{SCORES} is missing. Make it: dvc repro collect")
         found = summarise([grades(path) for path in given.sheets], pd.read_parquet(config.ROOT / SCORES))
-        write_csv(config.ROOT / GRADED, COLUMNS, found)
+        write_csv(pd.DataFrame(found, columns=list(COLUMNS)), config.ROOT / GRADED)
         print(f"{GRADED}: {sum(row['n'] for row in found)} graded outputs of {len(found)} tasks. Next: dvc repro")
     except UserError as error:
         sys.exit(f"error: {error}")

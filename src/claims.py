@@ -95,10 +95,11 @@ def k_needed(n: Any, chance: Any, tests: int, alpha: float) -> Any:
 
 
 def spearman_p(x: Any, y: Any) -> float:
-    """Two-sided p of Spearman's rank correlation (scipy), pairs with a missing value left out."""
+    """Two-sided p of Spearman's rank correlation (scipy), pairs with a missing value left out; of fewer than 3, NaN."""
     from scipy.stats import spearmanr
 
-    return float(spearmanr(x, y, nan_policy="omit").pvalue)
+    pairs = int((x.notna() & y.notna()).sum())
+    return float(spearmanr(x, y, nan_policy="omit").pvalue) if pairs > 2 else np.nan
 
 
 def difference_low(k1: Any, k2: Any, n: int) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import errno
+import fcntl
 import functools
 import hashlib
 import json
@@ -16,7 +17,7 @@ import operator
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from textwrap import indent
@@ -260,17 +261,33 @@ def stage(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to: at the end on disk and renamed to `path`, gone where writing failed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
+def alone(folder: Path) -> Iterator[None]:
+    """One process at a time, by a lock that leaves no file behind; a network file system may not have it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(folder, os.O_RDONLY)
     try:
-        yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
+        with suppress(OSError):
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield
     finally:
-        part.unlink(missing_ok=True)
+        os.close(held)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to: at the end on disk and renamed to `path`, gone where writing failed.
+
+    Two processes that write it at once do so one after the other.
+    """
+    part = path.with_suffix(".part")
+    with alone(path.parent):
+        try:
+            yield part
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 # ---- conf/ as typed values ----------------------------------------------------------------------------

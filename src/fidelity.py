@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from src import cells, config, data, prompts, scoring, stats_cell
 from src.cells import Answers
 from src.config import Compat, Condition, Task, UserError
+from src.frames import write_csv
 from src.scoring import BertScorer, Score
 
 if TYPE_CHECKING:
@@ -368,7 +369,7 @@ def write_reference(outputs: Path, folder: Path) -> list[Path]:
     runs = [row for row, pairs, _ in found if row["switch"] in RUNS and pairs]
     frames = {"compat_runs": table(runs, EFFECT_COLUMNS), "deviations": table(deviations(found), DEVIATION_COLUMNS)}
     for name, frame in frames.items():
-        frame.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
+        write_csv(frame, folder / f"{name}.csv")
     return [folder / f"{name}.csv" for name in frames]
 
 

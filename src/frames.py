@@ -1,7 +1,8 @@
-"""Frames by path, for what reads the statistics: tables, figures, claims."""
+"""Frames by path: read by what shows the statistics (tables, figures, claims), and every csv file written."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cache
@@ -16,6 +17,8 @@ from src.config import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+NUMBERS = r"-?\d[\d.e-]*( -?\d[\d.e-]*)+$"  # several in a cell, as in reports/hashes/likelihoods.csv
+INERT = re.compile(rf"^(?!{NUMBERS})[=+\-@\t\r]")
 SCHEMAS: dict[str, type[Any]] = {"model": config.Model}
 
 
@@ -68,6 +71,22 @@ FRAMES: dict[str, Callable[[Path, str, str], Any]] = {
 def _members(group: str) -> list[dict[str, Any]]:
     """Every conf/<group>/*.yaml, composed and typed."""
     return [asdict(config.load(group, name, SCHEMAS[group])) for name in config.known(group)]
+
+
+def inert(value: Any) -> Any:
+    """A text that a spreadsheet would run as a formula gets an apostrophe in front; all else is untouched."""
+    return f"'{value}" if isinstance(value, str) and INERT.match(value) else value
+
+
+def write_csv(frame: pd.DataFrame, path: Path, digits: int = 6) -> None:
+    """Whole or not at all, inert, with `digits` significant digits: six do not depend on the number of threads."""
+    with config.whole(path) as part:
+        part.write_text(csv_text(frame, digits), encoding="utf-8", newline="")
+
+
+def csv_text(frame: pd.DataFrame, digits: int = 6) -> str:
+    """What `write_csv` writes. Empty where a value is missing."""
+    return str(frame.map(inert).to_csv(index=False, float_format=f"%.{digits}g", lineterminator="\n"))
 
 
 def _maker(root: Path, path: str) -> str:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from src import config, data, fetch, prompts
 from src.config import Condition, Generation, Model, Task, UserError
+from src.frames import write_csv
 from src.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -540,15 +541,14 @@ def _sum(table: Any, part: str, rows: Sequence[Released]) -> None:
     table.add_row(part, "all", *(f"{n:,}" for n in sums), style="bold")
 
 
-def write_csv(path: Path, rows: Iterable[Any]) -> None:
+def write_rows(path: Path, rows: Iterable[Any]) -> None:
     """A line a row; nested tokens as columns of their own."""
+    import pandas as pd
+
     flat = [
         {**{k: v for k, v in asdict(row).items() if k != "tokens"}, **asdict(row).get("tokens", {})} for row in rows
     ]
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(flat[0]))
-        writer.writeheader()
-        writer.writerows(flat)
+    write_csv(pd.DataFrame(flat), path)
 
 
 def parse(argv: Sequence[str]) -> Any:
@@ -568,7 +568,7 @@ def execute(given: Any) -> None:
         released = published()
         show_published(released)
         if given.csv:
-            write_csv(given.csv, released)
+            write_rows(given.csv, released)
         return
     settings = fetch.composed(given.words) if given.words else config.params()
     if given.measure:
@@ -582,7 +582,7 @@ def execute(given: Any) -> None:
         show(str(settings["suite"]), [summed(model, rows[model.name]) for model in what.models])
         show_machine(checks.result())
     if given.csv:
-        write_csv(given.csv, [row for of in rows.values() for row in of])
+        write_rows(given.csv, [row for of in rows.values() for row in of])
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from typing import Any
 
 from src import cells
 from src.cells import Answers
-from src.config import ROOT, UserError, digest
+from src.config import ROOT, UserError, digest, whole
 
 COPIED = (
     "CITATION.cff", "LICENSE", "params.yaml", "dvc.yaml", "dvc.lock", "pyproject.toml", "requirements*.in",
@@ -169,14 +169,11 @@ def write(root: Path, archive: Path | None = None) -> Path:
 
 def zipped(path: Path, files: Mapping[str, bytes]) -> None:
     """A zip whose bytes are those of its files: no clock, no owner."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+    with whole(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in sorted(files.items()):
             info = zipfile.ZipInfo(name)  # its date is 1980-01-01
             info.compress_type, info.external_attr, info.create_system = zipfile.ZIP_DEFLATED, 0o644 << 16, 3
             archive.writestr(info, content)
-    part.replace(path)
 
 
 def unpacked(bundle: Path, folder: Path) -> list[str]:

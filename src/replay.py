@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from src import cells, config, scoring
 from src.config import Compat, Model, Task, UserError
 from src.engine import Completion
+from src.frames import write_csv
 from src.prompts import LETTERS, Prompt, without_full_stop
 
 if TYPE_CHECKING:
@@ -429,8 +430,7 @@ def main() -> None:
         frame = replayed(given)
     except UserError as error:
         sys.exit(f"error: {error}")
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(given.out, index=False, float_format="%.10g", lineterminator="\n")
+    write_csv(frame, given.out, digits=10)
     left = frame[frame["file"].notna()]
     counts = frame.loc[frame["file"].isna(), "status"].str.split(":").str[0].value_counts()
     print(f"{given.out}: {sum(counts)} cells", *(f"{n} {name}" for name, n in counts.items()), sep="\n  ")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from src import claims, config
 from src.config import UserError
-from src.frames import read_frame, read_yaml
+from src.frames import csv_text, read_frame, read_yaml, write_csv
 from src.names import GATES, OWN, PUBLISHED, RULES
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ OUTS = (
 HASHES = {"fingerprint ": "fingerprint", "data ": "data_sha256"}  # label on the page: column
 CELL = ("source", "model", "prompt", "shots", "task", "fingerprint")
 HASH_DIGITS = 12
-INERT = re.compile(r"^[=+\-@\t\r]")
 TEX = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
@@ -202,17 +201,11 @@ def shown(rows: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
     return pd.DataFrame({c.name: [text(c, value) for value in rows[c.name]] for c in columns}, dtype=object)
 
 
-def inert(value: Any) -> Any:
-    """A text that a spreadsheet would run as a formula gets an apostrophe in front; all else is untouched."""
-    return f"'{value}" if isinstance(value, str) and INERT.match(value) else value
-
-
 def to_csv(rows: pd.DataFrame, table: Table) -> str:
-    """Six significant digits: what does not depend on the number of threads. Empty where missing."""
+    """As `frames.csv_text` writes it, lists as words."""
     names = [column.name for column in table.columns]
     cells = rows[names].map(lambda value: ", ".join(map(str, value)) if isinstance(value, list) else value)
-    text = cells.map(inert).to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    return str(text)
+    return csv_text(cells)
 
 
 def to_md(rows: pd.DataFrame, table: Table) -> str:
@@ -573,9 +566,8 @@ def write_plots(root: Path, cells: pd.DataFrame, folder: Path) -> None:
         "own_cells": own.sort_values("cell")[["cell", "accuracy", "above_chance"]],
         "residuals": largest.sort_values("task")[["task", "residual", "diff"]],
     }
-    folder.mkdir(parents=True, exist_ok=True)
     for name, frame in frames.items():
-        frame.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+        write_csv(frame, folder / f"{name}.csv")
 
 
 def audit_summary(root: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import yaml
 
 from src import config, names, stats_cell, stats_controls, stats_pairs, stats_questions, stats_scale
 from src.config import UserError
+from src.frames import write_csv
 from src.stats_cell import NAN, Array, Items
 
 PUBLISHED_SCORES = Path("data/published/scores.csv")
@@ -684,14 +685,13 @@ def reference(scores: Path, out: Path, root: Path) -> None:
     setting = read_setting(root)
     cells = complete(own_rows(pd.read_parquet(scores), setting), setting)
     cells["unparsed_share"] = cells["unparsed"] / cells["n"]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    cells[list(names.REFERENCE_COLUMNS)].to_csv(out, index=False, float_format="%.6g")
+    write_csv(cells[list(names.REFERENCE_COLUMNS)], out)
 
 
 def control_reference(scores: Path, out: Path, root: Path) -> None:
     """The control tables of a finished run of suite controls as csv files that can be committed."""
     for name, table in control_tables(pd.read_parquet(scores), read_setting(root)).items():
-        table.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
+        write_csv(table, out / f"{name}.csv")
 
 
 def main() -> None:

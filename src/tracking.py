@@ -8,7 +8,6 @@ logged later: `sync` logs what data/cells/<experiment> and data/outputs hold; wi
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import importlib.metadata
 import json
@@ -20,14 +19,14 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from src import cells, config, logged, scoring
 from src.cells import Answers
-from src.config import ROOT, Model, Run, UserError
+from src.config import ROOT, Model, Run, UserError, alone
 from src.logged import Facts, Recorded
 
 FORMAT = "2"  # of what is logged: `sync` logs a run of another format anew
@@ -120,7 +119,7 @@ def _open(uri: str | None, experiment: str) -> tuple[Any, str]:
 
     uri = uri or default_uri()
     database = _database(uri)
-    with _alone(database):
+    with alone(database.parent) if database else nullcontext():  # of two that create one at once, one would die
         client = mlflow.MlflowClient(uri)
         _readable_while_written(database)
         found = client.get_experiment_by_name(experiment)
@@ -131,21 +130,6 @@ def _open(uri: str | None, experiment: str) -> tuple[Any, str]:
             if not found or found.tags.get(key) != view:
                 client.set_experiment_tag(made, key, view)
     return client, made
-
-
-@contextmanager
-def _alone(database: Path | None) -> Iterator[None]:
-    """One process at a time: of two that create a database at once, one would die."""
-    if database is None:
-        yield
-        return
-    database.parent.mkdir(parents=True, exist_ok=True)
-    folder = os.open(database.parent, os.O_RDONLY)  # its lock leaves no file behind
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(folder)
 
 
 def _readable_while_written(database: Path | None) -> None:

@@ -34,6 +34,7 @@ from src import cells, claims, collect, config, data, prompts, release, report, 
 from src.cells import Answers
 from src.config import ROOT, Cell, Run, UserError
 from src.engine import Completion, Engine, Likelihood, Request, Result
+from src.frames import write_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,15 +104,27 @@ def _logprob(answers: Answers) -> str:
 
 
 def publish(outputs: Path, folder: Path) -> None:
-    """Write `hashes` as csv files. Raises UserError where there is no cell."""
+    """Write `hashes` as csv files. Raises UserError where there is no cell.
+
+    A log-likelihood that stands there already and is the same (see LOGPROB) stays as it is written: what another
+    machine's order of summation does to its last digits is no change.
+    """
+    import pandas as pd
+
     found = hashes(outputs)
     if found["completions"].empty:
         raise UserError(f"{outputs} holds no cell. Make them: dvc repro infer")
-    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "likelihoods.csv").exists():
+        found["likelihoods"] = settled(pd.read_csv(folder / "likelihoods.csv"), found["likelihoods"])
     for name, frame in found.items():
-        part = folder / f"{name}.part"
-        frame.to_csv(part, index=False, float_format="%.6g", lineterminator="\n")
-        part.replace(folder / f"{name}.csv")
+        write_csv(frame, folder / f"{name}.csv")
+
+
+def settled(before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
+    """The log-likelihoods `now`, those that are the same as `before` as they were written then."""
+    same = log_likelihood_difference(before, now).query("same").drop(columns=["difference", "same"])
+    kept = now.merge(same.merge(before), on=[*PLACE, "id"], how="left", suffixes=("", "_before"))
+    return now.assign(logprob=kept["logprob_before"].fillna(kept["logprob"]).to_numpy())
 
 
 def committed(revision: str, path: str) -> pd.DataFrame:

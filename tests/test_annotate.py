@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from src import annotate, cells, stats
+from src import annotate, cells, frames, stats
 from src.config import Compat, UserError
 from src.engine import Completion
 from src.prompts import Prompt
@@ -43,7 +43,8 @@ def test_a_sheet_is_blind_seeded_and_inert(outputs: Path, tmp_path: Path) -> Non
     assert rows == annotate.draw(outputs, "closed_zero", "m", 50)
     assert {row["key"] for row in rows} == {f"abc123abc123:t/{i}:7" for i in range(4)}
     assert {row["right"] for row in rows} == {""}
-    assert "'=1+1" in {row["answer"] for row in rows}
+    frames.write_csv(pd.DataFrame(rows), tmp_path / "sheet.csv")
+    assert "'=1+1" in (tmp_path / "sheet.csv").read_text().split(",")
     few = {row["key"] for row in annotate.draw(outputs, "closed_zero", None, 2)}
     assert len(few) == 2
     assert few < {row["key"] for row in annotate.draw(outputs, "closed_zero", None, 3)}
@@ -96,7 +97,7 @@ def test_a_sheet_of_another_run_is_refused(tmp_path: Path) -> None:
 def test_table4_holds_the_papers_rows_and_the_graded_ones(tmp_path: Path) -> None:
     """social_iqa of the paper: 18 of 50 by metric, 19 by hand; Newcombe's interval by hand from Wilson's."""
     one = annotate.grades(sheet(tmp_path / "a.csv", "1", "1", "1", "0"))
-    annotate.write_csv(tmp_path / "graded.csv", annotate.COLUMNS, annotate.summarise([one], SCORES))
+    frames.write_csv(pd.DataFrame(annotate.summarise([one], SCORES)), tmp_path / "graded.csv")
     paper = [{"task": "social_iqa", "metric": 36, "manual": 38, "baseline": 34}]
     table = stats.table4_manual(paper, pd.read_csv(tmp_path / "graded.csv")).set_index("source")
     published, own = table.loc["published"], table.loc["own"]

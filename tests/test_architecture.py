@@ -13,6 +13,7 @@ SRC = config.ROOT / "src"
 ORDER = [
     ["names"],
     ["config"],
+    ["frames"],
     ["rhyming"],
     ["fetch", "data"],
     ["prompts"],
@@ -30,7 +31,6 @@ ORDER = [
     ["stats_pairs"],
     ["stats_controls", "stats_questions", "fidelity"],
     ["stats"],
-    ["frames"],
     ["claims"],
     ["figures"],
     ["report"],

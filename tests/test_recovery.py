@@ -76,30 +76,32 @@ def checkout(tmp_path: Path) -> Path:
 
 KILLED_AT = """
 import os, runpy, sys
-place, end, module, *_ = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+place, end, module = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 here, parent, writes = os.getcwd(), os.getpid(), 0
+outs = (here + "/data", here + "/reports")
 def hook(event, args):
     global writes
     changes = event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir") or (
         event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR))
-    if changes and os.getpid() == parent and os.path.abspath(os.fsdecode(args[0])).startswith(here + "/data"):
+    named = changes and not isinstance(args[0], int)  # what is opened by number was opened by name before
+    if named and os.getpid() == parent and os.path.abspath(os.fsdecode(args[0])).startswith(outs):
         writes += 1
         if writes == place:
             os.kill(parent, end)
 sys.addaudithook(hook)
-sys.argv = [module]
+sys.argv = sys.argv[3:]
 try:
-    runpy.run_module(module, run_name="__main__")
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 finally:
     print("writes", writes)
 """
-"""Runs a module and stops it before its n-th change of a file under data/: opening to write, rename, removal."""
+"""Runs a module and stops it before its n-th change under data/ or reports/: opening to write, rename, removal."""
 
 
-def stopped_at(tree: Path, place: int, end: signal.Signals, module: str) -> tuple[int, str]:
-    command = [sys.executable, "-c", KILLED_AT, str(place), str(int(end)), module]
-    done = subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=300, check=False)
-    return done.returncode, done.stdout
+def stopped_at(tree: Path, place: int, end: signal.Signals, command: str) -> tuple[int, str]:
+    words = [sys.executable, "-c", KILLED_AT, str(place), str(int(end)), *command.split()]
+    done = subprocess.run(words, cwd=tree, capture_output=True, text=True, timeout=300, check=False)
+    return done.returncode, done.stderr + done.stdout
 
 
 def test_prepare_is_stopped_at_every_single_write(checkout: Path) -> None:
@@ -119,21 +121,31 @@ def test_prepare_is_stopped_at_every_single_write(checkout: Path) -> None:
     assert content(checkout, "data/tasks") == undisturbed
 
 
-@pytest.mark.parametrize(
-    ("module", "out", "end"),
-    [("src.stats", "data/stats", signal.SIGTERM), ("src.claims", "data/audit", signal.SIGKILL)],
-)
-def test_a_stage_is_stopped_at_a_seeded_write(checkout: Path, module: str, out: str, end: signal.Signals) -> None:
+STAGES = {  # as dvc.yaml has them behind `infer`, and the folder or file each makes
+    "src.verify --publish": "reports/hashes", "src.collect": "data/scores.parquet", "src.stats": "data/stats",
+    "src.claims": "data/audit", "src.fidelity": "data/fidelity", "src.report": "reports",
+}  # fmt: skip
+
+
+def test_each_later_stage_is_stopped_at_a_seeded_write(checkout: Path) -> None:
     """The next start gives the bytes of an undisturbed one."""
-    if module == "src.claims":
-        shutil.copytree(ROOT / "data/stats", checkout / "data/stats")
-    code, said = stopped_at(checkout, 0, end, module)
-    assert code == 0, said
-    undisturbed, writes = content(checkout, out), int(said.split()[-1])
-    shutil.rmtree(checkout / out)  # as DVC does before a stage
-    assert stopped_at(checkout, random.Random(7).randint(1, writes), end, module)[0] == -end
-    finished(checkout, module)
-    assert content(checkout, out) == undisturbed
+    finished(checkout, "src.data")
+    weights = tiny("llama", checkout / "weights")
+    grid = ["limit=4", "seeds=[2266]", "conditions=[closed_adv_zero,closed_adv_few]", "tracking.enabled=false"]
+    given = ["+model=llama_7b", f"model.path='{weights}'", "model.weights=random", "model.tasks=null"]
+    finished(checkout, "src.run", *given, *grid, "out=data/outputs/llama_7b")
+    chance = random.Random(7)
+    for n, (command, made) in enumerate(STAGES.items()):
+        end = (signal.SIGKILL, signal.SIGTERM)[n % 2]
+        code, said = stopped_at(checkout, 0, end, command)
+        assert code == 0, said
+        undisturbed, writes = content(checkout, made), int(said.split()[-1])
+        assert undisturbed
+        for path in undisturbed:  # as DVC does before a stage
+            (checkout / path).unlink()
+        assert stopped_at(checkout, chance.randint(1, writes), end, command)[0] == -end, command
+        finished(checkout, *command.split())
+        assert content(checkout, made) == undisturbed, command
 
 
 def test_a_disk_that_fills_up_leaves_the_old_file_and_no_other(checkout: Path) -> None:
@@ -163,14 +175,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_two_runs_of_the_same_cells_at_once_and_a_locked_database(place: Path) -> None:
-    """Both end with the same cells; the runs' database is held by another program all the while."""
+def test_runs_of_the_same_cells_at_once_and_a_locked_database(place: Path) -> None:
+    """All end with the same cells, two in one folder; the runs' database is held by another program all the while."""
     execute(place, out="alone")
     with contextlib.closing(sqlite3.connect(place / "runs.db")) as locked:
         locked.execute("BEGIN EXCLUSIVE")
-        both = [started(ROOT, "src.run", *words(place, f"store='{place / 'both'}'", out=out)) for out in ("one", "two")]
-        said = [running.communicate(timeout=400)[0] for running in both]
-    assert [running.returncode for running in both] == [0, 0], said
+        several = [
+            started(ROOT, "src.run", *words(place, f"store='{place / 'both'}'", out=out))
+            for out in ("one", "two", "two")
+        ]
+        said = [running.communicate(timeout=400)[0] for running in several]
+    assert [running.returncode for running in several] == [0, 0, 0], said
     assert "Traceback" not in "".join(said)
     same(place, "alone", "one")
     same(place, "alone", "two")

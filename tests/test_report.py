@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from src import report
+from src import frames, report
 from src.config import ROOT, UserError
 from src.names import EMERGENCE_COLUMNS, SERIES_KEY
 
@@ -284,9 +284,12 @@ def test_no_csv_cell_is_a_formula(built: Path) -> None:
     assert list(weights) == [f"'{FORMULA}"] * len(TASKS)
 
 
-@pytest.mark.parametrize(("value", "safe"), [("-1", "'-1"), ("@x", "'@x"), (-1.5, -1.5), ("a=b", "a=b"), (None, None)])
+@pytest.mark.parametrize(
+    ("value", "safe"),
+    [("-1", "'-1"), ("-1.5 -2e-05", "-1.5 -2e-05"), ("@x", "'@x"), (-1.5, -1.5), ("a=b", "a=b"), (None, None)],
+)
 def test_only_text_is_made_inert(value: object, safe: object) -> None:
-    assert report.inert(value) == safe
+    assert frames.inert(value) == safe
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from src import config, report
+from src import config, frames, report
 from src.config import ROOT
 from tests.test_browser import CHROMIUM, Browser
 from tests.test_pipeline import made_up, words
@@ -176,8 +176,8 @@ def test_markup_in_data_is_text_in_the_browser(built: Path, browser: Browser) ->
 
 @pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r"])
 def test_a_csv_cell_is_no_formula_and_numbers_stay_numbers(first: str) -> None:
-    assert report.inert(f"{first}cmd|' /C calc'!A0").startswith("'")
-    assert report.inert(-1.5) == -1.5
+    assert frames.inert(f"{first}cmd|' /C calc'!A0").startswith("'")
+    assert frames.inert(-1.5) == -1.5
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,20 @@ def test_the_published_hashes_hold_every_completion_and_no_text(place, tmp_path)
     assert "What sinks" not in "".join(path.read_text() for path in tmp_path.iterdir())
 
 
+def test_published_anew_only_what_is_another_number_is_written_anew(place, tmp_path):
+    verify.publish(place / "data/outputs", tmp_path)
+    path = tmp_path / "likelihoods.csv"
+    text = path.read_text()
+    first, second = (line.rpartition(",")[2] for line in text.splitlines()[1:3])
+    digits, other = (
+        " ".join(f"{float(x) + gap:.8g}" for x in row.split()) for row, gap in ((first, 2e-5), (second, 1))
+    )
+    moved = text.replace(first, digits)
+    path.write_text(moved.replace(second, other))
+    verify.publish(place / "data/outputs", tmp_path)
+    assert path.read_text() == moved != text
+
+
 # ---- a release
 
 
