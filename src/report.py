@@ -9,8 +9,11 @@ from __future__ import annotations
 import base64
 import html
 import json
+import multiprocessing
+import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -517,8 +520,23 @@ def build(root: Path) -> None:
 
     # great_tables sets cell by cell; on arrow strings each of these copies a column
     storage = ("mode.string_storage", "python")
-    with pd.option_context(*storage), ProcessPoolExecutor(initializer=pd.set_option, initargs=storage) as pool:
+    with pd.option_context(*storage), ProcessPoolExecutor(initializer=_worker, initargs=storage) as pool:
         _build(root, pool)
+
+
+def _worker(*option: str) -> None:
+    """A process of the pool. It ends with the one that made it, also where that is killed: it would wait for ever."""
+    import pandas as pd
+
+    pd.set_option(*option)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent
+    parent.join()
+    os._exit(1)
 
 
 def _build(root: Path, pool: Executor) -> None:

@@ -152,14 +152,30 @@ def test_random_weights_are_in_an_experiment_of_their_own(root) -> None:
 # ---- weights that lie elsewhere ---------------------------------------------------------------------
 
 
+SPREAD = {  # the second layer on another device than the first: here the disk stands for a second GPU
+    "llama": {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk",
+              "model.norm": "cpu", "lm_head": "cpu"},
+    "t5": {"shared": "cpu", "encoder": "cpu", "decoder.embed_tokens": "cpu", "decoder.dropout": "cpu", "lm_head": "cpu",
+           "decoder.final_layer_norm": "cpu", "decoder.block.0": "cpu", "decoder.block.1": "disk"},
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("arch", ["llama", "t5"])
+@pytest.mark.filterwarnings("ignore:.*cannot share a prefix")
 def test_a_device_map_changes_no_answer(arch: str, tmp_path) -> None:
     folder = tiny(arch, tmp_path)
-    asked = [Request(Prompt("1", "1", "What floats? ", "A cork ", ("a", "b"), (" a", " b"), 0, "a"), (1, 2), True)]
-    one, other = (
-        [*LocalEngine(folder, "x", Generation(temperature=1.0), device_map=how).run(asked)] for how in (None, "auto")
-    )
-    assert one == other
+    asked = [
+        Request(Prompt(n, n, "What floats? ", f"A cork, case {n} ", ("a", "b"), (" a", " b"), 0, "a"), (1, 2), True)
+        for n in "123"
+    ]
+    engines = [
+        LocalEngine(folder, "x", Generation(temperature=1.0), device_map=m) for m in (None, "auto", SPREAD[arch])
+    ]
+    whole, auto, several = ({r.prompt_id: r for batch in engine.run(asked) for r in batch} for engine in engines)
+    assert whole == auto
+    for name, found in several.items():
+        assert found.completions == whole[name].completions
+        assert found.likelihood.logprob == pytest.approx(whole[name].likelihood.logprob, rel=1e-5)
 
 
 def test_a_damaged_gguf_is_said_and_leaves_nothing(tmp_path) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from src import config
+from src import config, report
 from src.config import ROOT
 from src.engine import Completion, Likelihood, Request, Result
 from src.prompts import Prompt
@@ -121,9 +121,9 @@ def test_prepare_is_stopped_at_every_single_write(checkout: Path) -> None:
     assert content(checkout, "data/tasks") == undisturbed
 
 
-STAGES = {  # as dvc.yaml has them behind `infer`, and the folder or file each makes
-    "src.verify --publish": "reports/hashes", "src.collect": "data/scores.parquet", "src.stats": "data/stats",
-    "src.claims": "data/audit", "src.fidelity": "data/fidelity", "src.report": "reports",
+STAGES: dict[str, tuple[str, ...]] = {  # as dvc.yaml has them behind `infer`, and what each makes
+    "src.verify --publish": ("reports/hashes",), "src.collect": ("data/scores.parquet",), "src.stats": ("data/stats",),
+    "src.claims": ("data/audit",), "src.fidelity": ("data/fidelity",), "src.report": tuple(report.OUTS),
 }  # fmt: skip
 
 
@@ -139,13 +139,13 @@ def test_each_later_stage_is_stopped_at_a_seeded_write(checkout: Path) -> None:
         end = (signal.SIGKILL, signal.SIGTERM)[n % 2]
         code, said = stopped_at(checkout, 0, end, command)
         assert code == 0, said
-        undisturbed, writes = content(checkout, made), int(said.split()[-1])
+        undisturbed, writes = content(checkout, *made), int(said.split()[-1])
         assert undisturbed
         for path in undisturbed:  # as DVC does before a stage
             (checkout / path).unlink()
         assert stopped_at(checkout, chance.randint(1, writes), end, command)[0] == -end, command
         finished(checkout, *command.split())
-        assert content(checkout, made) == undisturbed, command
+        assert content(checkout, *made) == undisturbed, command
 
 
 def test_a_disk_that_fills_up_leaves_the_old_file_and_no_other(checkout: Path) -> None:

@@ -777,9 +777,14 @@ def backend(model: Any, sampler: Sampler) -> Backend:
     return replace(plain, tokens=0)
 
 
+def spread(model: Any) -> bool:
+    """Whether its layers lie on several devices, the disk included."""
+    return len(set(getattr(model, "hf_device_map", {}).values())) > 1
+
+
 def _attentions(model: Any, own: str) -> list[str]:
     """What to try, fastest first; nothing for a model on several devices: a prefix lies on one."""
-    if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
+    if spread(model):
         return []
     return [SHARED, own] if getattr(model, "_supports_attention_backend", False) else [own]
 
@@ -906,6 +911,7 @@ def pack(model: Any) -> None:
     ours = type(model).__module__.startswith("transformers.") and not model.config.is_encoder_decoder
     if (
         not ours
+        or spread(model)
         or model.device.type != "cpu"
         or model.dtype != torch.float32
         or not torch.backends.mkldnn.is_available()
