@@ -24,7 +24,7 @@ test: .venv/ready  ## the test suite; works where the main job has never run
 
 test-slow: .venv/slow  ## what takes longer: real weights, a browser, killed processes
 	dvc repro --quiet prepare
-	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m slow
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m slow --durations=12
 
 .venv/slow: .venv/ready requirements-slow.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements-slow.lock
