@@ -293,7 +293,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tasks", nargs="+", default=TASKS)
     parser.add_argument("--shots", nargs="+", default=("few", "zero"), choices=("few", "zero"))
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of engine.json and engine.md")
     given = parser.parse_args()
+    out = given.out
     transformers.logging.set_verbosity_error()
     folder, _ = fetch.weights(config.load("model", MODEL, config.Model), config.ROOT)
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
@@ -317,8 +319,8 @@ def main() -> None:
         "machine": machine(), "versions": {name: version(name) for name in ("lm_eval", "transformers", "ctranslate2")},
         "examples": given.examples, "repeats": given.repeats, "rows": [],
     }  # fmt: skip
-    OUT.mkdir(parents=True, exist_ok=True)
-    before = json.loads((OUT / "engine.json").read_text()) if (OUT / "engine.json").exists() else {}
+    out.mkdir(parents=True, exist_ok=True)
+    before = json.loads((out / "engine.json").read_text()) if (out / "engine.json").exists() else {}
     if {key: before.get(key) for key in found if key != "rows"} == {key: found[key] for key in found if key != "rows"}:
         found["rows"] = before["rows"]  # cells that are not run again stay
     for task, few in [
@@ -327,8 +329,8 @@ def main() -> None:
         rows = compare(task, few, sides, given.examples, given.repeats)
         kept = [row for row in found["rows"] if (row["task"], row["shots"] > 0) != (task, few)]
         found["rows"] = sorted([*kept, *rows], key=lambda row: (row["shots"] == 0, row["task"]))
-        (OUT / "engine.json").write_text(json.dumps(found, indent=1) + "\n")
-        (OUT / "engine.md").write_text(table(found))
+        (out / "engine.json").write_text(json.dumps(found, indent=1) + "\n")
+        (out / "engine.md").write_text(table(found))
 
 
 if __name__ == "__main__":

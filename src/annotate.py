@@ -1,7 +1,7 @@
 """Hand grading (Table 4 of the paper): outputs to a sheet that any spreadsheet opens, and graded sheets back.
 
-The sheet shows neither the automatic verdict nor the model. Sheets quote data sets: keep them out of git. What `read`
-writes, data/reference/graded.csv, holds counts only, for the table table4_manual.
+The sheet shows neither the automatic verdict nor the model. Sheets quote data sets: data/grading is kept out of git.
+What `read` writes, data/reference/graded.csv, holds counts only, for the table table4_manual.
 """
 
 from __future__ import annotations
@@ -124,7 +124,10 @@ def _summary(grade: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Any]:
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = config.command(
-        "annotate", __doc__, "draw sheet.csv --condition closed_zero", "read sheet_of_one.csv sheet_of_another.csv"
+        "annotate",
+        __doc__,
+        "draw data/grading/one.csv --condition closed_zero",
+        "read data/grading/one.csv data/grading/other.csv",
     )
     ways = parser.add_subparsers(dest="way", required=True)
     one = ways.add_parser("draw", help="outputs -> a sheet to grade")
