@@ -548,7 +548,7 @@ def write_rows(path: Path, rows: Iterable[Any]) -> None:
     flat = [
         {**{k: v for k, v in asdict(row).items() if k != "tokens"}, **asdict(row).get("tokens", {})} for row in rows
     ]
-    write_csv(pd.DataFrame(flat), path)
+    write_csv(pd.DataFrame(flat), path, digits=12)  # token counts whole
 
 
 def parse(argv: Sequence[str]) -> Any:
