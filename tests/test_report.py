@@ -284,6 +284,11 @@ def test_no_csv_cell_is_a_formula(built: Path) -> None:
     assert list(weights) == [f"'{FORMULA}"] * len(TASKS)
 
 
+def test_a_written_count_keeps_its_digits_where_others_are_missing(tmp_path: Path) -> None:
+    frames.write_csv(pd.DataFrame({"tokens": [12345678, None], "said": ["=1", "a,b"]}), tmp_path / "a.csv", digits=12)
+    assert (tmp_path / "a.csv").read_text() == 'tokens,said\n12345678,\'=1\n,"a,b"\n'
+
+
 @pytest.mark.parametrize(
     ("value", "safe"),
     [("-1", "'-1"), ("-1.5 -2e-05", "-1.5 -2e-05"), ("@x", "'@x"), (-1.5, -1.5), ("a=b", "a=b"), (None, None)],
