@@ -142,9 +142,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     """`python -m src.annotate draw|read`. A user's mistake is one line on stderr and exit code 1."""
+    given = parse()
     import pandas as pd
 
-    given = parse()
     try:
         if given.way == "draw":
             if given.sheet.exists():

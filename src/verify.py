@@ -114,8 +114,9 @@ def publish(outputs: Path, folder: Path) -> None:
     found = hashes(outputs)
     if found["completions"].empty:
         raise UserError(f"{outputs} holds no cell. Make them: dvc repro infer")
-    if (folder / "likelihoods.csv").exists():
-        found["likelihoods"] = settled(pd.read_csv(folder / "likelihoods.csv"), found["likelihoods"])
+    with contextlib.suppress(OSError, ValueError, KeyError):  # none there, or damaged (a merge): written anew
+        before = pd.read_csv(folder / "likelihoods.csv", dtype={"logprob": str}, keep_default_na=False)
+        found["likelihoods"] = settled(before, found["likelihoods"])
     for name, frame in found.items():
         write_csv(frame, folder / f"{name}.csv")
 

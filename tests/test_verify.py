@@ -181,6 +181,19 @@ def test_published_anew_only_what_is_another_number_is_written_anew(place, tmp_p
     assert path.read_text() == moved != text
 
 
+@pytest.mark.parametrize(
+    "damage", ["", "<<<<<<< HEAD\n", "{header}\n{row}\n{row}\n", "{header}\n<<<<<<< HEAD\n{row}\n"]
+)
+def test_damaged_log_likelihoods_are_written_anew(place, tmp_path, damage):
+    verify.publish(place / "data/outputs", tmp_path)
+    path = tmp_path / "likelihoods.csv"
+    text = path.read_text()
+    header, row, *_ = text.splitlines()
+    path.write_text(damage.format(header=header, row=row))
+    verify.publish(place / "data/outputs", tmp_path)
+    assert path.read_text() == text
+
+
 # ---- a release
 
 
