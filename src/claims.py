@@ -29,8 +29,8 @@ TABLES = Path("data/published/tables.yaml")
 FOLLOWS, NOISE, CONTRADICTED, UNCHECKED = "follows", "within noise", "contradicted", "cannot be checked"
 VERDICTS = (FOLLOWS, NOISE, CONTRADICTED, UNCHECKED)
 COLUMNS = (
-    "claim", "item", "statement", "place", "value", "low", "high", "rule", "verdict", "why", "flip", "holds_in",
-    "analyses", "fingerprint",
+    "claim", "item", "statement", "place", "value", "low", "high", "p", "rule", "verdict", "why", "flip", "holds_in",
+    "analyses", "criterion", "fingerprint",
 )  # fmt: skip
 CURVE_COLUMNS = ("claim", "statement", "measured", "analysis", "taken", "count", "value", "holds")
 
@@ -49,7 +49,7 @@ class Grid:
     """Defensible analyses of one claim: every way to take one condition of each factor, and one measure.
 
     A measure names `value` and whatever else `holds` asks for, each an expression over the rows that are taken; without
-    measures the value is their count.
+    measures the value is their count. The rows are the claim's, unless the grid names another `frame`.
     """
 
     statement: str
@@ -57,11 +57,16 @@ class Grid:
     holds: str  # over count and what the measure names
     measured: str  # what the value is, for the figure's axis
     measures: Mapping[str, Mapping[str, str]] | None = None
+    frame: str | None = None
+    derive: Mapping[str, str] | None = None  # columns of that frame's rows
 
 
 @dataclass(frozen=True)
 class Claim:
-    """conf/claim/<name>.yaml. Expressions are pandas', with @alpha, @<claim>_<key> of tables.yaml and TOOLS."""
+    """conf/claim/<name>.yaml. Expressions are pandas', with @alpha, @<claim>_<key> of tables.yaml and TOOLS.
+
+    Where its rows have a column `criterion`, that is the row of table questions beside which the verdict stands.
+    """
 
     name: str
     place: str  # where the paper says it
@@ -77,6 +82,7 @@ class Claim:
     paper: str = "True"  # what the paper says: true, false or nothing
     low: str | None = None
     high: str | None = None
+    p: str | None = None  # the p value that the rule asks for, where it asks for one
     checkable: str | None = None  # where our numbers can say anything at all
     derive: Mapping[str, str] | None = None
     summary: Mapping[str, str] | None = None  # one row out of all: column -> expression
@@ -85,6 +91,18 @@ class Claim:
 
 
 # ---- What expressions may call
+
+
+def only(values: Any, where: Any) -> Any:
+    """The value in the one row where a condition holds."""
+    return values[where].item()
+
+
+def holm(p: Any) -> Any:
+    """p values under Holm over the rows that have one."""
+    from src.stats_cell import adjust
+
+    return adjust(p, "holm")
 
 
 def k_needed(n: Any, chance: Any, tests: int, alpha: float) -> Any:
@@ -130,7 +148,9 @@ def wilson_high(k: Any, n: Any) -> Any:
     return wilson(k, n)[1]
 
 
-TOOLS = {f.__name__: f for f in (k_needed, spearman_p, difference_low, difference_high, wilson_low, wilson_high)}
+TOOLS = {
+    f.__name__: f for f in (only, holm, k_needed, spearman_p, difference_low, difference_high, wilson_low, wilson_high)
+}
 
 
 # ---- Reading
@@ -182,9 +202,11 @@ def _true(claim: Claim, rows: pd.DataFrame, expression: str | None, words: Mappi
     return _column(claim, rows, expression, words).astype("boolean").fillna(False).astype(bool)
 
 
-def derived(claim: Claim, rows: pd.DataFrame, words: Mapping[str, Any]) -> pd.DataFrame:
-    """The rows with the columns that the claim derives."""
-    for name, expression in (claim.derive or {}).items():
+def derived(
+    claim: Claim, rows: pd.DataFrame, columns: Mapping[str, str] | None, words: Mapping[str, Any]
+) -> pd.DataFrame:
+    """The rows with further columns, each an expression over those before it."""
+    for name, expression in (columns or {}).items():
         rows = rows.assign(**{name: evaluated(claim, rows, expression, words)})
     return rows
 
@@ -196,7 +218,7 @@ def rows_of(root: Path, claim: Claim, words: Mapping[str, Any]) -> pd.DataFrame:
     rows = read_frame(root, claim.frame)
     if claim.where:
         rows = rows[_true(claim, rows, claim.where, words)].reset_index(drop=True)
-    rows = derived(claim, rows, words)
+    rows = derived(claim, rows, claim.derive, words)
     if rows.empty:
         raise UserError(f"conf/claim/{claim.name}.yaml: no row of {claim.frame} meets {claim.where!r}")
     if claim.summary:
@@ -231,7 +253,7 @@ def audit_rows(claim: Claim, rows: pd.DataFrame, words: Mapping[str, Any]) -> It
     """One row of the audit (COLUMNS) for each row the claim speaks of."""
     said = _column(claim, rows, claim.paper, words).astype("boolean")
     checkable = _true(claim, rows, claim.checkable, words) if claim.checkable else said.notna()
-    numbers = {key: _column(claim, rows, getattr(claim, key), words) for key in ("value", "low", "high")}
+    numbers = {key: _column(claim, rows, getattr(claim, key), words) for key in ("value", "low", "high", "p")}
     sides = {True: claim.if_yes, False: claim.if_no or claim.if_yes}
     found = {
         paper: (_true(claim, rows, side.follows, words), _true(claim, rows, side.contradicted, words))
@@ -258,6 +280,7 @@ def audit_rows(claim: Claim, rows: pd.DataFrame, words: Mapping[str, Any]) -> It
             "flip": written(claim.flip, row) if known else "",
             "holds_in": sum(judged) if judged else None,
             "analyses": len(judged) or None,
+            "criterion": row.get("criterion"),
             "fingerprint": row.get("fingerprint"),
         }
 
@@ -266,7 +289,8 @@ def curve_rows(root: Path, claim: Claim, words: Mapping[str, Any]) -> Iterator[d
     """One row (CURVE_COLUMNS) for each analysis of the claim's grid: what it gives, and whether the claim holds."""
     if claim.grid is None:
         return
-    rows = derived(claim, read_frame(root, claim.frame), words)
+    frame, columns = (claim.grid.frame, claim.grid.derive) if claim.grid.frame else (claim.frame, claim.derive)
+    rows = derived(claim, read_frame(root, frame), columns, words)
     masks = {
         factor: {name: _true(claim, rows, expression, words) for name, expression in ways.items()}
         for factor, ways in claim.grid.factors.items()

@@ -247,10 +247,10 @@ def _dots(axis: Axes, rows: pd.DataFrame, side: str, colour: str, shape: str, sh
 
 def _overlap_alt(rows: pd.DataFrame, labels: Mapping[str, str]) -> str:
     apart = [task.replace("_", " ") for task in rows.loc[rows["agree"].eq(False).fillna(False), "task"]]
-    named = f": {', '.join(apart)}" if apart else ""
+    named, judged = f": {', '.join(apart)}" if apart else "", rows["agree"].count()
     return (
         f"Accuracy of {labels['left']} and of {labels['right']} on {len(rows)} tasks, with 95 % intervals and chance. "
-        f"Whether a model is above chance differs on {len(apart)} of them{named}."
+        f"Whether a model is above chance differs on {len(apart)} of {judged} with a chance level{named}."
     )
 
 
@@ -262,8 +262,8 @@ def several(figure: Figure, rows: pd.DataFrame) -> tuple[Plot, str]:
     models = sorted(set(rows["model"]))
     order = rows.groupby("task")["accuracy"].mean().sort_values(kind="stable").index
     plot, axis = plt.subplots(figsize=(7.6, 0.32 * len(order) + 1.4))
-    tested = rows.groupby("task")["chance"].apply(lambda chance: chance.notna().all())
-    differ = tested & ~rows.groupby("task")["agree_above"].first()
+    agree = rows.groupby("task")["agree_above"].first()
+    differ = agree.eq(False).fillna(False)
     for y in [y for y, task in enumerate(order) if differ[task]]:
         axis.axhspan(y - 0.5, y + 0.5, color=ORANGE, alpha=0.16, linewidth=0)
     for number, (model, colour, shape) in enumerate(
@@ -284,7 +284,7 @@ def several(figure: Figure, rows: pd.DataFrame) -> tuple[Plot, str]:
     apart = [task.replace("_", " ") for task in order if differ[task]]
     return plot, (
         f"Accuracy of {', '.join(models)} on {len(order)} tasks, with 95 % intervals and chance. Whether they are "
-        f"above chance differs on {len(apart)} of {tested.sum()} with a chance level: {', '.join(apart) or 'none'}."
+        f"above chance differs on {len(apart)} of {agree.count()} with a chance level: {', '.join(apart) or 'none'}."
     )
 
 

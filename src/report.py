@@ -372,6 +372,7 @@ def emergence_summary(rows: pd.DataFrame) -> dict[str, Any]:
     verdicts = ("above_raw", "above", "paper_above", "emergent", "emergent_paper_rule", "paper_emergent")
     return {
         "tasks": len(judged),
+        "tests": int(judged["above"].notna().sum()),
         "models": sorted(set(judged["model"])),
         **{verdict: names(verdict) for verdict in verdicts},
         "predictable": {str(k): int(v) for k, v in judged["predictable"].value_counts(sort=False).sort_index().items()},
@@ -380,12 +381,15 @@ def emergence_summary(rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def overlap_summary(rows: pd.DataFrame, statistics: pd.DataFrame) -> dict[str, Any]:
-    """Where the two sides of an overlap frame agree about being above chance; and the frame's statistics by rule."""
+    """Where the two sides of an overlap frame agree about being above chance; and the frame's statistics by rule.
+
+    Its tasks are those on which both sides have a verdict.
+    """
     known = rows.dropna(subset=["agree"])
     agree = known["agree"].astype(bool)
     figure = [row for row in records(statistics) if row["left_model"] == rows["left_model"].iloc[0]]
     return {
-        "tasks": len(rows),
+        "tasks": len(known),
         "untested": sorted(set(rows["task"]) - set(known["task"])),
         "agree": int(agree.sum()),
         "differ": sorted(known.loc[~agree, "task"]),
@@ -616,13 +620,20 @@ def curve_summary(claim: Any, analyses: pd.DataFrame) -> dict[str, Any]:
 
 
 def question_summary(root: Path) -> dict[str, Any]:
-    """The rows of the four questions: question -> criterion -> row."""
-    if not (root / "data/stats/questions.parquet").exists():
+    """The rows of table questions: question -> criterion -> row, with the audit's verdict where it has one."""
+    table = next((each for each in load_tables(root) if each.name == "questions"), None)
+    if table is None or not (root / table.frame).exists():
         return {}
     found: dict[str, Any] = {}
-    for row in records(read_frame(root, "data/stats/questions.parquet")):
+    for row in records(rows_of(root, table)):
         found.setdefault(row["question"], {})[row["criterion"]] = row
     return found
+
+
+def answer(rows: Mapping[str, Mapping[str, Any]]) -> Any:
+    """The audit's verdict on a question; where it has several, how many of each."""
+    verdicts = [row["verdict"] for row in rows.values() if row["verdict"]]
+    return verdicts[0] if len(verdicts) == 1 else claims.counts(verdicts)
 
 
 def control_summary(root: Path) -> list[dict[str, Any]]:
@@ -655,9 +666,10 @@ def metrics(numbers: Mapping[str, Any]) -> dict[str, Any]:
     emergence = numbers["emergence"]
     counts = {key: len(value) for key, value in emergence.items() if isinstance(value, list) and key != "models"}
     overlap = {key: numbers["overlap"][key] for key in ("tasks", "agree")}
-    published = {"table2": {"tasks": emergence["tasks"], **counts}, "figure2": overlap}
+    sizes = {key: emergence[key] for key in ("tasks", "tests")}
+    published = {"table2": {**sizes, **counts}, "figure2": overlap}
     audit = {"audit": numbers["audit"]["verdicts"]} if numbers["audit"] else {}
-    answers = {question: rows["verdict"]["verdict"] for question, rows in numbers["questions"].items()}
+    answers = {question: answer(rows) for question, rows in numbers["questions"].items()}
     whole = ("cells", "unparsed_share")  # flat, for each key is a column of `dvc exp show`
     own = {model: {k: m[k] for k in whole} | m["conditions"] for model, m in numbers["own"].items()}
     return {"own": own, "published": {**published, **answers}, **audit}

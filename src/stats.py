@@ -592,7 +592,7 @@ def build(
         "own_contrasts": stats_pairs.own_contrasts(pd.DataFrame() if own is None else own, cells, setting.seed),
         **pairs,
         "questions": stats_questions.questions(
-            table2, sides, setting.tables, pairs["overlap_summary"], setting.alpha, setting.seed
+            table2, sides, setting.tables["claims"]["figure2"], pairs, setting.alpha, setting.seed
         ),
     }
 

@@ -105,7 +105,7 @@ def overlap_power(n: int, left: int, right: int, odds: float = 10.0, alpha: floa
 def overlap_rows(left: pd.DataFrame, right: pd.DataFrame, alpha: float) -> pd.DataFrame:
     """One row a task: left_* and right_* columns of both sides, verdicts under both rules, agreement.
 
-    `agree` is false only where one is above and the other not; where a side has no verdict, `decided` is false.
+    `agree` is null where a side has no verdict: such a task is neither agreement nor disagreement.
     """
     raw, holm = verdicts([left, right], alpha)
     out = pd.DataFrame({"task": left.index, "prompt": left["prompt"].to_numpy(), "source": names.PUBLISHED})
@@ -115,9 +115,7 @@ def overlap_rows(left: pd.DataFrame, right: pd.DataFrame, alpha: float) -> pd.Da
         out[f"{name}_chance"] = rows["chance_scored"].to_numpy()
         out[f"{name}_above"], out[f"{name}_above_raw"] = holm[i].array, raw[i].array
     for rule in ("", "_raw"):
-        left_verdict, right_verdict = out[f"left_above{rule}"], out[f"right_above{rule}"]
-        out[f"decided{rule}"] = (left_verdict.notna() & right_verdict.notna()).astype(bool)
-        out[f"agree{rule}"] = ~(left_verdict != right_verdict).fillna(False).astype(bool)
+        out[f"agree{rule}"] = out[f"left_above{rule}"] == out[f"right_above{rule}"]
     return out
 
 
@@ -183,6 +181,7 @@ def with_percentile(rows: pd.DataFrame, mine: str, partner: str) -> pd.DataFrame
 def figure5(sides: Sides, claim: Mapping[str, Any], alpha: float) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(one row per task and model, one row a rule): do the models of Figure 5 solve the same tasks?
 
+    `agree_*` is null on a task on which a model has no verdict.
     `expected`: tasks on which independent models with these margins would all agree; kappa is Fleiss'.
     """
     whole = [side(sides, model, bool(claim["shots"])) for model in claim["models"]]
@@ -196,7 +195,9 @@ def figure5(sides: Sides, claim: Mapping[str, Any], alpha: float) -> tuple[pd.Da
     ]
     rows = pd.concat(parts).sort_values(["task", "model"], ignore_index=True)
     for name in ("above_raw", "above"):
-        rows[f"agree_{name}"] = rows.groupby("task")[name].transform("nunique").eq(1)
+        known = rows[name].notna().groupby(rows["task"]).transform("all")
+        alike = rows.groupby("task")[name].transform("nunique").eq(1)
+        rows[f"agree_{name}"] = alike.astype("boolean").where(known)
     summary = [
         {"figure": "figure5", "rule": rule, "tasks": len(tasks), **all_agree(np.array(each, dtype=float))}
         for rule, each in (("raw", raw), ("holm", holm))
@@ -308,7 +309,10 @@ def with_holm(rows: Sequence[Mapping[str, Any]], alpha: float) -> pd.DataFrame:
 
 
 def difference_in_differences(sides: Sides, table1: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """RQ4: (few - zero) of the base minus (few - zero) of the tuned twin, over tasks."""
+    """RQ4: (few - zero) of the base minus (few - zero) of the tuned twin, over tasks; Holm over the pairs of a prompt.
+
+    `pair` names a row.
+    """
     rows = []
     for base, tuned in pairs_of(table1):
         for prompt in ("closed", "closed_adv"):
@@ -317,8 +321,10 @@ def difference_in_differences(sides: Sides, table1: Sequence[Mapping[str, Any]])
             if tasks:
                 accuracy = [each.loc[tasks, "accuracy"].to_numpy(dtype=float) for each in four]
                 gains = accuracy[0] - accuracy[1], accuracy[2] - accuracy[3]
-                rows.append({"base": base, "tuned": tuned, "prompt": prompt, **contrast(*gains)})
-    return pd.DataFrame(rows)
+                named = {"pair": f"{base} against {tuned}, {prompt}", "base": base, "tuned": tuned, "prompt": prompt}
+                rows.append({**named, **contrast(*gains)})
+    out = pd.DataFrame(rows)
+    return out.assign(t_p_holm=out.groupby("prompt")["t_p"].transform(lambda values: adjust(values, "holm")))
 
 
 # ---- published gains and losses ----------------------------------------------------------------------

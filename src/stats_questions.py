@@ -1,6 +1,6 @@
-"""RQ1 to RQ4 by rule (docs/statistics.md, "The four questions"): each criterion a row, then the verdict.
+"""The numbers behind RQ1 to RQ4 (docs/statistics.md, "The four questions"): one row a criterion, no verdict.
 
-Published cells only. Every row says what it found, in what share of the paper's tasks, and what it could have found.
+Published cells only, and of Table 2 only the tasks that can be tested. conf/claim/rq*.yaml judges these numbers.
 """
 
 from __future__ import annotations
@@ -14,31 +14,32 @@ from scipy import stats
 
 from src import stats_pairs
 from src.names import MARGIN
-from src.stats_cell import NAN, Array, adjust
+from src.stats_cell import NAN, Array
 from src.stats_pairs import Sides
 
-COLUMNS = (
-    "question", "criterion", "value", "low", "high", "p", "n", "detectable", "meets", "tasks", "verdict",
-)  # fmt: skip
-SHOWN, NOT_SHOWN, SUPPORTED, INCONCLUSIVE, NO_POWER = "shown", "not shown", "supported", "inconclusive", "no power"
+COLUMNS = ("question", "criterion", "value", "low", "high", "p", "n", "detectable", "tasks")
 MEMORISABLE_FROM = 25
 """Of 50 examples: half of them."""
-FEW = 5
-"""A group of fewer tasks has no power worth a test."""
 DRAWS = 2000
 
 
 def questions(
-    table2: pd.DataFrame, sides: Sides, paper: Mapping[str, Any], overlap: pd.DataFrame, alpha: float, seed: int
+    table2: pd.DataFrame,
+    sides: Sides,
+    claim: Mapping[str, Any],
+    pairs: Mapping[str, pd.DataFrame],
+    alpha: float,
+    seed: int,
 ) -> pd.DataFrame:
-    """Rows (COLUMNS) of all four questions. table2: the rows of Table 2; overlap: stats_pairs.placebo's rows."""
+    """Rows (COLUMNS) of all four questions. table2: Table 2's rows; claim: Figure 2's; pairs: `stats_pairs.tables`."""
+    tested = table2[table2["p"].notna()]
     rows = [
-        *rq1(table2),
-        *rq2(sides, paper["claims"]["figure2"], overlap, alpha, seed),
-        *rq3(table2, alpha, seed),
-        *rq4(sides, paper["table1"], alpha),
+        *rq1(tested),
+        *rq2(sides, claim, pairs["overlap_summary"], alpha, seed),
+        *rq3(tested, alpha, seed),
+        *rq4(pairs["difference_in_differences"], alpha),
     ]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"meets": "boolean"})
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _row(question: str, criterion: str, **found: Any) -> dict[str, Any]:
@@ -53,21 +54,20 @@ def _listed(tasks: Sequence[str]) -> str:
 
 
 def rq1(table2: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Shown if a task is emergent; absence is supported only where the upper 95 % bound of residual_floor is < .05.
+    """Tasks that are emergent, those whose absence is supported, and the rest, which cannot be told.
 
-    That bound is the smaller of the residual's (upper end of its 90 % interval) and the one over chance (Wilson).
+    Absence is supported where the upper bound over the forecast (90 %) or over chance (Wilson) is under five points.
     """
-    emergent = table2["emergent"].fillna(False).astype(bool)
+    emergent, margin = (table2[name].fillna(False).astype(bool) for name in ("emergent", "emergent_paper_rule"))
     below = (table2["residual_high"] < MARGIN) | (table2["ci_high"] < table2["chance_scored"] + MARGIN)
     absent = ~emergent & below
     rest = ~emergent & ~absent
     n, at = len(table2), table2["task"]
-    verdict = SHOWN if emergent.any() else NOT_SHOWN
-    yield _row("RQ1", "emergent", value=emergent.sum(), n=n, tasks=_listed(at[emergent]), meets=emergent.any())
-    yield _row("RQ1", "absence_supported", value=absent.sum(), n=n, tasks=_listed(at[absent]), meets=absent.all())
+    yield _row("RQ1", "emergent", value=emergent.sum(), n=n, tasks=_listed(at[emergent]))
+    yield _row("RQ1", "emergent_by_margin", value=margin.sum(), n=n, tasks=_listed(at[margin]))
+    yield _row("RQ1", "absence_supported", value=absent.sum(), n=n, tasks=_listed(at[absent]))
     gap = (table2["min_detectable"] - table2["tested"])[rest].max()
     yield _row("RQ1", "untestable", value=rest.sum(), n=n, detectable=gap, tasks=_listed(at[rest]))
-    yield _row("RQ1", "verdict", verdict=verdict)
 
 
 # ---- RQ2 ----------------------------------------------------------------------
@@ -76,18 +76,13 @@ def rq1(table2: pd.DataFrame) -> Iterator[dict[str, Any]]:
 def rq2(
     sides: Sides, claim: Mapping[str, Any], overlap: pd.DataFrame, alpha: float, seed: int
 ) -> Iterator[dict[str, Any]]:
-    """Supported if all three hold: kappa beyond its margins, beyond placebo pairs, and beyond the partner zero-shot."""
+    """Kappa of Figure 2's pair against its margins, among placebo pairs, and against the partner zero-shot."""
     pair = overlap[(overlap["figure"] == "figure2") & (overlap["rule"] == "holm")].iloc[0]
-    margins, percentile = pair["hypergeometric_p"] < alpha, pair["percentile"] >= 95
-    yield _row(
-        "RQ2", "kappa", value=pair["kappa"], p=pair["hypergeometric_p"], n=pair["n"], meets=margins,
-        detectable=pair["power"],
-    )  # fmt: skip
-    yield _row("RQ2", "percentile_among_placebo_pairs", value=pair["percentile"], n=pair["n"], meets=percentile)
-    gap, low, high, n = kappa_gain(sides, claim, alpha, seed)
-    yield _row("RQ2", "kappa_few_minus_zero", value=gap, low=low, high=high, n=n, meets=low > 0)
-    held = bool(margins and percentile and low > 0)
-    yield _row("RQ2", "verdict", verdict=SUPPORTED if held else INCONCLUSIVE if pair["kappa"] > 0 else NOT_SHOWN)
+    n = pair["n"]
+    yield _row("RQ2", "kappa", value=pair["kappa"], p=pair["hypergeometric_p"], n=n, detectable=pair["power"])
+    yield _row("RQ2", "percentile_among_placebo_pairs", value=pair["percentile"], n=n)
+    gap, low, high, shared = kappa_gain(sides, claim, alpha, seed)
+    yield _row("RQ2", "kappa_few_minus_zero", value=gap, low=low, high=high, n=shared)
 
 
 def kappa_gain(sides: Sides, claim: Mapping[str, Any], alpha: float, seed: int) -> tuple[float, float, float, int]:
@@ -122,7 +117,7 @@ def _kappa(left: Array, right: Array) -> float:
 
 
 def rq3(table2: pd.DataFrame, alpha: float, seed: int) -> Iterator[dict[str, Any]]:
-    """Memory: rank correlation with skill (permutation p), Fisher's tests; formal against functional: no power."""
+    """Memory: rank correlation with skill (permutation p), Fisher's tests. Of formal tasks only their number."""
     import pingouin as pg
 
     known = table2.dropna(subset=["memorisable", "chance_scored"])
@@ -137,10 +132,7 @@ def rq3(table2: pd.DataFrame, alpha: float, seed: int) -> Iterator[dict[str, Any
         ).pvalue
     )  # fmt: skip
     smallest = float(pg.power_corr(n=len(known), power=0.8, alpha=alpha))
-    correlated = p < alpha and rho > 0
-    yield _row(
-        "RQ3", "memorisable_with_skill", value=rho, p=p, n=len(known), detectable=smallest, meets=correlated
-    )  # fmt: skip
+    yield _row("RQ3", "memorisable_with_skill", value=rho, p=p, n=len(known), detectable=smallest)
     for name in ("above", "emergent"):
         verdicts = table2.dropna(subset=[name, "memorisable"])
         square = stats_pairs.square(
@@ -150,42 +142,27 @@ def rq3(table2: pd.DataFrame, alpha: float, seed: int) -> Iterator[dict[str, Any
         both = f"{square[1, 1]} of {square[1].sum()} memorisable, {square[0, 1]} of {square[0].sum()} other tasks"
         yield _row(
             "RQ3", f"memorisable_with_{name}", value=float(found.statistic), p=float(found.pvalue),
-            n=int(square.sum()), meets=found.pvalue < alpha, tasks=both,
+            n=int(square.sum()), tasks=both,
         )  # fmt: skip
     formal = table2["competence"] == "formal"
-    those = _listed(table2["task"][formal])
-    yield _row(
-        "RQ3", "formal_against_functional", value=int(formal.sum()), n=len(table2), tasks=those,
-        verdict=NO_POWER if formal.sum() < FEW else None,
-    )  # fmt: skip
-    yield _row("RQ3", "verdict", verdict=SHOWN if correlated else INCONCLUSIVE)
+    yield _row("RQ3", "formal_tasks", value=int(formal.sum()), n=len(table2), tasks=_listed(table2["task"][formal]))
 
 
 # ---- RQ4 ----------------------------------------------------------------------
 
 
-def rq4(sides: Sides, table1: Sequence[Mapping[str, Any]], alpha: float) -> Iterator[dict[str, Any]]:
-    """Few minus zero, base minus tuned, per pair of Table 1 (closed): t test under Holm, BF10, TOST, what was findable.
+def rq4(gains: pd.DataFrame, alpha: float) -> Iterator[dict[str, Any]]:
+    """Few minus zero, base minus tuned: a row for each pair and prompt of `stats_pairs.difference_in_differences`.
 
-    `detectable`: the mean difference that the paired t test finds with 80 % power at this n and spread.
+    `detectable`: the mean difference that the paired t test finds with 80 % power at this n and spread, uncorrected.
     """
     import pingouin as pg
 
-    closed = stats_pairs.difference_in_differences(sides, table1)
-    closed = closed[closed["prompt"] == "closed"].reset_index(drop=True)
-    holm = adjust(closed["t_p"], "holm")
-    half = (closed["ci_high"] - closed["ci_low"]) / 2
-    spread = half / stats.t.isf(0.025, closed["n_tasks"] - 1) * np.sqrt(closed["n_tasks"])
-    ways = []
-    for i, row in closed.iterrows():
-        at = int(str(i))
+    half = (gains["ci_high"] - gains["ci_low"]) / 2
+    spread = half / stats.t.isf(0.025, gains["n_tasks"] - 1) * np.sqrt(gains["n_tasks"])
+    for row, sd in zip(gains.to_dict("records"), spread, strict=True):
         d = pg.power_ttest(n=int(row["n_tasks"]), power=0.8, alpha=alpha, contrast="paired")
-        more, same = holm[at] < alpha and row["mean_diff"] > 0, row["tost_p"] < alpha
-        ways.append(SHOWN if more else "equivalent" if same else INCONCLUSIVE)
         yield _row(
-            "RQ4", f"{row['base']} against {row['tuned']}", value=row["mean_diff"], low=row["ci_low"],
-            high=row["ci_high"], p=holm[at], n=int(row["n_tasks"]), detectable=float(d * spread[at]), meets=more,
-            verdict=ways[-1],
+            "RQ4", row["pair"], value=row["mean_diff"], low=row["ci_low"], high=row["ci_high"], p=row["t_p_holm"],
+            n=int(row["n_tasks"]), detectable=float(d * sd),
         )  # fmt: skip
-    every = SHOWN if ways and set(ways) == {SHOWN} else INCONCLUSIVE if SHOWN not in ways else "shown for some pairs"
-    yield _row("RQ4", "verdict", value=ways.count(SHOWN), n=len(ways), verdict=every)

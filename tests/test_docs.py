@@ -16,7 +16,7 @@ def test_the_findings_in_the_readme_are_the_tracked_ones():
     found = json.loads((config.ROOT / "reports/metrics.json").read_text())["published"]["table2"]
     said = " ".join(README.split())
     assert f"| {found['paper_above']} of {found['tasks']} | {found['above_raw']} by a bare comparison, " in said
-    assert f"{found['above']} corrected for {found['tasks']} tests" in said
+    assert f"{found['above']} corrected for {found['tests']} tests" in said
     assert f"| of these emergent | {found['paper_emergent']} | {found['emergent']} by a rule" in said
 
 
@@ -27,23 +27,37 @@ def table(name):
 
 def test_the_questions_in_the_readme_are_the_tracked_ones():
     found = json.loads((config.ROOT / "reports/metrics.json").read_text())["published"]["figure2"]
+    assert (found["agree"], found["tasks"]) == (14, 20)  # codenames has no chance level: no verdict on either side
     questions, curves = (table(name) for name in ("questions", "specifications"))
     by_name = {(row["question"], row["criterion"]): row for row in questions}
     few, memory = by_name["RQ2", "kappa_few_minus_zero"], by_name["RQ3", "memorisable_with_skill"]
-    pairs = {name: row for (question, name), row in by_name.items() if question == "RQ4" and " against " in name}
-    pair = pairs["davinci against text_davinci_001"]
+    pairs = {name: row for (question, name), row in by_name.items() if question == "RQ4"}
+    pair = pairs["davinci against text_davinci_001, closed"]
     memorised = [row["holds"] == "True" for row in curves if row["claim"] == "rq3_memorisable"]
+
+    def p(row):
+        return f"{float(row['p']):.3f}".replace("0.", ".")
 
     def said(number, sign=""):
         return f"{float(number):{sign}.2f}".replace("0.", ".").replace("-", "−")
 
     assert f"| {found['agree']} of {found['tasks']}; kappa over zero-shot {said(few['value'], '+')} |" in README
-    assert f"| {said(few['low'])} to {said(few['high'])} |" in README
+    assert f"| {said(few['low'])} to {said(few['high'])} | {p(by_name['RQ2', 'kappa'])} |" in README
     assert f"rank correlation {said(memory['value'])}, in {sum(memorised)} of {len(memorised)} analyses" in README
-    assert f"p = {float(memory['p']):.3f}".replace("0.", ".") in README
-    shown = sum(float(row["low"]) > 0 and float(row["p"]) < 0.05 for row in pairs.values())
-    assert f"in {shown} of {len(pairs)} pairs; GPT-3 against text-davinci-001 {said(pair['value'])} |" in README
-    assert f"| {said(pair['low'])} to {said(pair['high'])} |" in README
+    assert f"analyses | | {p(memory)} |" in README
+    by_prompt = {way: [row["verdict"] for name, row in pairs.items() if name.endswith(way)] for way in PROMPTS}
+    closed, lettered = (f"in {words.count('follows')} of {len(words)}" for words in by_prompt.values())
+    gain = f"GPT-3 against text-davinci-001 {said(pair['value'])}"
+    assert f"{closed} pairs closed, {lettered} lettered; {gain} |" in README
+    assert f"| {said(pair['low'])} to {said(pair['high'])} | {p(pair)} |" in README
+
+
+PROMPTS = (", closed", ", closed_adv")
+
+
+def test_no_p_value_stands_in_the_column_of_an_interval():
+    rows = [line.split(" | ") for line in README.splitlines() if line.startswith("| ") and "95 % interval" not in line]
+    assert not [row for row in rows if len(row) == 5 and re.search(r"p\s*[=<]|^\.\d+$", row[3])]
 
 
 def test_the_audit_in_the_readme_is_the_tracked_one():

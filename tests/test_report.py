@@ -139,9 +139,27 @@ def specifications() -> pd.DataFrame:
 
 def audit(cells: pd.DataFrame) -> pd.DataFrame:
     text = dict.fromkeys(("claim", "statement", "place", "rule", "why", "flip"), FORMULA)
-    numbers = dict.fromkeys(("value", "low", "high", "holds_in", "analyses"), 1.0)
+    numbers = dict.fromkeys(("value", "low", "high", "p", "holds_in", "analyses"), 1.0)
     rows = [{"item": item, "verdict": "follows", **text, **numbers} for item in ("", EVIL)]
-    return pd.DataFrame(rows).assign(fingerprint=cells["fingerprint"].iloc[0])
+    judged = [None, *(row[1] for row in JUDGED)]
+    rows += [{**rows[0], "item": EVIL, "verdict": verdict} for _, _, verdict in JUDGED]
+    return pd.DataFrame(rows).assign(criterion=[None, *judged], fingerprint=cells["fingerprint"].iloc[0])
+
+
+JUDGED = (
+    ("RQ1", "emergent", "within noise"), ("RQ2", "kappa", "contradicted"), ("RQ3", "memorisable_with_skill", "follows"),
+    ("RQ4", "a against b, closed", "follows"), ("RQ4", "a against b, closed_adv", "within noise"),
+)  # fmt: skip
+
+
+def questions() -> pd.DataFrame:
+    others = [
+        ("RQ1", "absence_supported"), ("RQ1", "untestable"), ("RQ2", "percentile_among_placebo_pairs"),
+        ("RQ2", "kappa_few_minus_zero"), ("RQ3", "formal_tasks"),
+    ]  # fmt: skip
+    numbers = {"value": 1.0, "low": -0.1, "high": 0.1, "p": 0.5, "n": 20, "detectable": 0.2, "tasks": EVIL}
+    named = [*(row[:2] for row in JUDGED), *others]
+    return pd.DataFrame([{"question": question, "criterion": name, **numbers} for question, name in named])
 
 
 def project(root: Path) -> Path:
@@ -157,6 +175,7 @@ def project(root: Path) -> Path:
         "overlap_figure5": figure5(cells),
         "contrasts": contrasts(),
         "power": power(cells),
+        "questions": questions(),
         "../audit/audit": audit(cells),
         "../audit/specifications": specifications(),
     }
@@ -336,6 +355,24 @@ def test_metrics_count_what_the_frames_say(built: Path) -> None:
     assert closed["above_raw"] == int(own["above_raw"].sum())
     assert closed["unparsed_share"] == pytest.approx(3 / 40)
     assert found["published"]["table2"]["paper_above"] == len(TASKS)
+    assert found["published"]["table2"]["tests"] == len(TASKS)
+
+
+def test_the_questions_have_the_words_of_the_audit_everywhere(built: Path) -> None:
+    found = json.loads((built / "reports/metrics.json").read_text())["published"]
+    assert [found[f"RQ{i}"] for i in (1, 2, 3)] == ["within noise", "contradicted", "follows"]
+    assert found["RQ4"] == {"follows": 1, "within noise": 1, "contradicted": 0, "cannot be checked": 0}
+    table = pd.read_csv(built / "reports/tables/questions.csv").dropna(subset=["verdict"])
+    assert list(zip(table["question"], table["criterion"], table["verdict"], strict=True)) == list(JUDGED)
+    page = re.sub(r"\s+", " ", (built / "reports/index.html").read_text())
+    assert "follows in 1, is contradicted in 0 and within noise in 1" in page
+
+
+def test_a_task_without_a_verdict_is_in_no_count_of_an_overlap() -> None:
+    rows = overlap(all_cells())
+    rows = rows.assign(agree=pd.array([True, False, None], dtype="boolean"))
+    found = report.overlap_summary(rows, overlap_summary())
+    assert (found["agree"], found["tasks"], found["untested"]) == (1, 2, [rows["task"][2]])
 
 
 def test_nothing_from_outside_is_loaded(built: Path) -> None:

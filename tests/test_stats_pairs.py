@@ -120,9 +120,40 @@ def test_overlap_rows_correct_over_both_sides_together():
     sides = sp.by_condition(frame)
     found = sp.overlap_rows(sp.side(sides, "left", False), sp.side(sides, "right", True), 0.05).set_index("task")
     assert found["left_above"].tolist()[:2] == [True, False]  # .03 over five tests: Holm .06
-    assert found["agree"].tolist() == [True, True, True]
+    assert found["agree"].tolist()[:2] == [True, True]
     assert found["agree_raw"].tolist() == [True, False, True]
-    assert found["decided"].tolist() == [True, True, False]  # c has no verdict on the left: no disagreement shown
+    assert pd.isna(found.loc["c", "agree"])  # no verdict on the left: neither agreement nor disagreement
+    assert found["agree"].count() == sp.overlap_summary("x", *(sp.side(sides, *s) for s in SIDES), 0.05)[1]["n"]
+
+
+SIDES = (("left", False), ("right", True))
+
+
+def test_three_models_agree_on_no_task_where_one_has_no_verdict():
+    """All alike on a, one apart on b; c has no chance level, so none of the three verdicts is there."""
+    p = {"a": (0.001, 0.001, 0.001), "b": (0.001, 0.001, 0.9), "c": (np.nan, np.nan, np.nan)}
+    rows = [
+        (task, model, False, 0.9, each) for task, many in p.items() for model, each in zip("xyz", many, strict=True)
+    ]
+    claim = {"models": list("xyz"), "shots": 0}
+    found, summary = sp.figure5(sp.by_condition(cells(*rows)), claim, 0.05)
+    assert found.groupby("task")["agree_above"].first().tolist()[:2] == [True, False]
+    assert found.loc[found["task"] == "c", "agree_above"].isna().all()
+    assert summary.set_index("rule").loc["holm", ["n", "agree"]].tolist() == [2, 1]
+
+
+def test_gains_are_corrected_over_the_pairs_of_one_prompt():
+    rng = np.random.default_rng(3)
+    rows = [
+        cells(*((f"t{i}", model, few, value, 0.1) for i, value in enumerate(rng.uniform(size=9)))).assign(prompt=prompt)
+        for prompt in ("closed", "closed_adv") for model in "abcd" for few in (False, True)
+    ]  # fmt: skip
+    table1 = [{"base": "a", "tuned": "b"}, {"base": "c", "tuned": "d"}]
+    found = sp.difference_in_differences(sp.by_condition(pd.concat(rows)), table1)
+    assert list(found["pair"][:2]) == ["a against b, closed", "a against b, closed_adv"]
+    for _, part in found.groupby("prompt"):
+        small, large = sorted(part["t_p"])
+        assert sorted(part["t_p_holm"]) == pytest.approx(sorted([min(1, 2 * small), max(large, min(1, 2 * small))]))
 
 
 def test_skill_is_zero_at_chance_and_one_when_all_is_right():

@@ -1,4 +1,4 @@
-"""The four questions, on verdicts whose answers are known by construction or by scipy."""
+"""The numbers behind the four questions, where they are known by construction or by scipy."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from src import stats_pairs
 from src import stats_questions as q
 
 SHARE = {"chance_scored": 0.25, "tested": 0.25, "min_detectable": 0.35}
@@ -25,6 +26,7 @@ def test_rq1_tells_absence_supported_from_untestable():
     """Below the margin over the forecast, or over chance, is absence; an open interval is neither; one is emergent."""
     rows = table2(
         emergent=[True, False, False, False],
+        emergent_paper_rule=[True, False, False, True],
         residual_high=[0.4, 0.04, 0.2, 0.2],
         ci_high=[0.9, 0.5, 0.29, 0.5],
     )
@@ -33,8 +35,7 @@ def test_rq1_tells_absence_supported_from_untestable():
     assert found["absence_supported"]["tasks"] == "t1, t2"
     assert found["untestable"]["tasks"] == "t3"
     assert found["untestable"]["detectable"] == pytest.approx(0.1)
-    assert found["verdict"]["verdict"] == q.SHOWN
-    assert by(q.rq1(rows.assign(emergent=False)))["verdict"]["verdict"] == q.NOT_SHOWN
+    assert found["emergent_by_margin"]["tasks"] == "t0, t3"
 
 
 def test_rq3_is_spearman_with_a_permutation_p_and_fisher():
@@ -51,8 +52,7 @@ def test_rq3_is_spearman_with_a_permutation_p_and_fisher():
     assert found["memorisable_with_skill"]["p"] == pytest.approx(rho.pvalue, abs=0.01)
     assert found["memorisable_with_above"]["p"] == pytest.approx(stats.fisher_exact([[5, 0], [0, 5]]).pvalue)
     assert found["memorisable_with_above"]["tasks"] == "5 of 5 memorisable, 0 of 5 other tasks"
-    assert found["formal_against_functional"]["verdict"] == q.NO_POWER
-    assert found["verdict"]["verdict"] == q.SHOWN
+    assert (found["formal_tasks"]["value"], found["formal_tasks"]["tasks"]) == (3, "t0, t1, t2")
 
 
 def test_kappa_is_null_where_a_side_is_constant_and_by_hand_elsewhere():
@@ -76,12 +76,12 @@ def sides(gain_base: float, gain_tuned: float, noise: float, n: int = 22):
     }  # fmt: skip
 
 
-def test_rq4_shown_equivalent_or_inconclusive_with_what_could_be_found():
-    def verdict(*given):
-        return next(q.rq4(sides(*given), TABLE1, 0.05))
+def test_rq4_says_what_each_pair_could_have_found():
+    def row(*given):
+        return next(q.rq4(stats_pairs.difference_in_differences(sides(*given), TABLE1), 0.05))
 
-    shown, same, noisy = verdict(0.2, 0.0, 0.03), verdict(0.1, 0.1, 0.01), verdict(0.1, 0.1, 0.2)
-    assert [row["verdict"] for row in (shown, same, noisy)] == [q.SHOWN, "equivalent", q.INCONCLUSIVE]
+    same, noisy = row(0.1, 0.1, 0.01), row(0.1, 0.1, 0.2)
+    assert noisy["criterion"] == "a against b, closed"
     assert noisy["detectable"] > 10 * same["detectable"]
     # a difference of that size, with that spread, is found with 80 % power
     spread = (noisy["high"] - noisy["low"]) / 2 / stats.t.isf(0.025, 21) * np.sqrt(22)
