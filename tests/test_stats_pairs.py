@@ -164,6 +164,10 @@ def test_the_mixed_model_finds_the_effect_that_was_put_in():
     assert shots["p"] < 1e-6
 
 
+# sizes of slope and noise: inside the bound, with one variance on it, with both
+SLOPES = [(0.1, 0.05), (0.02, 0.1), (0.0, 0.3), (0.0, 2.0)]
+
+
 def slopes_frame(seed, slope=0.1, noise=0.1):
     """Nine tasks, 2 x 2 x 2: a random intercept, and a random slope of tuned that may go with it."""
     rng = np.random.default_rng(seed)
@@ -188,7 +192,7 @@ def restricted_log_likelihood(frame, covariance):
     return -0.5 * ((len(wide) - 1) * np.linalg.slogdet(v)[1] + df * np.log(squares))
 
 
-@pytest.mark.parametrize(("slope", "noise"), [(0.1, 0.05), (0.02, 0.1), (0.0, 0.3)])
+@pytest.mark.parametrize(("slope", "noise"), SLOPES)
 @pytest.mark.parametrize("seed", range(4))
 def test_no_random_effects_are_more_likely_than_those_of_the_mixed_model(seed, slope, noise):
     """scipy from four starts, over every covariance (its root is free): inside the bound, and on it."""
@@ -206,7 +210,7 @@ def test_no_random_effects_are_more_likely_than_those_of_the_mixed_model(seed, s
     assert found == pytest.approx(max(other), abs=1e-6)
 
 
-@pytest.mark.parametrize(("slope", "noise"), [(0.1, 0.05), (0.02, 0.1), (0.0, 0.3)])
+@pytest.mark.parametrize(("slope", "noise"), SLOPES)
 @pytest.mark.parametrize("seed", range(4))
 def test_the_mixed_models_intervals_are_those_of_its_optimum_and_six_digits_bear_noise(seed, slope, noise):
     """A mean over tasks has variance (cov + residual) / tasks; the residual variance is the one REML leaves."""
