@@ -57,7 +57,7 @@ SCORED = ["n", "k", "accuracy", "ci_low", "ci_high"]
 LEVELS = ("tables", "scores", "sample")
 DIGITS = 16  # of a text's sha256
 NUMBER = re.compile(  # a sign, digits, an exponent with a sign; beside a letter or a second point they are text
-    r"(?<![\w.])(?:[-+−]|\$-\$)?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+][0-9]+)?(?!\.?\w)"
+    r"(?<![\w.])(?:[-+−]|\$-\$)?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+][0-9]{1,3})?(?!\.?\w)"
 )
 ZERO = {"0", "-0", "+0"}
 RELATIVE, ABSOLUTE = 1e-4, 1e-9  # numbers closer than this are the same: the rest is order of summation

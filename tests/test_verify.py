@@ -281,6 +281,7 @@ def test_last_digits_are_no_difference(before, after):
         ("12345678e901", "12345679e901"),  # a hash like a power of ten
         ("1234567890.5e9", "1234567890.5e8"),
         ("a,1e+999", "a,2e+999"),
+        ("a,1e+99999999999999999999", "a,2e+99999999999999999999"),
     ],
 )
 @pytest.mark.parametrize("path", [CSV, MD])
