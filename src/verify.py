@@ -21,12 +21,15 @@ import functools
 import hashlib
 import io
 import json
+import math
 import random
+import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +37,7 @@ from src import cells, claims, collect, config, data, prompts, release, report, 
 from src.cells import Answers
 from src.config import ROOT, Cell, Run, UserError
 from src.engine import Completion, Engine, Likelihood, Request, Result
+from src.engine.local import NEAR_TIE
 from src.frames import write_csv
 
 if TYPE_CHECKING:
@@ -48,9 +52,19 @@ OWN_RUNS = "reports/tables/own_runs.csv"
 TABLES = [out for out in report.OUTS if out.startswith("reports/")]
 PLACE = ["model", "task", "condition"]
 KEY = [*PLACE, "id", "seed"]
+TEXTS = {"fingerprint": str, "sha256": str}  # some look like a number
 SCORED = ["n", "k", "accuracy", "ci_low", "ci_high"]
 LEVELS = ("tables", "scores", "sample")
 DIGITS = 16  # of a text's sha256
+NUMBER = re.compile(  # a sign, digits, an exponent with a sign; beside a letter or a second point they are text
+    r"(?<![\w.])(?:[-+−]|\$-\$)?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+][0-9]{1,3})?(?!\.?\w)"
+)
+ZERO = {"0", "-0", "+0"}
+RELATIVE, ABSOLUTE = 1e-4, 1e-9  # numbers closer than this are the same: the rest is order of summation
+UNIT = 1e-3  # one unit of the last digit is rounding where it is no more than this, of one or of the number
+EXACT, ROUNDED = {".csv", ".json"}, {".html", ".md", ".svg", ".tex"}  # as computed; rounded to be read
+MARGINS = re.compile(r'<table[^>]* id="near_ties".*?</table>', re.DOTALL)  # on the page
+LAST_DIGITS = "last digits"
 LOGPROB = 1e-4  # log-likelihoods closer than this, absolute or relative, are the same: the rest is order of summation
 
 
@@ -106,8 +120,8 @@ def _logprob(answers: Answers) -> str:
 def publish(outputs: Path, folder: Path) -> None:
     """Write `hashes` as csv files. Raises UserError where there is no cell.
 
-    A log-likelihood that stands there already and is the same (see LOGPROB) stays as it is written: what another
-    machine's order of summation does to its last digits is no change.
+    A log-likelihood that stands there already and is the same (see LOGPROB) stays as it is written, and so does the
+    margin of a near-tie whose completion is the same: what another machine's order of summation does is no change.
     """
     import pandas as pd
 
@@ -117,6 +131,9 @@ def publish(outputs: Path, folder: Path) -> None:
     with contextlib.suppress(OSError, ValueError, KeyError):  # none there, or damaged (a merge): written anew
         before = pd.read_csv(folder / "likelihoods.csv", dtype={"logprob": str}, keep_default_na=False)
         found["likelihoods"] = settled(before, found["likelihoods"])
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        before = pd.read_csv(folder / "completions.csv", dtype=TEXTS)
+        found["completions"] = settled_margins(before, found["completions"])
     for name, frame in found.items():
         write_csv(frame, folder / f"{name}.csv")
 
@@ -128,20 +145,28 @@ def settled(before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
     return now.assign(logprob=kept["logprob_before"].fillna(kept["logprob"]).to_numpy())
 
 
+def settled_margins(before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
+    """The completions `now`; where one is the same and near a tie then and now, with the margin of then."""
+    names = [*KEY, "fingerprint", "sha256"]
+    then = now.merge(before[[*names, "near_tie"]], on=names, how="left", suffixes=("", "_before"))
+    then = then["near_tie_before"].set_axis(now.index).astype(float)
+    return now.assign(near_tie=now["near_tie"].astype(float).mask(now["near_tie"].notna() & then.notna(), then))
+
+
 def committed(revision: str, path: str) -> pd.DataFrame:
     """A csv file as a revision holds it. Raises UserError where it does not."""
     import pandas as pd
 
-    return pd.read_csv(io.StringIO(_git("show", f"{revision}:{path}")))
+    return pd.read_csv(io.BytesIO(_git("show", f"{revision}:{path}")), dtype=TEXTS)
 
 
-def _git(*words: str) -> str:
+def _git(*words: str) -> bytes:
     try:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, check=False)
     except FileNotFoundError as error:
         raise UserError("git is not installed, and what was published is read out of git") from error
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["git failed"])[0]
+        said = (done.stderr.decode(errors="replace").strip().splitlines() or ["git failed"])[0]
         raise UserError(f"What was published cannot be read: {said}. Name a commit that holds it: --against <revision>")
     return done.stdout
 
@@ -211,14 +236,14 @@ def _side(row: Mapping[str, Any]) -> str:
 
 
 def moved_scores(published: pd.DataFrame, fresh: pd.DataFrame) -> dict[str, list[str]]:
-    """By fingerprint: every score that differs in six digits. Both: rows of reports/tables/own_runs.csv."""
+    """By fingerprint: every score that differs (see `same_number`). Both: rows of reports/tables/own_runs.csv."""
     columns = ["fingerprint", "metric", *SCORED]
     both = published[columns].merge(fresh[columns], on=columns[:2], how="inner", suffixes=("_published", ""))
     found: dict[str, list[str]] = {}
     for row in both.to_dict("records"):
         for name in SCORED:
             before, after = (f"{row[key]:.6g}" for key in (f"{name}_published", name))
-            if before != after:
+            if difference(before, after):
                 found.setdefault(row["fingerprint"], []).append(f"{row['metric']} {name}: {before} -> {after}")
     return found
 
@@ -250,10 +275,89 @@ def compare(
 
 def table_findings(revision: str, cells_verdict: str) -> list[Finding]:
     """A finding per file of the report. Where completions differ at near-ties, so may what is made of them."""
-    tracked = _git("ls-tree", "-r", "--name-only", revision, "--", *TABLES).splitlines()
-    changed = set(_git("diff", "--name-only", revision, "--", *TABLES).splitlines())
+    tracked = _git("ls-tree", "-r", "--name-only", revision, "--", *TABLES).decode().splitlines()
+    changed = set(_git("diff", "--name-only", revision, "--", *TABLES).decode().splitlines())
+    found = {path: Finding(path, IDENTICAL) for path in tracked}
+    for path in sorted(changed & set(tracked), reverse=True):  # a drawing (svg) before its picture (png)
+        found[path] = changed_file(revision, path, cells_verdict, found.get(str(Path(path).with_suffix(".svg"))))
+    return list(found.values())
+
+
+def changed_file(revision: str, path: str, cells_verdict: str, drawing: Finding | None) -> Finding:
+    """Whether a file whose bytes are not the published ones is another. A picture is what its drawing is."""
+    if not (ROOT / path).exists():
+        return Finding(path, DIFFERS, ("missing here",))
+    if path.endswith(".png") and drawing:
+        return replace(drawing, name=path, notes=drawing.notes or (LAST_DIGITS,))
+    before, after = _git("show", f"{revision}:{path}"), (ROOT / path).read_bytes()
+    note = file_difference(path, before, after, margins=cells_verdict == IDENTICAL)
     status = NEAR_TIES if cells_verdict == NEAR_TIES else DIFFERS
-    return [Finding(path, status if path in changed else IDENTICAL) for path in tracked]
+    return Finding(path, status, (note,)) if note else Finding(path, IDENTICAL, (LAST_DIGITS,))
+
+
+# ---- two texts side by side ----------------------------------------------------------------------
+
+
+def file_difference(path: str, before: bytes, after: bytes, margins: bool = False) -> str:
+    """The first difference of two files that is more than last digits; empty where there is none.
+
+    margins: those in the table of near-ties are the same where both are below NEAR_TIE.
+    """
+    suffix, whole = Path(path).suffix, Path(path).stem == "near_ties"
+    if before == after or suffix not in EXACT | ROUNDED:
+        return "" if before == after else "other bytes"
+    try:
+        texts = before.decode(), after.decode()
+    except UnicodeDecodeError:
+        return "other bytes"
+    spans = [(0, len(texts[0]))] if whole else [found.span() for found in MARGINS.finditer(texts[0])]
+    return difference(*texts, suffix in ROUNDED, spans if margins else ())
+
+
+def difference(before: str, after: str, rounded: bool = False, margins: Sequence[tuple[int, int]] = ()) -> str:
+    """The first difference of two texts, with its line: between the numbers any, of a number see `same_number`.
+
+    margins: (start, end) of the parts of `before` whose numbers are margins of near-ties.
+    """
+    pairs = zip(NUMBER.finditer(before), NUMBER.finditer(after), strict=False)
+    at = (0, 0)
+    for a, b in pairs:
+        if before[at[0] : a.start()] != after[at[1] : b.start()]:
+            break
+        near = any(start <= a.start() < end for start, end in margins)
+        if not (same_number(a[0], b[0], rounded) or (near and same_margin(a[0], b[0]))):
+            return f"line {_line(before, a.start())}: {a[0]} -> {b[0]}"
+        at = a.end(), b.end()
+    rest = before[at[0] :], after[at[1] :]
+    if rest[0] == rest[1]:
+        return ""
+    same = next((i for i, (a, b) in enumerate(zip(*rest, strict=False)) if a != b), min(map(len, rest)))
+    return f"line {_line(before, at[0] + same)}: another text"
+
+
+def _line(text: str, at: int) -> int:
+    return text.count("\n", 0, at) + 1
+
+
+def same_number(before: str, after: str, rounded: bool = False) -> bool:
+    """Whether two matches of NUMBER are one number: whole ones as text, others within RELATIVE or ABSOLUTE.
+
+    rounded: also where they are one unit of the last digit apart, if that is no more than UNIT.
+    """
+    if before == after or {before, after} <= ZERO:
+        return True
+    pair = [Decimal(text.replace("$-$", "-").replace("−", "-")) for text in (before, after)]
+    (a, b), exponents = map(float, pair), [int(each.as_tuple().exponent) for each in pair]
+    if exponents == [0, 0] or not math.isfinite(a - b):
+        return False
+    gap, size, unit = abs(a - b), max(abs(a), abs(b)), float(f"1e{min(exponents)}")
+    as_printed = rounded and unit <= UNIT * max(1, size) and gap <= 1.000001 * unit
+    return as_printed or gap <= max(RELATIVE * size, ABSOLUTE)
+
+
+def same_margin(before: str, after: str) -> bool:
+    """Whether both are margins of near-ties: below NEAR_TIE they are of the size of the rounding itself."""
+    return all(0 <= float(text.replace("$-$", "-").replace("−", "-")) < NEAR_TIE for text in (before, after))
 
 
 # ---- the fresh run -------------------------------------------------------------------------------
@@ -358,8 +462,14 @@ def check_tables(root: Path) -> list[Finding]:
     """A finding per table of a release: whether its scores lead to it."""
     kept = {path.stem: path.read_text(encoding="utf-8") for path in sorted((root / "reports/tables").glob("*.csv"))}
     made = recomputed_tables(root)
-    status = {name: IDENTICAL if made.get(name) == text else DIFFERS for name, text in kept.items()}
-    return [Finding(f"table {name}", found) for name, found in status.items()]
+    return [compared_table(name, text, made.get(name, "")) for name, text in kept.items()]
+
+
+def compared_table(name: str, kept: str, made: str) -> Finding:
+    """A table of a release beside the one that its scores lead to."""
+    note = difference(kept, made) or (LAST_DIGITS if kept != made else "")
+    status = IDENTICAL if note in ("", LAST_DIGITS) else DIFFERS
+    return Finding(f"table {name}", status, (note,) if note else ())
 
 
 @dataclass(frozen=True)
@@ -578,6 +688,9 @@ def say(
         print(f"log-likelihoods: largest difference {largest:.2g}")
     if tables:
         print(_count("tables, figures and pages", tables))
+    moved = sum(LAST_DIGITS in f.notes for f in [*found, *tables])
+    if moved:
+        print(f"{moved} file{' differs' if moved == 1 else 's differ'} in last digits")
     verdict = worst([*found, *tables])
     print(f"verdict: {verdict}")
     return EXIT[verdict]

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import integrate, stats
+from scipy.optimize import minimize
 
 from src import names
 from src import stats_pairs as sp
@@ -192,6 +193,73 @@ def test_the_mixed_model_finds_the_effect_that_was_put_in():
     shots = found.loc["C(shots, Treatment('zero'))[T.few]"]
     assert shots["ci_low"] < 0.2 < shots["ci_high"]
     assert shots["p"] < 1e-6
+
+
+# sizes of slope and noise: inside the bound, with one variance on it, with both
+SLOPES = [(0.1, 0.05), (0.02, 0.1), (0.0, 0.3), (0.0, 2.0)]
+
+
+def slopes_frame(seed, slope=0.1, noise=0.1):
+    """Nine tasks, 2 x 2 x 2: a random intercept, and a random slope of tuned that may go with it."""
+    rng = np.random.default_rng(seed)
+    grid = [(t, s, i, f) for t in range(9) for s in "ab" for i in ("base", "tuned") for f in ("few", "zero")]
+    frame = pd.DataFrame(grid, columns=["task", "size", "tuned", "shots"])
+    intercept, gain = rng.normal(0, 0.1, 9), rng.normal(0, slope, 9)
+    skill = intercept[frame["task"]] + gain[frame["task"]] * (frame["tuned"] == "tuned")
+    return frame.assign(skill=skill + rng.normal(0, noise, len(frame)))
+
+
+def restricted_log_likelihood(frame, covariance):
+    """Of a covariance (intercept, slope of tuned) relative to the residual variance, by the definition (Harville 1974).
+
+    V = Z cov Z' + I per task; constants are left out.
+    """
+    wide = frame.pivot(index="task", columns=["tuned", "size", "shots"], values="skill").sort_index(axis=1)
+    z = np.column_stack([np.ones(wide.shape[1]), wide.columns.get_level_values("tuned") == "tuned"])
+    v = z @ covariance @ z.T + np.eye(wide.shape[1])
+    apart = (wide - wide.mean()).to_numpy()
+    df = (len(wide) - 1) * wide.shape[1]
+    squares = np.einsum("ti,ij,tj", apart, np.linalg.inv(v), apart)
+    return -0.5 * ((len(wide) - 1) * np.linalg.slogdet(v)[1] + df * np.log(squares))
+
+
+@pytest.mark.parametrize(("slope", "noise"), SLOPES)
+@pytest.mark.parametrize("seed", range(4))
+def test_no_random_effects_are_more_likely_than_those_of_the_mixed_model(seed, slope, noise):
+    """scipy from four starts, over every covariance (its root is free): inside the bound, and on it."""
+    frame = slopes_frame(seed, slope, noise)
+    found = restricted_log_likelihood(frame, sp.random_effects(frame))
+    rng = np.random.default_rng(seed)
+    other = [
+        -minimize(
+            lambda x: -restricted_log_likelihood(frame, np.outer(x[:2], x[:2]) + np.outer(x[2:], x[2:])),
+            rng.normal(0, 1, 4),
+        ).fun
+        for _ in range(4)
+    ]
+    assert found >= max(other) - 1e-9
+    assert found == pytest.approx(max(other), abs=1e-6)
+
+
+@pytest.mark.parametrize(("slope", "noise"), SLOPES)
+@pytest.mark.parametrize("seed", range(4))
+def test_the_mixed_models_intervals_are_those_of_its_optimum_and_six_digits_bear_noise(seed, slope, noise):
+    """A mean over tasks has variance (cov + residual) / tasks; the residual variance is the one REML leaves."""
+    frame = slopes_frame(seed, slope, noise)
+    first = sp.mixed_model(frame)
+    assert first["converged"].all()
+    covariance = sp.random_effects(frame)
+    wide = frame.pivot(index="task", columns=["tuned", "size", "shots"], values="skill").sort_index(axis=1)
+    z = np.column_stack([np.ones(8), wide.columns.get_level_values("tuned") == "tuned"])
+    apart = (wide - wide.mean()).to_numpy()
+    within = np.linalg.inv(z @ covariance @ z.T + np.eye(8))
+    scale = np.einsum("ti,ij,tj", apart, within, apart) / (8 * 8)
+    half = stats.norm.isf(0.025) * np.sqrt(scale * (covariance[0, 0] + 1) / 9)
+    intercept = first.set_index("effect").loc["Intercept"]
+    assert (intercept["ci_high"] - intercept["ci_low"]) / 2 == pytest.approx(half, rel=3e-7)
+    moved = frame.assign(skill=frame["skill"] + 1e-12 * np.random.default_rng(seed).normal(size=len(frame)))
+    columns = ["estimate", "ci_low", "ci_high", "p"]
+    np.testing.assert_allclose(sp.mixed_model(moved)[columns], first[columns], rtol=3e-7, atol=1e-9)
 
 
 def test_rank_correlation_by_hand():

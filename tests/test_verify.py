@@ -3,6 +3,9 @@
 import hashlib
 import io
 import json
+import math
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -11,6 +14,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from hypothesis import assume
+from hypothesis import given as over
+from hypothesis import strategies as st
 
 from src import cells, collect, config, release, run, verify
 from tests.test_pipeline import TASKS, made_up
@@ -127,6 +133,7 @@ def test_a_score_that_moved_while_its_completions_did_not_is_a_difference():
     }
     before, after = pd.DataFrame([row]), pd.DataFrame([{**row, "k": 8, "accuracy": 0.5}])
     assert verify.moved_scores(before, before) == {}
+    assert verify.moved_scores(before, before.assign(accuracy=0.437501)) == {}
     notes = ["exact_match k: 7 -> 8", "exact_match accuracy: 0.4375 -> 0.5"]
     assert verify.moved_scores(before, after) == {"f": notes}
 
@@ -192,6 +199,222 @@ def test_damaged_log_likelihoods_are_written_anew(place, tmp_path, damage):
     path.write_text(damage.format(header=header, row=row))
     verify.publish(place / "data/outputs", tmp_path)
     assert path.read_text() == text
+
+
+def test_a_margin_published_anew_stays_as_it_was_while_its_completion_is_the_same(tmp_path):
+    """Only where both were near-ties: one that is a near-tie only now is news, and so is another text."""
+    shared = {"model": "m", "task": "t", "condition": "c", "fingerprint": "f", "seed": 1}
+    rows = [{**shared, "id": f"t/{i}", "sha256": str(i)} for i in range(4)]
+    now = pd.DataFrame(rows).assign(near_tie=[3.7e-5, None, 3.7e-5, 3.7e-5])
+    before = now.assign(near_tie=[5.1e-5, 5.1e-5, None, 5.1e-5], sha256=["0", "1", "2", "other"])
+    kept = verify.settled_margins(before, now)["near_tie"]
+    assert kept.astype(object).where(kept.notna(), None).tolist() == [5.1e-5, None, 3.7e-5, 3.7e-5]
+
+
+def test_margins_published_anew_on_another_processor_leave_the_file_alone(place, tmp_path):
+    verify.publish(place / "data/outputs", tmp_path / "a")
+    path = tmp_path / "a/completions.csv"
+    text = path.read_text()
+    outputs = tmp_path / "outputs"
+    shutil.copytree(place / "data/outputs", outputs)
+    for margin in ("5.05795e-05", "3.72281e-05"):
+        for cell in outputs.glob("*/*.jsonl"):
+            cell.write_text(re.sub(r'"near_tie": [^},]+', f'"near_tie": {margin}', cell.read_text()))
+        verify.publish(outputs, tmp_path / "a")
+    assert path.read_text() == text.replace(",\n", ",5.05795e-05\n")
+
+
+# ---- a file of the report beside the published one
+
+
+MD, CSV = "reports/tables/a.md", "reports/tables/a.csv"
+
+
+def same(before: str, after: str, path: str = CSV, **more) -> bool:
+    return not verify.file_difference(path, before.encode(), after.encode(), **more)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("bertscore_f1,16,,0.43073", "bertscore_f1,16,,0.430729"),
+        ("a,0.0500001", "a,0.0499999"),  # alone a last digit: the verdict beside it is text
+        ("a,4.44831e-18", "a,4.44832e-18"),
+        ("a,1.23457e+06", "a,1.23458e+06"),
+        ("a,0", "a,-6.9e-18"),
+        ("a,-0", "a,0"),
+        ("a,1", "a,0.999999"),
+        ('{"x": 0.43072998523712}', '{"x": 0.43072988}'),
+    ],
+)
+def test_last_digits_are_no_difference(before, after):
+    assert same(before, after)
+    assert same(after, before)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("a,0.0500001,no", "a,0.0499999,yes"),  # a verdict is text
+        ("p,1e-12", "p,1e-05"),
+        ("p,1e-12", "p,9e-07"),
+        ("p,0.0131818", "p,0.0117877"),
+        ("k,7", "k,8"),  # whole numbers are counts, seeds and ids
+        ("n,1000000", "n,1000001"),
+        ("a,0.5", "a,0.6"),
+        ("a,0.125", "a,0.127"),
+        ("a,0.5", "a,-0.5"),
+        ("a,0.5", "a,nan"),
+        ("a,0.5", "a,"),
+        ("a,,0.5", "a,0.5,"),
+        ("a,0.5\n", "a,0.5\r\n"),
+        ("a,0.5\n", "a,0.5\nb,0.5\n"),
+        ("a,0.5", "b,0.5"),
+        ("a,0.5", "a,0.50x"),
+        ("2026-11-26", "2026-11-27"),
+        ("task/42", "task/43"),
+        ("v1.23456", "v1.23457"),  # beside a letter
+        ("3.11.4", "3.11.5"),  # two points: a version
+        ("79c95fbd5924", "79c95fbd5925"),
+        ("123456789012", "123456789013"),  # a hash without a letter
+        ("012345678901", "12345678901"),
+        ("12345678e901", "12345679e901"),  # a hash like a power of ten
+        ("1234567890.5e9", "1234567890.5e8"),
+        ("a,1e+999", "a,2e+999"),
+        ("a,1e+99999999999999999999", "a,2e+99999999999999999999"),
+    ],
+)
+@pytest.mark.parametrize("path", [CSV, MD])
+def test_more_than_last_digits_is_a_difference(before, after, path):
+    assert not same(before, after, path)
+    assert not same(after, before, path)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "wanted"),
+    [
+        ("| +0.014 |", "| +0.015 |", True),
+        ("| −0.000 |", "| +0.000 |", True),
+        ("& $-$0.000 &", "& +0.000 &", True),
+        ("& $-$0.125 &", "& +0.125 &", False),
+        ("| 19.22 |", "| 19.23 |", True),
+        ("| 5.058e-05 |", "| 5.059e-05 |", True),
+        ("| 5.058e-05 |", "| 3.723e-05 |", False),
+        ("| +0.014 |", "| +0.016 |", False),
+        ("| −0.014 |", "| +0.014 |", False),
+        ("| &lt;.001 |", "| 0.001 |", False),
+        ("| 0.5 |", "| 0.6 |", False),
+        ("Python 3.11", "Python 3.12", False),
+        ("| 16 |", "| 17 |", False),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["md", "tex", "html"])
+def test_rounded_numbers_may_be_one_unit_of_a_thousandth_apart(before, after, wanted, suffix):
+    assert same(before, after, f"reports/tables/a.{suffix}") is wanted
+
+
+def test_a_csv_file_is_not_rounded_to_be_read():
+    assert same("a,0.125", "a,0.126", MD)
+    assert not same("a,0.125", "a,0.126", CSV)
+
+
+def test_margins_of_near_ties_are_the_same_in_their_table_and_nowhere_else():
+    row = "figure_of_speech_detection/42,105,{},79c95fbd5924"
+    here, there, far = (row.format(margin) for margin in ("5.05795e-05", "3.72281e-05", "0.000123"))
+    assert same(here, there, "reports/tables/near_ties.csv", margins=True)
+    assert not same(here, there, "reports/tables/near_ties.csv")  # where a completion is another
+    assert not same(here, far, "reports/tables/near_ties.csv", margins=True)
+    assert not same(here, there, CSV, margins=True)
+
+
+def test_margins_of_near_ties_are_the_same_on_the_page_in_their_table_and_nowhere_else():
+    page = '<table class="x" id="near_ties"><td data-v="{}"></table><table id="power"><td data-v="{}"></table>'
+    path = "reports/index.html"
+    assert same(page.format("5.1e-05", "0.5"), page.format("3.7e-05", "0.5"), path, margins=True)
+    assert not same(page.format("5.1e-05", "5.1e-05"), page.format("5.1e-05", "3.7e-05"), path, margins=True)
+    assert 'id="near_ties"' in (config.ROOT / path).read_text()
+
+
+def test_the_first_difference_is_named_by_its_line():
+    assert verify.difference("a,0.5\nb,7\n", "a,0.500001\nb,8\n") == "line 2: 7 -> 8"
+    assert verify.difference("a,0.5\nb,yes\n", "a,0.5\nb,no\n") == "line 2: another text"
+    assert verify.difference("a\nb\n", "a\n") == "line 2: another text"
+
+
+def test_what_is_no_text_is_compared_byte_by_byte():
+    assert verify.file_difference("a.png", b"\x89PNG 0.5", b"\x89PNG 0.500001") == "other bytes"
+    assert verify.file_difference("a.csv", b"\xff0.5", b"\xff0.500001") == "other bytes"
+    assert verify.file_difference("a.parquet", b"0.5", b"0.5") == ""
+
+
+numbers = st.floats(allow_nan=False, allow_infinity=False, width=64)
+
+
+@over(numbers, st.sampled_from(["{:.6g}", "{!r}"]), st.sampled_from([CSV, MD, "a.svg", "a.json"]))
+def test_one_ulp_is_never_a_difference(value, form, path):
+    after = math.nextafter(value, math.inf)
+    assume(math.isfinite(after) and not (value == int(value) and form == "{!r}" and abs(value) > 2**53))
+    assert same(f"a,{form.format(value)},b", f"a,{form.format(after)},b", path)
+
+
+@over(numbers, numbers)
+def test_what_a_reader_of_four_digits_sees_is_always_a_difference(a, b):
+    assume(abs(a - b) > 1.01e-4 * max(abs(a), abs(b)) + 1e-6 * max(abs(a), abs(b)) + 2e-9)
+    assert not same(f"x,{a:.6g},y", f"x,{b:.6g},y")
+
+
+@over(st.text("0123456789abcdef", min_size=12, max_size=64), st.data())
+def test_another_hash_is_always_a_difference(text, data):
+    at = data.draw(st.integers(0, len(text) - 1))
+    other = text[:at] + data.draw(st.sampled_from("0123456789abcdef".replace(text[at], ""))) + text[at + 1 :]
+    for path in (CSV, MD, "a.json", "a.svg"):
+        assert not same(f'x,{text},"y"', f'x,{other},"y"', path)
+
+
+@over(st.text("0123456789.eE+-−$,| \nab_", max_size=30), st.text("0123456789.eE+-−$,| \nab_", max_size=30))
+def test_texts_that_pass_are_the_same_between_their_numbers(before, after):
+    assert same(before, before)
+    assert same(before, after) == same(after, before)
+    if same(before, after, MD):
+        assert verify.NUMBER.split(before) == verify.NUMBER.split(after)
+
+
+def test_files_that_differ_in_last_digits_are_identical_and_counted(tmp_path, monkeypatch, capsys):
+    files = {
+        "reports/tables/a.csv": "a,0.43073\n", "reports/tables/b.csv": "b,7\n", "reports/tables/c.csv": "c,yes\n",
+        "reports/figures/f.svg": "M 1.000001 2", "reports/figures/f.png": "x",
+        "reports/figures/g.svg": "M 1.5 2", "reports/figures/g.png": "x", "reports/figures/h.png": "x",
+    }  # fmt: skip
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    monkeypatch.setattr(verify, "ROOT", tmp_path)
+    assert {f.status for f in verify.table_findings("HEAD", verify.IDENTICAL)} == {verify.IDENTICAL}
+    changed = {
+        "reports/tables/a.csv": "a,0.430729\n", "reports/figures/f.svg": "M 1.000002 2", "reports/figures/f.png": "y"
+    }  # fmt: skip
+    for name, text in changed.items():
+        (tmp_path / name).write_text(text)
+    assert verify.say([], verify.table_findings("HEAD", verify.IDENTICAL)) == 0
+    said = capsys.readouterr().out
+    assert "8 tables, figures and pages: 8 identical\n3 files differ in last digits" in said
+    (tmp_path / "reports/tables/b.csv").write_text("b,8\n")
+    (tmp_path / "reports/tables/c.csv").unlink()
+    for name in ("g.svg", "g.png", "h.png"):
+        (tmp_path / f"reports/figures/{name}").write_text("M 1.6 2")
+    found = verify.table_findings("HEAD", verify.IDENTICAL)
+    assert {Path(f.name).name: f.notes[0] for f in found if f.status == verify.DIFFERS} == {
+        "b.csv": "line 1: 7 -> 8", "c.csv": "missing here", "g.svg": "line 1: 1.5 -> 1.6",
+        "g.png": "line 1: 1.5 -> 1.6", "h.png": "other bytes",
+    }  # fmt: skip
+    assert verify.say([], found) == 4
+    near = verify.table_findings("HEAD", verify.NEAR_TIES)
+    assert {Path(f.name).name: f.status for f in near} == {
+        **dict.fromkeys(("a.csv", "f.svg", "f.png"), verify.IDENTICAL), "c.csv": verify.DIFFERS,  # missing
+        **dict.fromkeys(("b.csv", "g.svg", "g.png", "h.png"), verify.NEAR_TIES),
+    }  # fmt: skip
 
 
 # ---- a release
