@@ -58,12 +58,12 @@ def members(root: Path) -> dict[str, bytes]:
     found = {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
     found = {name: content for name, content in found.items() if name not in QUOTES_DATA}
     missing = [name for name in NEEDED if name not in found]
-    outputs = sorted((root / "data/outputs").glob("*/*.jsonl"))
+    outputs = cells.cell_files(root / "data/outputs")
     if missing or not outputs:
         raise UserError(f"{(missing or ['data/outputs'])[0]} is missing: nothing to release yet. Make it: dvc repro")
     tasks = {f"data/tasks/{path.name}": hashed_items(path) for path in sorted((root / "data/tasks").glob("*.jsonl"))}
-    said = {f"{CELLS}/{path.parent.name}/{path.name}": without_prompts(path) for path in outputs}
-    return dict(sorted({**found, **tasks, **said}.items()))
+    answered = {f"{CELLS}/{path.parent.name}/{path.name}": without_prompts(path) for path in outputs}
+    return dict(sorted({**found, **tasks, **answered}.items()))
 
 
 def hashed_items(path: Path) -> bytes:
@@ -82,12 +82,11 @@ def hashed(text: str | Sequence[str]) -> str | list[str]:
 def without_prompts(path: Path) -> bytes:
     """A cell's file with each prompt's id and sha256 in its place."""
     head, answers = cells.read(path)
-    return _lines([head, *map(_answer, answers)])
+    return _lines([cells.header_row(head), *map(_answer, answers)])
 
 
 def _answer(answers: Answers) -> dict[str, Any]:
-    asked = {"id": answers.prompt.id, "prompt_sha256": prompt_sha256(answers)}
-    return {**asked, **{key: value for key, value in asdict(answers).items() if key != "prompt"}}
+    return {"id": answers.prompt.id, "prompt_sha256": prompt_sha256(answers), **cells.answers_row(answers)}
 
 
 def prompt_sha256(answers: Answers) -> str:

@@ -21,10 +21,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from src import cells, config, data, fetch, logged, preemption, prompts, scoring, shards, tracking
+from src import cells, config, data, fetch, logged, preemption, prompts, shards, tracking
 from src.cells import Answers
 from src.config import Cell, Run, UserError
-from src.engine import Completion, Engine, Likelihood, Request
+from src.engine import Completion, Engine, Request
 from src.preemption import Stopped
 from src.store import Store
 
@@ -64,7 +64,7 @@ class Bench:
     run: Run
     engine: Engine
     store: Store
-    bert: Callable[[], scoring.BertScorer]
+    encoder: cells.LoadEncoder
     tracker: tracking.Tracker
     check: Callable[[], None]  # between batches: raises Stopped where the run is to end
 
@@ -117,10 +117,8 @@ def stored(bench: Bench, prompt: prompts.Prompt) -> Answers:
     completions = {s: Completion(**_record(bench, engine.completion_key(prompt, s))) for s in run.seeds}
     if not scores_options(run, prompt):
         return Answers(prompt, completions, None)
-    scored = _record(bench, engine.likelihood_key(prompt))
-    if not scored["logprob"]:  # the server gives none
-        return Answers(prompt, completions, None)
-    return Answers(prompt, completions, Likelihood(tuple(scored["logprob"]), tuple(scored["n_tokens"])))
+    likelihood = cells.likelihood_of(_record(bench, engine.likelihood_key(prompt)))
+    return Answers(prompt, completions, likelihood if likelihood.logprob else None)  # some servers give none
 
 
 def _record(bench: Bench, key: str) -> dict[str, Any]:
@@ -167,24 +165,16 @@ def answer(bench: Bench, cell: Cell, advance: Callable[[int, int], None]) -> Ans
     return Answered(answers, len(shots) if cell.condition.few_shot else 0, data_sha256, speed)
 
 
-def finish(bench: Bench, cell: Cell, found: Answered) -> Outcome:
+def finish(bench: Bench, cell: Cell, answered: Answered) -> Outcome:
     """Score, track, write: what does not."""
-    run, answers = bench.run, found.answers
-    head = cells.header(run, cell, bench.engine.describe(), answers, found.n_shots, found.data_sha256)
-    scores = cells.score(head, answers, None if cell.condition.lettered else bench.bert())
-    track(bench, cell, head, answers, scores, found.speed)
+    run, answers = bench.run, answered.answers
+    head = cells.header(run, cell, bench.engine.describe(), answers, answered.n_shots, answered.data_sha256)
+    scored = cells.scored(head, answers, bench.encoder, cell.task.primary(cell.condition.prompt))
+    track(bench, cell, scored, answered.speed)
     if run.out:
-        cells.write(run.out / f"{cell.task.name}__{cell.condition.name}.jsonl", head, answers)
-    entry = Entry(run.model.name, cell.task.name, cell.condition.name, DONE, None, head["fingerprint"])
-    return tallied(entry, cell, scores)
-
-
-def tallied(entry: Entry, cell: Cell, scores: Sequence[scoring.Score]) -> Outcome:
-    """What the summary says of a finished cell."""
-    found = cells.summary(scores)
-    primary = cell.task.metric.get(cell.condition.prompt, "exact_match")
-    n = len({prompts.example_id(score.example_id)[0] for score in scores})
-    return Outcome(entry, n, found.get(primary), found.get("unparsed"))
+        cells.write(cells.path_of(run.out, head.task, head.condition), head, answers)
+    entry = Entry(run.model.name, head.task, head.condition, DONE, None, head.fingerprint)
+    return Outcome(entry, scored.summary.n, scored.summary.accuracy, scored.summary.unparsed)
 
 
 def before(run: Run, cell: Cell) -> list[config.Task]:
@@ -201,20 +191,12 @@ def _cost_usd(engine: Engine) -> float:
     return float(getattr(engine, "cost_usd", 0.0))
 
 
-def track(
-    bench: Bench,
-    cell: Cell,
-    head: dict[str, Any],
-    answers: Sequence[Answers],
-    scores: Sequence[scoring.Score],
-    speed: dict[str, float],
-) -> None:
+def track(bench: Bench, cell: Cell, scored: cells.Scored, speed: dict[str, float]) -> None:
     """Keep the finished cell, and log its resolved configuration, metrics and examples to MLflow."""
     loaded = vars(bench.engine).get("backend")  # not there where the store had every answer
     tags = {**bench.engine.describe(), **({"device": loaded.model.device} if loaded else {})}
-    params = logged.configuration(bench.run, cell, head["shots"])
-    recorded = logged.Recorded(params, speed, {key: str(value) for key, value in tags.items()})
-    bench.tracker.cell(head, answers, scores, recorded)
+    params = logged.configuration(bench.run, cell, scored.header.shots)
+    bench.tracker.cell(scored, cells.Recorded(params, speed, {key: str(value) for key, value in tags.items()}))
 
 
 def attempt(run: Run, cell: Cell, work: Callable[[], T]) -> T | Outcome:
@@ -247,12 +229,7 @@ def local_engine(run: Run) -> Engine:
             "report. Where a server has it: engine=openai engine.base_url=..."
         )
     folder, identity = fetch.weights(run.model, config.ROOT)
-    return LocalEngine(
-        folder, identity, run.generation, dtype=run.model.dtype, leading=run.model.leading,
-        strip_letters=run.compat.strip_letters, batch_budget=run.compat.batch_budget,
-        prompt_by_text=run.compat.prompt_by_text, token_budget=run.token_budget,
-        trust_remote_code=run.model.trust_remote_code, device_map=run.model.device_map,
-    )  # fmt: skip
+    return LocalEngine(folder, identity, run.model, run.generation, run.compat, run.token_budget)
 
 
 def openai_engine(run: Run) -> Engine:
@@ -292,9 +269,9 @@ def engine_of(run: Run) -> Engine:
 def run_all(run: Run, todo: Sequence[Cell], check: Callable[[], None]) -> Iterator[Outcome]:
     """These cells of one model. Raises UserError where its weights cannot be had, Stopped where `check` does."""
     engine = engine_of(run)
-    bert = functools.cache(lambda: cells.load_encoder(run.encoder))
+    encoder = functools.cache(cells.load_encoder)
     with tracking.model_run(run) as tracker, progress(run, len(todo)) as (begin, advance, end):
-        bench = Bench(run, engine, Store(run.store), bert, tracker, check)
+        bench = Bench(run, engine, Store(run.store), encoder, tracker, check)
         yield from outcomes(bench, todo, begin, advance, end)
 
 
@@ -450,11 +427,11 @@ def write_ledger(run: Run, entries: Sequence[Entry]) -> None:
 def out_of_date(run: Run, entries: Sequence[Entry]) -> list[Path]:
     """The files of `run.out` that these entries speak against."""
     assert run.out is not None
-    file = {e: run.out / f"{e.task}__{e.condition}.jsonl" for e in entries}
+    file = {e: cells.path_of(run.out, e.task, e.condition) for e in entries}
     if run.shards > 1:  # ledger.json spoke of the whole grid at another time
         return [run.out / "ledger.json", *(path for e, path in file.items() if e.status != DONE)]
     done = {path for e, path in file.items() if e.status == DONE}
-    return [path for path in run.out.glob("*.jsonl") if path not in done] + [*run.out.glob("ledger_*_of_*.json")]
+    return [path for path in cells.files_in(run.out) if path not in done] + [*run.out.glob("ledger_*_of_*.json")]
 
 
 def execute(cfg: DictConfig) -> int:
