@@ -125,9 +125,9 @@ def table(answers: Sequence[Answers], scores: Sequence[scoring.Score]) -> list[d
     return rows
 
 
-def summary(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def summary(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A model's cells, task by task, the columns of SUMMARY; what a cell lacks is None."""
-    rows = [{name: each.get(name) for name in SUMMARY} for each in found]
+    rows = [{name: one.get(name) for name in SUMMARY} for one in runs]
     return sorted(rows, key=lambda row: (row["task"], row["condition"], row["n"], row["fingerprint"]))
 
 

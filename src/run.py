@@ -74,24 +74,24 @@ def scores_options(run: Run, prompt: prompts.Prompt) -> bool:
     return run.generation.likelihood and bool(prompt.continuations)
 
 
-def wanted(run: Run, asked: Sequence[prompts.Prompt]) -> list[Request]:
+def wanted(run: Run, questions: Sequence[prompts.Prompt]) -> list[Request]:
     """What a cell asks, each once: the store is keyed by content."""
     # without options the answer sets the token budget
-    distinct = {(p.prefix, p.text, p.continuations, p.options, p.answer): p for p in reversed(asked)}
+    distinct = {(p.prefix, p.text, p.continuations, p.options, p.answer): p for p in reversed(questions)}
     return [Request(prompt, run.seeds, scores_options(run, prompt)) for prompt in reversed(distinct.values())]
 
 
 def missing(bench: Bench, requests: Sequence[Request]) -> list[Request]:
     """What of it the store does not hold yet."""
     store, engine = bench.store, bench.engine
-    found = []
+    left = []
     for request in requests:
         prompt = request.prompt
         seeds = tuple(s for s in request.seeds if store.get(engine.completion_key(prompt, s)) is None)
         likelihood = request.likelihood and store.get(engine.likelihood_key(prompt)) is None
         if seeds or likelihood:
-            found.append(Request(prompt, seeds, likelihood))
-    return found
+            left.append(Request(prompt, seeds, likelihood))
+    return left
 
 
 def compute(bench: Bench, requests: Sequence[Request], among: Sequence[Request]) -> Iterator[int]:
@@ -143,17 +143,17 @@ def answer(bench: Bench, cell: Cell, advance: Callable[[int, int], None]) -> Ans
     run = bench.run
     shots, tests, data_sha256 = data.load(cell.task.name, run.data)
     earlier = before(run, cell) if run.compat.template_leak else ()
-    asked = prompts.ask(tests, shots, cell.task, cell.condition, run.limit, earlier)
-    if not asked:
+    questions = prompts.ask(tests, shots, cell.task, cell.condition, run.limit, earlier)
+    if not questions:
         raise UserError(f"{cell.name}: no example is left to ask, so few does {run.data} hold. Take another condition")
 
     started, tokens_before, cost_before = time.monotonic(), _tokens(bench.engine), _cost_usd(bench.engine)
-    every = wanted(run, asked)
+    every = wanted(run, questions)
     requests = missing(bench, every)
     left = len(requests)
-    advance(len(asked) - left, len(asked))
+    advance(len(questions) - left, len(questions))
     for done in compute(bench, requests, every):
-        advance(done, len(asked))
+        advance(done, len(questions))
         left -= done
         if left:
             bench.check()
@@ -161,7 +161,7 @@ def answer(bench: Bench, cell: Cell, advance: Callable[[int, int], None]) -> Ans
     speed = {"wall_s": wall_s, "tokens": tokens, "tokens_per_s": tokens / wall_s} if requests else {}
     if cost := _cost_usd(bench.engine) - cost_before:
         speed["cost_usd"] = cost
-    answers = [stored(bench, prompt) for prompt in asked]
+    answers = [stored(bench, prompt) for prompt in questions]
     return Answered(answers, len(shots) if cell.condition.few_shot else 0, data_sha256, speed)
 
 
@@ -211,12 +211,14 @@ def attempt(run: Run, cell: Cell, work: Callable[[], T]) -> T | Outcome:
         return Outcome(Entry(*name, FAILED, f"{type(error).__name__}: {error}"))
 
 
-def finished(bench: Bench, cell: Cell, found: Answered | Outcome, end: Callable[[], None]) -> Outcome:
+def finished(bench: Bench, cell: Cell, answered: Answered | Outcome, end: Callable[[], None]) -> Outcome:
     """What became of a cell that `answer` has dealt with."""
-    if isinstance(found, Answered):
-        found = attempt(bench.run, cell, functools.partial(finish, bench, cell, found))
+    if isinstance(answered, Outcome):
+        end()
+        return answered
+    outcome = attempt(bench.run, cell, functools.partial(finish, bench, cell, answered))
     end()
-    return found
+    return outcome
 
 
 def local_engine(run: Run) -> Engine:
@@ -289,10 +291,10 @@ def outcomes(
             for cell in todo:
                 bench.check()
                 begin(cell.name)
-                found = attempt(bench.run, cell, functools.partial(answer, bench, cell, advance))
+                answered = attempt(bench.run, cell, functools.partial(answer, bench, cell, advance))
                 if last:
                     yield last.result()
-                last = behind.submit(finished, bench, cell, found, end)
+                last = behind.submit(finished, bench, cell, answered, end)
         except Stopped:  # what has its answers is finished first
             if last:
                 yield last.result()
@@ -360,13 +362,13 @@ def headline(run: Run) -> str:
     )
 
 
-def report(run: Run, found: Sequence[Outcome], wall_s: float) -> None:
+def report(run: Run, results: Sequence[Outcome], wall_s: float) -> None:
     """The end of a run: how many cells, how well, what was not done and why, where to look."""
-    entries = [outcome.entry for outcome in found]
+    entries = [outcome.entry for outcome in results]
     done = [e for e in entries if e.status == DONE]
     place = f"    cells: {run.out}" if run.out else ""
     print(f"{label(run)}: {len(done)} of {len(entries)} cells done in {wall_s:.0f} s. Browse them: make ui{place}")
-    print(*summary([o for o in found if o.accuracy is not None]), sep="\n", end="")
+    print(*summary([o for o in results if o.accuracy is not None]), sep="\n", end="")
     for reason, names in _by_reason(entries).items():
         print(f"  {len(names)} {names[0].status}: {', '.join(f'{e.task}/{e.condition}' for e in names[:4])}", end="")
         print(f"{' ...' if len(names) > 4 else ''}\n    {reason}")
@@ -402,11 +404,11 @@ def interval(accuracy: Sequence[float], n: Sequence[int]) -> tuple[float, float,
 
 
 def _by_reason(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    found: dict[str, list[Entry]] = {}
+    by_reason: dict[str, list[Entry]] = {}
     for entry in entries:
         if entry.status != DONE:
-            found.setdefault(entry.reason or "no reason given", []).append(entry)
-    return found
+            by_reason.setdefault(entry.reason or "no reason given", []).append(entry)
+    return by_reason
 
 
 def write_ledger(run: Run, entries: Sequence[Entry]) -> None:
@@ -442,23 +444,23 @@ def execute(cfg: DictConfig) -> int:
     run = config.compose_run(cfg)
     print(headline(run), flush=True)
     started, todo = time.monotonic(), shards.own_cells(run)
-    found: list[Outcome] = []
+    results: list[Outcome] = []
     stopped = None
     try:
         with preemption.stoppable(run.time_limit_h) as check:
             for outcome in run_all(run, todo, check):
-                found.append(outcome)
+                results.append(outcome)
     except UserError as error:
         if run.out is None or run.incomplete == "fail":
             raise
-        found = gaps(run, todo, NOT_RUNNABLE, str(error))
+        results = gaps(run, todo, NOT_RUNNABLE, str(error))
     except Stopped as stop:
         stopped = (
             f"stopped by {stop}: every finished batch is in the example store; the same command goes on from there"
         )
-        found += gaps(run, todo[len(found) :], NOT_DONE, stopped)
-    report(run, found, time.monotonic() - started)
-    return concluded(run, [outcome.entry for outcome in found], stopped)
+        results += gaps(run, todo[len(results) :], NOT_DONE, stopped)
+    report(run, results, time.monotonic() - started)
+    return concluded(run, [outcome.entry for outcome in results], stopped)
 
 
 def gaps(run: Run, left: Sequence[Cell], status: str, reason: str) -> list[Outcome]:

@@ -236,12 +236,12 @@ class BertScorer:
 
 def batches(rows: Sequence[tuple[int, ...]], size: int) -> list[list[tuple[int, ...]]]:
     """Runs of rows of one length, at most `size` each. Rows come sorted by length."""
-    found: list[list[tuple[int, ...]]] = []
+    runs: list[list[tuple[int, ...]]] = []
     for row in rows:
-        if not found or len(found[-1]) == size or len(found[-1][0]) != len(row):
-            found.append([])
-        found[-1].append(row)
-    return found
+        if not runs or len(runs[-1]) == size or len(runs[-1][0]) != len(row):
+            runs.append([])
+        runs[-1].append(row)
+    return runs
 
 
 def matched_f1(candidate: Any, reference: Any, weight: Sequence[float], reference_weight: Sequence[float]) -> float:

@@ -346,8 +346,8 @@ def summarise(client: Any, experiment: str, parent: str) -> None:
     for run in runs:
         by_fingerprint.setdefault(run.data.tags["fingerprint"], []).append(run)
     single = {fingerprint: _oldest(client, same) for fingerprint, same in by_fingerprint.items()}
-    found = [{**run.data.params, **run.data.metrics, "fingerprint": name} for name, run in single.items()]
-    rows = logged.summary(each for each in found if "accuracy" in each)
+    flat = [{**run.data.params, **run.data.metrics, "fingerprint": name} for name, run in single.items()]
+    rows = logged.summary(each for each in flat if "accuracy" in each)
     client.log_metric(parent, "cells", len(single))
     if rows:
         client.log_dict(parent, _table(rows), "summary.json")
