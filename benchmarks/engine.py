@@ -85,7 +85,10 @@ class Ours:
     def engine(self, temperature: float) -> SixteenTokens:
         """Loaded."""
         if temperature not in self.engines:
-            made = SixteenTokens(self.folder, "bench", config.Generation(temperature=temperature))
+            made = SixteenTokens(
+                self.folder, "bench", config.load("model", MODEL, config.Model),
+                config.Generation(temperature=temperature), config.load("compat", "fixed", config.Compat),
+            )  # fmt: skip
             assert made.backend
             self.engines[temperature] = made
         return self.engines[temperature]

@@ -28,14 +28,16 @@ def said(what: str, seconds: list[float]) -> None:
 
 def alone(uri: str | None, folder: Path) -> None:
     """Log every cell of data/outputs, first new, then again as an update; the table of examples is as it is there."""
-    found = tracking.finished([Path("data/outputs")])
+    heads, _ = tracking.finished([Path("data/outputs")])
     client, experiment = tracking._open(uri or f"sqlite:///{folder / 'alone.db'}", f"benchmark-{time.time_ns()}")
-    read = [cells.read(path) for path in found]
-    told = [logged.facts(h, a, cells.score(h, a, None), logged.from_conf(h, a)) for h, a in read if h["lettered"]]
+    lettered = [cells.read(path) for path, head in heads.items() if head.lettered]
+    recorded = [logged.from_conf(*each) for each in lettered]
+    scored = [cells.scored(*each, None, r.params["primary_metric"]) for each, r in zip(lettered, recorded, strict=True)]
+    facts = [logged.facts(*each) for each in zip(scored, recorded, strict=True)]
     parent = client.create_run(experiment).info.run_id
     for what in ("new run", "update"):
         seconds = []
-        for each in told:
+        for each in facts:
             started = time.monotonic()
             tracking.log_cell(client, experiment, parent, each, "run")
             seconds.append(time.monotonic() - started)

@@ -38,23 +38,23 @@ def draw(outputs: Path, condition: str, model: str | None, n: int) -> list[dict[
     Raises UserError where there are none.
     """
     rows = []
-    for path in sorted(outputs.glob(f"{model or '*'}/*__{condition}.jsonl")):
+    for path in cells.cell_files(outputs, model or "*", condition):
         head, answers = cells.read(path)
         chosen = sorted(answers, key=lambda a: hashlib.sha256(f"grade:{a.prompt.id}".encode()).digest())[:n]
         rows += [_sheet_row(head, answer) for answer in chosen]
     if not rows:
-        known = sorted({path.stem.partition("__")[2] for path in outputs.glob("*/*.jsonl")})
+        known = sorted({cells.condition_of(path) for path in cells.cell_files(outputs)})
         raise UserError(f"{outputs} holds no cell of condition '{condition}'. It has: {', '.join(known) or 'none'}")
     return sorted(rows, key=lambda row: hashlib.sha256(f"shown:{row['key']}".encode()).digest())
 
 
-def _sheet_row(head: dict[str, Any], answer: cells.Answers) -> dict[str, str]:
+def _sheet_row(head: cells.Header, answer: cells.Answers) -> dict[str, str]:
     seed = min(answer.completions)
     texts = {
-        "task": head["task"], "question": answer.prompt.text, "options": " | ".join(answer.prompt.options),
+        "task": head.task, "question": answer.prompt.text, "options": " | ".join(answer.prompt.options),
         "gold": answer.prompt.answer, "answer": answer.completions[seed].text,
     }  # fmt: skip
-    key = f"{head['fingerprint']}:{answer.prompt.id}:{seed}"
+    key = f"{head.fingerprint}:{answer.prompt.id}:{seed}"
     return {"key": key, **texts, "right": ""}
 
 
@@ -106,7 +106,7 @@ def _summary(grade: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Any]:
     from src.stats_scale import kappa
 
     first = rows.iloc[0]
-    metric = config.load_task(str(first["task"])).metric.get(str(first["prompt"]), "exact_match")
+    metric = config.load_task(str(first["task"])).primary(str(first["prompt"]))
     manual, automatic = grade.mean(axis=1), rows[metric].astype(float)
     low, high = group_bootstrap(automatic - manual, rows["group"], SEED)
     two = [grade[i].astype("boolean") for i in list(grade)[:2]]

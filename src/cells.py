@@ -1,13 +1,14 @@
 """A finished cell: its answers, the file they are kept in, and what they score.
 
-The file is JSON lines: a header that identifies the cell, then one line per example.
+The file is JSON lines: a header that identifies the cell, then one line per example. Nothing else reads or writes it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,6 +18,8 @@ from src.config import ROOT, Cell, Compat, Encoder, Run, UserError, digest, fing
 from src.engine import Completion, Likelihood
 from src.names import ACCURACIES, MEANS
 from src.prompts import Prompt, example_id
+
+LoadEncoder = Callable[[str], scoring.BertScorer]  # by its name in conf/bertscore
 
 
 @dataclass(frozen=True)
@@ -28,100 +31,288 @@ class Answers:
     likelihood: Likelihood | None
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """What the scores and the header of a cell do not say. The run that computed it writes this beside the cell."""
+
+    params: Mapping[str, str]  # the resolved configuration
+    metrics: Mapping[str, float] = field(default_factory=dict)  # of speed: wall_s, tokens, tokens_per_s
+    tags: Mapping[str, str] = field(default_factory=dict)  # of the engine, the machine, the checkout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What identifies a finished cell: no time, no machine. The fields stand in the file in this order."""
+
+    fingerprint: str
+    suite: str
+    model: str
+    weights: str
+    task: str
+    condition: str
+    prompt: str  # format: closed | closed_adv | open
+    control: str | None = None  # None in a plain condition
+    lettered: bool
+    shots: int  # exemplars in the prefix
+    compat: Compat
+    encoder: str
+    prompts_sha256: str
+    completions_sha256: str
+    data_sha256: str
+    recorded: Recorded | None = None  # only in the cells kept for MLflow; not written where it is None
+
+    @property
+    def rules(self) -> scoring.Rules:
+        """How its answers are scored."""
+        return scoring.Rules(self.lettered, self.compat)
+
+    def chosen(self, names: Sequence[str]) -> dict[str, Any]:
+        """The fields of these names, in their order."""
+        return {name: getattr(self, name) for name in names}
+
+
 def header(
     run: Run, cell: Cell, engine: Mapping[str, Any], answers: Sequence[Answers], shots: int, data_sha256: str
-) -> dict[str, Any]:
-    """What identifies a finished cell: no time, no machine. `shots` is the number of exemplars in the prefix."""
-    asked, said = digests(answers)
-    return {
-        "fingerprint": fingerprint(run, cell, engine, asked, data_sha256),
-        "suite": run.suite,
-        "model": run.model.name,
-        "weights": run.model.weights,
-        "task": cell.task.name,
-        "condition": cell.condition.name,
-        "prompt": cell.condition.prompt,
-        "control": cell.condition.control,
-        "lettered": cell.condition.lettered,
-        "shots": shots,
-        "compat": asdict(run.compat),
-        "encoder": run.encoder,
-        "prompts_sha256": asked,
-        "completions_sha256": said,
-        "data_sha256": data_sha256,
-    }
+) -> Header:
+    """The header of a cell that this run answered. `shots` is the number of exemplars in the prefix."""
+    prompts_sha256, completions_sha256 = digests(answers)
+    return Header(
+        fingerprint=fingerprint(run, cell, engine, prompts_sha256, data_sha256),
+        suite=run.suite,
+        model=run.model.name,
+        weights=run.model.weights,
+        task=cell.task.name,
+        condition=cell.condition.name,
+        prompt=cell.condition.prompt,
+        control=cell.condition.control,
+        lettered=cell.condition.lettered,
+        shots=shots,
+        compat=run.compat,
+        encoder=run.encoder,
+        prompts_sha256=prompts_sha256,
+        completions_sha256=completions_sha256,
+        data_sha256=data_sha256,
+    )
 
 
 def digests(answers: Sequence[Answers]) -> tuple[str, str]:
-    """sha256 of what was asked and of what was said."""
-    said = [[a.prompt.id, {s: c.text for s, c in a.completions.items()}] for a in answers]
-    return digest([asdict(a.prompt) for a in answers]), digest(said)
+    """sha256 of the prompts and of the completions."""
+    texts = [[a.prompt.id, {s: c.text for s, c in a.completions.items()}] for a in answers]
+    return digest([asdict(a.prompt) for a in answers]), digest(texts)
 
 
-def write(path: Path, head: Mapping[str, Any], answers: Sequence[Answers]) -> None:
+# ---- where the files are ---------------------------------------------------------------------------------
+
+
+def path_of(folder: Path, task: str, condition: str) -> Path:
+    """The file of a cell in the folder of its model."""
+    return folder / f"{task}__{condition}.jsonl"
+
+
+def kept_path(folder: Path, fingerprint: str) -> Path:
+    """The file of a cell in a folder of any cells."""
+    return folder / f"{fingerprint}.jsonl"
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The cells' files right in a folder."""
+    return sorted(folder.glob("*.jsonl"))
+
+
+def cell_files(outputs: Path, model: str = "*", condition: str = "*") -> list[Path]:
+    """The cells' files in the folders of `outputs`, which are models; of one model or condition where it is named."""
+    name = "*.jsonl" if condition == "*" else path_of(Path(), "*", condition).name
+    return sorted(outputs.glob(f"{model}/{name}"))
+
+
+def condition_of(path: Path) -> str:
+    """The condition that a cell's file is named by."""
+    return path.stem.partition("__")[2]
+
+
+# ---- writing and reading them ----------------------------------------------------------------------------
+
+
+def write(path: Path, head: Header, answers: Sequence[Answers]) -> None:
     """Write a cell beside its final name and rename, so that a file that exists is whole."""
-    prefix = answers[0].prompt.prefix
-    lines = [{**head, "prefix": prefix}] + [{**asdict(a), "prompt": _without_prefix(a.prompt)} for a in answers]
+    first = {**header_row(head), "prefix": answers[0].prompt.prefix}
+    rows = ({"prompt": _without_prefix(a.prompt), **answers_row(a)} for a in answers)
     with whole(path) as part, part.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in (first, *rows))
+
+
+def read(path: Path) -> tuple[Header, list[Answers]]:
+    """(header, answers) of a cell's file. Raises UserError where it is not what was written."""
+    with _refused(path):
+        first, *rest = (json.loads(line) for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+        prefix = first["prefix"]
+        answers = [answers_of(_prompt(row["prompt"], prefix), row) for row in rest]
+        head = header_of(first)
+    for what, sha256 in zip(("prompts", "completions"), digests(answers), strict=True):
+        if sha256 != getattr(head, f"{what}_sha256"):
+            raise UserError(f"{path} was edited: its {what} differ from its header. {_remedy(path)}")
+    return head, answers
+
+
+def read_header(path: Path) -> Header:
+    """The header alone, by the first line. Raises UserError where the file does not begin like a cell."""
+    with _refused(path), path.open(encoding="utf-8") as file:
+        return header_of(json.loads(file.readline().removesuffix("\n")))
+
+
+def glance(path: Path) -> tuple[Header, frozenset[int], int]:
+    """(header, seeds of the first answer, number of answers); the other answers are counted, not read.
+
+    Raises UserError as `read_header` does.
+    """
+    with _refused(path), path.open("rb") as file:
+        head, first = header_of(json.loads(file.readline().removesuffix(b"\n"))), json.loads(file.readline())
+        return head, frozenset(map(int, first["completions"])), 1 + sum(1 for _ in file)
+
+
+def is_cell(path: Path) -> bool:
+    """Whether a file begins with a fingerprint, as cells do. Others are of another kind: a store's segment, a task."""
+    with path.open(encoding="utf-8") as file:
+        try:
+            first = json.loads(file.readline())
+        except ValueError:
+            return False
+    return isinstance(first, dict) and "fingerprint" in first
+
+
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    """Turns what a damaged file raises while it is read into a UserError."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a whole cell ({error}). {_remedy(path)}") from error
+
+
+def _remedy(path: Path) -> str:
+    return f"Make it anew: dvc repro -f infer@{path.parent.name}"
+
+
+def header_row(head: Header) -> dict[str, Any]:
+    """The header as the file has it, less the prefix of its prompts."""
+    row = asdict(head)
+    if head.recorded is None:
+        del row["recorded"]
+    return row
+
+
+def header_of(row: Mapping[str, Any]) -> Header:
+    """The header that a file's first line holds. Raises ValueError, KeyError or TypeError where it is none."""
+    known = {each.name for each in fields(Header)}
+    if unknown := [key for key in row if key not in {*known, "prefix"}]:
+        raise ValueError(f"its header has the unknown key '{unknown[0]}'")
+    given = {key: row[key] for key in known if key in row}
+    recorded = row.get("recorded")
+    return Header(
+        **{**given, "compat": Compat(**row["compat"]), "recorded": Recorded(**recorded) if recorded else None}
+    )
+
+
+def answers_row(answers: Answers) -> dict[str, Any]:
+    """What was answered, as a file has it, without the prompt."""
+    likelihood = answers.likelihood and asdict(answers.likelihood)
+    return {"completions": {s: asdict(c) for s, c in answers.completions.items()}, "likelihood": likelihood}
+
+
+def answers_of(prompt: Prompt, row: Mapping[str, Any]) -> Answers:
+    """A prompt with what a file's row says was answered to it."""
+    likelihood = likelihood_of(row["likelihood"]) if row["likelihood"] else None
+    return Answers(prompt, {int(s): Completion(**c) for s, c in row["completions"].items()}, likelihood)
+
+
+def likelihood_of(row: Mapping[str, Any]) -> Likelihood:
+    """Log-likelihoods as files and stores have them."""
+    return Likelihood(tuple(row["logprob"]), tuple(row["n_tokens"]))
 
 
 def _without_prefix(prompt: Prompt) -> dict[str, Any]:
     return {key: value for key, value in asdict(prompt).items() if key != "prefix"}
 
 
-def read(path: Path) -> tuple[dict[str, Any], list[Answers]]:
-    """(header, answers) of a cell's file. Raises UserError where it is not what was written."""
-    again = f"Make it anew: dvc repro -f infer@{path.parent.name}"
-    try:
-        first, *rest = (json.loads(line) for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
-        prefix = first.pop("prefix")
-        answers = [_answers(row, prefix) for row in rest]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a whole cell ({error}). {again}") from error
-    for what, found in zip(("prompts", "completions"), digests(answers), strict=True):
-        if found != first[f"{what}_sha256"]:
-            raise UserError(f"{path} was edited: its {what} differ from its header. {again}")
-    return first, answers
+def _prompt(row: Mapping[str, Any], prefix: str) -> Prompt:
+    lists = {name: tuple(row[name]) for name in ("options", "continuations")}
+    return Prompt(**{**row, **lists}, prefix=prefix)
 
 
-def _answers(row: Mapping[str, Any], prefix: str) -> Answers:
-    prompt = row["prompt"]
-    found = Prompt(
-        **{**prompt, "options": tuple(prompt["options"]), "continuations": tuple(prompt["continuations"])},
-        prefix=prefix,
-    )
-    scored = row["likelihood"]
-    likelihood = Likelihood(tuple(scored["logprob"]), tuple(scored["n_tokens"])) if scored else None
-    return Answers(found, {int(s): Completion(**c) for s, c in row["completions"].items()}, likelihood)
+# ---- what they score -------------------------------------------------------------------------------------
 
 
-def score(head: Mapping[str, Any], answers: Sequence[Answers], bert: scoring.BertScorer | None) -> list[scoring.Score]:
-    """The cell's scores, one per example and seed, by the rules its header names."""
+@dataclass(frozen=True)
+class Summary:
+    """What a finished cell comes to."""
+
+    means: Mapping[str, float]  # of `means`
+    n: int  # examples
+    accuracy: float | None  # of the task's primary metric, a fraction
+    chance: float | None  # exact; None where an example has no options
+
+    @property
+    def above_chance(self) -> float | None:
+        """Accuracy minus chance; None where either is missing."""
+        return None if self.accuracy is None or self.chance is None else self.accuracy - self.chance
+
+    @property
+    def unparsed(self) -> float | None:
+        """The share 0-1 of completions that pick nothing."""
+        return self.means.get("unparsed")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A finished cell with its scores."""
+
+    header: Header
+    answers: Sequence[Answers]
+    scores: Sequence[scoring.Score]  # one per example and seed
+    summary: Summary
+
+
+def scored(head: Header, answers: Sequence[Answers], encoder: LoadEncoder | None, primary: str) -> Scored:
+    """A cell, scored and summarised. primary: the metric of the task's accuracy."""
+    scores = score(head, answers, encoder)
+    return Scored(head, answers, scores, summary(answers, scores, primary))
+
+
+def score(head: Header, answers: Sequence[Answers], encoder: LoadEncoder | None) -> list[scoring.Score]:
+    """The cell's scores, one per example and seed, by the rules its header names.
+
+    encoder: asked for the header's encoder, but not for lettered answers, which have no BERTScore. None: no BERTScore.
+    """
     return scoring.score_cell(
         [a.prompt for a in answers],
         {a.prompt.id: a.completions for a in answers},
         {a.prompt.id: a.likelihood for a in answers if a.likelihood},
-        lettered=head["lettered"],
-        compat=Compat(**head["compat"]),
-        bert=bert,
+        head.rules,
+        bert=None if encoder is None or head.lettered else encoder(head.encoder),
     )
 
 
-def summary(scores: Sequence[scoring.Score]) -> dict[str, float]:
+def summary(answers: Sequence[Answers], scores: Sequence[scoring.Score], primary: str) -> Summary:
+    """What these scores come to. primary: the metric of the task's accuracy."""
+    by_metric, prompts = means(scores), [a.prompt for a in answers]
+    n = len({example_id(prompt.id)[0] for prompt in prompts})
+    return Summary(by_metric, n, by_metric.get(primary), scoring.chance(prompts))
+
+
+def means(scores: Sequence[scoring.Score]) -> dict[str, float]:
     """Mean of each metric over examples, each the mean over its seeds and variants; absent where missing.
 
     Fractions 0-1; edit distance: characters.
     """
-    found = {name: _by_example(scores, name) for name in (*ACCURACIES, *MEANS, "unparsed")}
-    return {name: fmean(map(fmean, values)) for name, values in found.items() if values}
+    values = {name: _by_example(scores, name) for name in (*ACCURACIES, *MEANS, "unparsed")}
+    return {name: fmean(map(fmean, each)) for name, each in values.items() if each}
 
 
 def _by_example(scores: Sequence[scoring.Score], name: str) -> list[list[float]]:
     values: dict[str, list[float]] = {}
-    for score in scores:
-        if (value := getattr(score, name)) is not None:
-            values.setdefault(example_id(score.example_id)[0], []).append(value)
+    for each in scores:
+        if (value := getattr(each, name)) is not None:
+            values.setdefault(example_id(each.example_id)[0], []).append(value)
     return list(values.values())
 
 

@@ -7,16 +7,15 @@ Scoring happens here and not only while running: mending a rule costs CPU second
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src import cells, scoring
-from src.cells import Answers
+from src.cells import Answers, Header
 from src.config import UserError, command, params, stage, suite_line, whole
 from src.prompts import CONTENT_FREE, Prompt, example_id
 
@@ -38,48 +37,38 @@ SHARED = ("suite", "model", "weights", "task", "prompt", "shots", "data_sha256")
 def rows(path: Path, twin: Path | None = None) -> list[dict[str, Any]]:
     """The scored rows of one cell's file; no dataset text in them. twin: the file of its content-free twin."""
     head, answers = cells.read(path)
-    bert = None if head["lettered"] else _encoder(head["encoder"])
-    control = head.get("control")
-    kept = {"source_kind": "own", **{key: head[key] for key in KEPT}, "compat": head["compat"]["name"]}
-    prior = prior_corrected(answers, cells.read(twin)[1]) if twin and control is None else {}
-    found = []
-    for score in cells.score(head, answers, bert):
+    shared = {"source_kind": "own", **head.chosen(KEPT), "compat": head.compat.name}
+    prior = prior_corrected(answers, cells.read(twin)[1]) if twin and head.control is None else {}
+    scored = []
+    for score in cells.score(head, answers, _encoder):
         name, variant = example_id(score.example_id)
-        beside = {"control": control, "variant": variant, "likelihood_prior": prior.get(score.example_id)}
-        found.append({**kept, **asdict(score), "example_id": name, **beside})
-    return found
+        beside = {"control": head.control, "variant": variant, "likelihood_prior": prior.get(score.example_id)}
+        scored.append({**shared, **asdict(score), "example_id": name, **beside})
+    return scored
 
 
 _encoder = functools.cache(cells.load_encoder)
 
 
-def twins(paths: Sequence[Path]) -> dict[Path, Path]:
+def twins(heads: Mapping[Path, Header]) -> dict[Path, Path]:
     """Each cell's content-free twin: the same model, task, prompt format and shots, where it was run."""
-    keys = {path: (head.get("control"), tuple(head.get(key) for key in SHARED)) for path, head in heads(paths).items()}
-    free = {key: path for path, (control, key) in keys.items() if control == CONTENT_FREE}
-    return {path: free[key] for path, (_, key) in keys.items() if key in free}
+    keys = {path: tuple(head.chosen(SHARED).values()) for path, head in heads.items()}
+    free = {keys[path]: path for path, head in heads.items() if head.control == CONTENT_FREE}
+    return {path: free[key] for path, key in keys.items() if key in free}
 
 
-def heads(paths: Sequence[Path]) -> dict[Path, dict[str, Any]]:
-    """The header of each file that has one; the others are for `cells.read` to refuse."""
-    found = {}
-    for path in paths:
-        with path.open(encoding="utf-8") as file, contextlib.suppress(ValueError):
-            found[path] = dict(json.loads(file.readline()))
-    return found
-
-
-def check_ledgers(paths: Sequence[Path]) -> None:
+def check_ledgers(heads: Mapping[Path, Header]) -> None:
     """Raises UserError where a cell is not the one that the ledger beside it names: it came from elsewhere."""
-    for path, head in heads(paths).items():
+    for path, head in heads.items():
         ledger = path.parent / "ledger.json"
         if not ledger.is_file():
             continue
-        named = {f"{e['task']}__{e['condition']}.jsonl": e["fingerprint"] for e in json.loads(ledger.read_text())}
-        if named.get(path.name) != head.get("fingerprint"):
+        entries = json.loads(ledger.read_text())
+        named = {cells.path_of(path.parent, e["task"], e["condition"]): e["fingerprint"] for e in entries}
+        if named.get(path) != head.fingerprint:
             raise UserError(
-                f"{path} has the fingerprint {head.get('fingerprint')}, {ledger.name} beside it names "
-                f"{named.get(path.name)}: it is of another run. Get the whole folder again (dvc pull) or make it anew: "
+                f"{path} has the fingerprint {head.fingerprint}, {ledger.name} beside it names "
+                f"{named.get(path)}: it is of another run. Get the whole folder again (dvc pull) or make it anew: "
                 f"dvc repro -f infer@{path.parent.name}"
             )
 
@@ -92,14 +81,14 @@ def prior_corrected(answers: Sequence[Answers], content_free: Sequence[Answers])
     prior = {a.prompt.id: a for a in content_free}
     if any(a.prompt.id not in prior for a in answers):
         return {}
-    found = {}
+    credit = {}
     for a in answers:
         prompt, alone = a.prompt, prior[a.prompt.id]
         if a.likelihood and alone.likelihood and prompt.target is not None and _alike(prompt, alone.prompt):
             gain = [p - q for p, q in zip(a.likelihood.logprob, alone.likelihood.logprob, strict=True)]
             picked = scoring.pick(gain, a.likelihood.n_tokens, prompt.options, "plain")
-            found[prompt.id] = scoring.share(picked, prompt.target)
-    return found
+            credit[prompt.id] = scoring.share(picked, prompt.target)
+    return credit
 
 
 def _alike(prompt: Prompt, other: Prompt) -> bool:
@@ -113,11 +102,12 @@ def collect(outputs: Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    paths = sorted(outputs.glob("*/*.jsonl"))
+    paths = cells.cell_files(outputs)
     if not paths and not list(outputs.glob("*/ledger.json")):
         raise UserError(f"{outputs} holds no cell. Make them: dvc repro infer")
-    check_ledgers(paths)
-    twin = twins(paths)
+    heads = {path: cells.read_header(path) for path in paths}
+    check_ledgers(heads)
+    twin = twins(heads)
     frame = pd.DataFrame([row for path in paths for row in rows(path, twin.get(path))])
     return frame.convert_dtypes() if len(frame) else frame
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
 EXEMPLARS = ROOT / "data/published/exemplars.json"
+TOKEN_BUDGET = 16384  # tokens a batch holds in memory unless told otherwise
 
 
 class UserError(Exception):
@@ -125,6 +126,10 @@ class Task:
     previously_emergent: bool = MISSING
     metric: dict[str, str] = field(default_factory=dict)  # primary metric by prompt format
 
+    def primary(self, prompt: str) -> str:
+        """The metric that is the task's accuracy in a prompt format."""
+        return self.metric.get(prompt, "exact_match")
+
 
 @dataclass
 class Condition:
@@ -142,6 +147,11 @@ class Condition:
     lettered: bool = False  # the answer is the option's letter
     control: str | None = None  # what makes it a control condition: a key of prompts.CONTROLS; None is a plain one
     exemplar_seed: int | None = None  # control resampled: which exemplars are drawn in place of the published ones
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is no control condition."""
+        return self.control is None
 
 
 @dataclass
@@ -541,7 +551,7 @@ def compose_run(cfg: DictConfig) -> Run:
         limit=positive("limit", cfg.limit),
         encoder=cfg.encoder,
         incomplete=cfg.incomplete,
-        token_budget=positive("token_budget", cfg.token_budget) or 16384,
+        token_budget=positive("token_budget", cfg.token_budget) or TOKEN_BUDGET,
         data=Path(cfg.data),
         store=Path(cfg.store),
         out=Path(cfg.out) if cfg.out else None,

@@ -15,16 +15,16 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src import cells, config, data, prompts, scoring, stats_cell
-from src.cells import Answers
+from src.cells import Answers, Header, LoadEncoder
 from src.config import Compat, Condition, Task, UserError
 from src.frames import write_csv
-from src.scoring import BertScorer, Score
+from src.scoring import Rules, Score
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +48,7 @@ COUNT_COLUMNS = (
     "task", "n", "n_published", "exemplars_in_test", "siblings", "duplicates", "ceiling", "chance_scored", "note",
 )  # fmt: skip
 CELL_COLUMNS = ("task", "condition", "prompt", "shots", "model")
+IDENTITY = (*CELL_COLUMNS, "fingerprint")
 EFFECT_COLUMNS = (
     *CELL_COLUMNS, "generated_with", "switch", "n", "exact_match_fixed", "exact_match_switched", "difference",
     "bertscore_accuracy_fixed", "bertscore_accuracy_switched", "picks_changed", "scores_changed", "note",
@@ -130,13 +131,12 @@ def scorer_limits(task: Task, tests: Sequence[data.Example]) -> dict[str, float 
     """ceiling, chance_scored: fractions 0-1 that the published full-stop rule (defect 7) leaves, closed format."""
     closed = config.load("condition", "closed_zero", Condition)
     asked = [prompts.render(example, (), task, closed) for example in tests]
-    rule = (False, Compat(name="option_full_stop", option_full_stop=True), task.strip_full_stop_from_options)
-    return {"ceiling": scoring.ceiling(asked, *rule), "chance_scored": scoring.chance_scored(asked, *rule)}
+    compat = Compat(name="option_full_stop", option_full_stop=True)
+    rules = Rules(closed.lettered, compat, task.strip_full_stop_from_options)
+    return {"ceiling": scoring.ceiling(asked, rules), "chance_scored": scoring.chance_scored(asked, rules)}
 
 
 # What each switch moves
-
-Scorer = Callable[[str], BertScorer]  # of an encoder's name
 
 
 def scoring_variants() -> dict[str, Compat]:
@@ -146,17 +146,17 @@ def scoring_variants() -> dict[str, Compat]:
 
 
 def effects(
-    outputs: Path = OUTPUTS, encoder: Scorer = cells.load_encoder
-) -> Iterator[tuple[dict[str, Any], Pairs, dict[str, Any]]]:
+    outputs: Path = OUTPUTS, encoder: LoadEncoder = cells.load_encoder
+) -> Iterator[tuple[dict[str, Any], Pairs, Header]]:
     """(row of EFFECT_COLUMNS, its pairs, header) of every cell under `outputs` and variant; no pairs without a run."""
-    found = {path: head_of(path) for path in sorted(outputs.glob("*/*.jsonl"))}
-    for path, head in found.items():
+    heads = {path: cells.read_header(path) for path in cells.cell_files(outputs)}
+    for path, head in heads.items():
         answers = cells.read(path)[1]
-        runs = {} if generated_with(head) else generated_pairs(head, answers, found, encoder)
+        runs = {} if generated_with(head) else generated_pairs(head, answers, heads, encoder)
         variants = rescored_pairs(head, answers, encoder) | runs
         for switch, pairs in variants.items():
-            told = effect(pairs) if pairs is not None else {"note": f"needs a run: {needed(switch)}"}
-            yield row_of(head, switch, told), pairs or [], head
+            columns = effect(pairs) if pairs is not None else {"note": f"needs a run: {needed(switch)}"}
+            yield row_of(head, switch, columns), pairs or [], head
 
 
 def needed(switch: str) -> str:
@@ -164,72 +164,58 @@ def needed(switch: str) -> str:
     return "compat=published" if switch == PUBLISHED_RUN else f"compat.{switch}=true"
 
 
-def head_of(path: Path) -> dict[str, Any]:
-    """The header of a cell's file. Raises UserError where the file is not what was written."""
-    with path.open(encoding="utf-8") as file:
-        try:
-            head: dict[str, Any] = json.loads(file.readline())
-        except ValueError:
-            return cells.read(path)[0]  # raises, and says what to do
-    return head
-
-
-def generated_with(head: Mapping[str, Any]) -> list[str]:
+def generated_with(head: Header) -> list[str]:
     """The generation switches a cell was made with."""
-    return [name for name in GENERATION if head["compat"][name]]
+    return [name for name in GENERATION if getattr(head.compat, name)]
 
 
-def rescored(
-    head: Mapping[str, Any], answers: Sequence[Answers], compat: Compat, bert: BertScorer | None
-) -> list[Score]:
+def rescored(head: Header, answers: Sequence[Answers], compat: Compat, encoder: LoadEncoder | None) -> list[Score]:
     """A cell's scores under other rules than its own."""
-    return cells.score({**head, "compat": asdict(compat)}, answers, bert)
+    return cells.score(replace(head, compat=compat), answers, encoder)
 
 
-def rescored_pairs(head: Mapping[str, Any], answers: Sequence[Answers], encoder: Scorer) -> dict[str, Pairs | None]:
+def rescored_pairs(head: Header, answers: Sequence[Answers], encoder: LoadEncoder) -> dict[str, Pairs | None]:
     """The pairs of each variant of the scoring switches. BERTScore only where a variant can change it."""
     variants = scoring_variants()
-    moved = {name for name, compat in variants.items() if not head["lettered"] and moves_bertscore(answers, compat)}
-    bert = encoder(head["encoder"]) if moved else None
-    fixed = rescored(head, answers, FIXED, bert)
+    moved = {name for name, compat in variants.items() if moves_bertscore(answers, compat)}
+    fixed = rescored(head, answers, FIXED, encoder if moved else None)
     return {
-        name: matched(fixed, rescored(head, answers, compat, bert if name in moved else None))
+        name: matched(fixed, rescored(head, answers, compat, encoder if name in moved else None))
         for name, compat in variants.items()
     }
 
 
 def moves_bertscore(answers: Sequence[Answers], compat: Compat) -> bool:
     """Whether these rules compare other texts than the fixed ones do."""
+    rules, fixed = Rules(False, compat), Rules(False, FIXED)
     return any(
-        scoring.compared(a.prompt, compat, False) != scoring.compared(a.prompt, FIXED, False)
-        or any(scoring.written(said.text, compat) != said.text for said in a.completions.values())
+        scoring.compared(a.prompt, rules) != scoring.compared(a.prompt, fixed)
+        or any(scoring.written(each.text, compat) != each.text for each in a.completions.values())
         for a in answers
     )
 
 
 def generated_pairs(
-    head: Mapping[str, Any],
-    answers: Sequence[Answers],
-    found: Mapping[Path, Mapping[str, Any]],
-    encoder: Scorer,
+    head: Header, answers: Sequence[Answers], heads: Mapping[Path, Header], encoder: LoadEncoder
 ) -> dict[str, Pairs | None]:
-    """The cell against the same one of each variant of RUNS; None where there is no such run among `found`."""
-    out: dict[str, Pairs | None] = {}
+    """The cell against the same one of each variant of RUNS; None where there is no such run among `heads`."""
+    pairs: dict[str, Pairs | None] = {}
     for switch, made_with in RUNS.items():
-        same = [p for p, h in found.items() if generated_with(h) == list(made_with) and same_cell(h, head)]
+        same = [p for p, h in heads.items() if generated_with(h) == list(made_with) and same_cell(h, head)]
         if not same:
-            out[switch] = None
+            pairs[switch] = None
             continue
-        other, said = cells.read(same[0])
-        bert = None if head["lettered"] else encoder(head["encoder"])
+        other, other_answers = cells.read(same[0])
         rules = config.load("compat", "published", Compat) if switch == PUBLISHED_RUN else FIXED
-        out[switch] = matched(rescored(head, answers, FIXED, bert), rescored(other, said, rules, bert))
-    return out
+        fixed = rescored(head, answers, FIXED, encoder)
+        pairs[switch] = matched(fixed, rescored(other, other_answers, rules, encoder))
+    return pairs
 
 
-def same_cell(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def same_cell(one: Header, other: Header) -> bool:
     """Whether two headers are of one model, task and condition."""
-    return all(one[name] == other[name] for name in (*CELL_COLUMNS, "weights"))
+    names = (*CELL_COLUMNS, "weights")
+    return one.chosen(names) == other.chosen(names)
 
 
 def matched(fixed: Sequence[Score], switched: Sequence[Score]) -> Pairs:
@@ -242,7 +228,7 @@ def effect(pairs: Pairs) -> dict[str, Any]:
     """Means over examples and seeds, switched minus fixed, and how many picks and scores differ."""
     if not pairs:
         return {"note": "the two runs share no example"}
-    before, after = (cells.summary(side) for side in zip(*pairs, strict=True))
+    before, after = (cells.means(side) for side in zip(*pairs, strict=True))
     bert = (before, after) if "bertscore_accuracy" in after else ({}, {})
     return {
         "n": len({one.example_id for one, _ in pairs}),
@@ -256,24 +242,24 @@ def effect(pairs: Pairs) -> dict[str, Any]:
     }
 
 
-def deviations(found: Sequence[tuple[Mapping[str, Any], Pairs, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+def deviations(moves: Sequence[tuple[Mapping[str, Any], Pairs, Header]]) -> list[dict[str, Any]]:
     """Rows of DEVIATION_COLUMNS: each switch over all tasks of a prompt format and shots, switched minus fixed.
 
     The interval resamples examples (groups of them where they share a context); p: stats_pairs.own_pair. A cell whose
     BERTScore no rule touches counts with no difference.
     """
-    pools: dict[tuple[Any, ...], list[tuple[Mapping[str, Any], Pairs]]] = {}
-    for row, pairs, head in found:
-        metrics = ("exact_match",) if head["lettered"] else ("exact_match", "bertscore_accuracy")
+    pools: dict[tuple[Any, ...], list[tuple[Header, Pairs]]] = {}
+    for row, pairs, head in moves:
+        metrics = ("exact_match",) if head.lettered else ("exact_match", "bertscore_accuracy")
         for metric in metrics if pairs and not generated_with(head) else ():
-            key = (row["switch"], head["prompt"], head["shots"] > 0, head["model"], head["weights"], metric)
+            key = (row["switch"], head.prompt, head.shots > 0, head.model, head.weights, metric)
             pools.setdefault(key, []).append((head, pairs))
     return [
         {**dict(zip(DEVIATION_COLUMNS, key, strict=False)), **over_tasks(pool, key[-1])} for key, pool in pools.items()
     ]
 
 
-def over_tasks(pool: Sequence[tuple[Mapping[str, Any], Pairs]], metric: str) -> dict[str, Any]:
+def over_tasks(pool: Sequence[tuple[Header, Pairs]], metric: str) -> dict[str, Any]:
     """What one switch moves on the cells of one condition: cells, how many move, paired difference with interval."""
     import pandas as pd
 
@@ -285,7 +271,7 @@ def over_tasks(pool: Sequence[tuple[Mapping[str, Any], Pairs]], metric: str) -> 
 
     rows = [
         {
-            "example_id": one.example_id, "group": f"{head['task']}/{one.group}", "task": head["task"],
+            "example_id": one.example_id, "group": f"{head.task}/{one.group}", "task": head.task,
             "fixed": value(one, other), "switched": value(other, one),
         }
         for head, pairs in pool
@@ -300,11 +286,11 @@ def over_tasks(pool: Sequence[tuple[Mapping[str, Any], Pairs]], metric: str) -> 
     return moved | stats_pairs.own_pair(switched, fixed, metric, SEED)
 
 
-def row_of(head: Mapping[str, Any], switch: str, found: Mapping[str, Any]) -> dict[str, Any]:
+def row_of(head: Header, switch: str, columns: Mapping[str, Any]) -> dict[str, Any]:
     """One row of EFFECT_COLUMNS."""
-    known = {name: head[name] for name in (*CELL_COLUMNS, "fingerprint")}
     made = ";".join(generated_with(head)) or None
-    return {**dict.fromkeys(EFFECT_COLUMNS), **known, "generated_with": made, "switch": switch, **found}
+    row = {**dict.fromkeys(EFFECT_COLUMNS), **head.chosen(IDENTITY)}
+    return {**row, "generated_with": made, "switch": switch, **columns}
 
 
 # Prompts, word for word
@@ -316,9 +302,9 @@ def shown_prompts(outputs: Path = OUTPUTS) -> list[dict[str, Any]]:
     The task is the first by name that was run in the most conditions.
     """
     by_task: dict[str, dict[str, Path]] = {}
-    for path in sorted(outputs.glob("*/*.jsonl")):
-        head = head_of(path)
-        by_task.setdefault(head["task"], {}).setdefault(head["condition"], path)
+    for path in cells.cell_files(outputs):
+        head = cells.read_header(path)
+        by_task.setdefault(head.task, {}).setdefault(head.condition, path)
     if not by_task:
         return []
     chosen = max(sorted(by_task), key=lambda task: len(by_task[task]))
@@ -327,11 +313,13 @@ def shown_prompts(outputs: Path = OUTPUTS) -> list[dict[str, Any]]:
 
 def _shown(path: Path) -> dict[str, Any]:
     head, answers = cells.read(path)
-    first = answers[0]
-    said = first.completions[min(first.completions)]
-    known = {name: head[name] for name in (*CELL_COLUMNS, "fingerprint")}
-    asked = first.prompt.prefix + first.prompt.text
-    return {**known, "id": first.prompt.id, "asked": asked, "gold": first.prompt.answer, "completion": said.text}
+    prompt, completions = answers[0].prompt, answers[0].completions
+    texts = {
+        "asked": prompt.prefix + prompt.text,
+        "gold": prompt.answer,
+        "completion": completions[min(completions)].text,
+    }
+    return {**head.chosen(IDENTITY), "id": prompt.id, **texts}
 
 
 # Near-ties
@@ -340,16 +328,15 @@ def _shown(path: Path) -> dict[str, Any]:
 def near_ties(outputs: Path = OUTPUTS) -> list[dict[str, Any]]:
     """Rows of NEAR_TIE_COLUMNS: every completion with a decision whose margin is below the engine's NEAR_TIE."""
     rows = []
-    for path in sorted(outputs.glob("*/*.jsonl")):
+    for path in cells.cell_files(outputs):
         head, answers = cells.read(path)
-        known = {name: head[name] for name in (*CELL_COLUMNS, "fingerprint")}
         close = [
-            (a.prompt.id, seed, said.near_tie)
+            (a.prompt.id, seed, completion.near_tie)
             for a in answers
-            for seed, said in sorted(a.completions.items())
-            if said.near_tie is not None
+            for seed, completion in sorted(a.completions.items())
+            if completion.near_tie is not None
         ]
-        rows += [{**known, "id": name, "seed": seed, "margin": margin} for name, seed, margin in close]
+        rows += [{**head.chosen(IDENTITY), "id": name, "seed": seed, "margin": margin} for name, seed, margin in close]
     return rows
 
 
@@ -365,9 +352,9 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataF
 
 def write_reference(outputs: Path, folder: Path) -> list[Path]:
     """compat_runs.csv and deviations.csv of the cells under `outputs`: figures only, no dataset text."""
-    found = list(effects(outputs, functools.cache(cells.load_encoder)))
-    runs = [row for row, pairs, _ in found if row["switch"] in RUNS and pairs]
-    frames = {"compat_runs": table(runs, EFFECT_COLUMNS), "deviations": table(deviations(found), DEVIATION_COLUMNS)}
+    moves = list(effects(outputs, functools.cache(cells.load_encoder)))
+    runs = [row for row, pairs, _ in moves if row["switch"] in RUNS and pairs]
+    frames = {"compat_runs": table(runs, EFFECT_COLUMNS), "deviations": table(deviations(moves), DEVIATION_COLUMNS)}
     for name, frame in frames.items():
         write_csv(frame, folder / f"{name}.csv")
     return [folder / f"{name}.csv" for name in frames]

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src import cells, config, scoring
-from src.cells import Answers
-from src.config import Cell, Compat, Condition, Generation, Model, Run
+from src import config, scoring
+from src.cells import Answers, Header, Recorded, Scored
+from src.config import Cell, Condition, Generation, Model, Run
 from src.prompts import example_id
 
 if TYPE_CHECKING:
@@ -27,15 +27,6 @@ SUMMARY = (
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """What the scores and the header of a cell do not say. The run that computed it writes this beside the cell."""
-
-    params: Mapping[str, str]  # the resolved configuration
-    metrics: Mapping[str, float] = field(default_factory=dict)  # of speed: wall_s, tokens, tokens_per_s
-    tags: Mapping[str, str] = field(default_factory=dict)  # of the engine, the machine, the checkout
-
-
-@dataclass(frozen=True)
 class Facts:
     """All that is told of one finished cell."""
 
@@ -46,25 +37,17 @@ class Facts:
     examples: Sequence[Mapping[str, Any]]  # a row per example and seed
 
 
-def facts(
-    head: Mapping[str, Any], answers: Sequence[Answers], scores: Sequence[scoring.Score], recorded: Recorded
-) -> Facts:
+def facts(cell: Scored, recorded: Recorded) -> Facts:
     """All that is told of a cell: `above_chance` is the task's primary accuracy minus exact chance."""
-    found = cells.summary(scores)
-    accuracy = found.get(recorded.params["primary_metric"])
-    chance = scoring.chance([a.prompt for a in answers])
-    compared = {
-        "accuracy": accuracy,
-        "chance": chance,
-        "above_chance": None if accuracy is None or chance is None else accuracy - chance,
-    }
-    n = len({example_id(a.prompt.id)[0] for a in answers})
+    head, summary = cell.header, cell.summary
+    compared = {"accuracy": summary.accuracy, "chance": summary.chance, "above_chance": summary.above_chance}
+    known = {name: value for name, value in compared.items() if value is not None}
     return Facts(
-        name=f"{head['task']} {head['condition']} {head['model']}",
+        name=f"{head.task} {head.condition} {head.model}",
         params=recorded.params,
-        metrics={**found, "n": n, **{k: v for k, v in compared.items() if v is not None}, **recorded.metrics},
-        tags={**{name: str(head[name]) for name in HASHES}, **recorded.tags},
-        examples=table(answers, scores),
+        metrics={**summary.means, "n": summary.n, **known, **recorded.metrics},
+        tags={**{name: str(value) for name, value in head.chosen(HASHES).items()}, **recorded.tags},
+        examples=table(cell.answers, cell.scores),
     )
 
 
@@ -72,39 +55,39 @@ def configuration(run: Run, cell: Cell, shots: int) -> dict[str, str]:
     """A cell's resolved configuration, one text per value. `base` and `pair` bring a tuned model beside its twin."""
     model, task, condition = run.model, cell.task, cell.condition
     base = model.twin or model.name
-    found = {
+    params = {
         "model": model.name, "weights": model.weights, "tuned": model.tuned, "base": base,
         "pair": f"{cell.name} {base}: {'tuned' if model.tuned else 'base'}",
         "task": task.name, "condition": condition.name, "prompt": condition.prompt, "shots": shots,
-        "control": condition.control, "primary_metric": task.metric.get(condition.prompt, "exact_match"),
+        "control": condition.control, "primary_metric": task.primary(condition.prompt),
         "suite": run.suite, "seeds": list(run.seeds), "limit": run.limit, "encoder": run.encoder,
     }  # fmt: skip
-    found |= {f"generation.{k}": v for k, v in asdict(run.generation).items()}
-    found |= {f"compat.{k}": v for k, v in asdict(run.compat).items()}
-    found |= {f"task.{k}": v for k, v in asdict(task).items() if k != "name"}
-    found |= {f"condition.{k}": v for k, v in asdict(condition).items() if k not in ("name", "prompt", "control")}
-    return {key: str(value)[:6000] for key, value in found.items()}
+    params |= {f"generation.{k}": v for k, v in asdict(run.generation).items()}
+    params |= {f"compat.{k}": v for k, v in asdict(run.compat).items()}
+    params |= {f"task.{k}": v for k, v in asdict(task).items() if k != "name"}
+    params |= {f"condition.{k}": v for k, v in asdict(condition).items() if k not in ("name", "prompt", "control")}
+    return {key: str(value)[:6000] for key, value in params.items()}
 
 
-def from_conf(head: Mapping[str, Any], answers: Sequence[Answers]) -> Recorded:
+def from_conf(head: Header, answers: Sequence[Answers]) -> Recorded:
     """What a cell's header says, and for the rest what conf/ composes to; nothing of engine, machine and speed.
 
     Raises UserError where conf/ no longer knows the cell's model, task or condition.
     """
-    cell = Cell(config.load_task(head["task"]), config.load("condition", head["condition"], Condition))
-    limit = _limit(head["suite"])
+    cell = Cell(config.load_task(head.task), config.load("condition", head.condition, Condition))
+    limit = _limit(head.suite)
     run = Run(
-        suite=head["suite"],
-        model=config.load("model", head["model"], Model),
+        suite=head.suite,
+        model=config.load("model", head.model, Model),
         cells=(cell,),
         generation=_generation(),
-        compat=Compat(**head["compat"]),
+        compat=head.compat,
         seeds=tuple(answers[0].completions),
         limit=limit,
-        encoder=head["encoder"],
+        encoder=head.encoder,
         incomplete="report", token_budget=1, data=Path(), store=Path(), out=None, tracking={},
     )  # fmt: skip
-    params = configuration(run, cell, head["shots"]) | {"weights": str(head["weights"])}
+    params = configuration(run, cell, head.shots) | {"weights": head.weights}
     largest = cell.task.n_source - len(cell.task.exemplars)
     if len({example_id(a.prompt.id)[0] for a in answers}) != min(limit or largest, largest):
         del params["limit"]  # a smaller one was given by hand, or conf/ changed: the header does not say which
@@ -118,8 +101,8 @@ def _generation() -> Generation:
 
 @functools.cache
 def _limit(suite: str) -> int | None:
-    found = config.composed_params([f"suite={suite}"])["limit"]
-    return None if found is None else int(found)
+    limit = config.composed_params([f"suite={suite}"])["limit"]
+    return None if limit is None else int(limit)
 
 
 def table(answers: Sequence[Answers], scores: Sequence[scoring.Score]) -> list[dict[str, Any]]:
@@ -128,12 +111,13 @@ def table(answers: Sequence[Answers], scores: Sequence[scoring.Score]) -> list[d
     rows = []
     for score in scores:
         answered = by_id[score.example_id]
-        prompt, said = answered.prompt, answered.completions[score.seed]
+        prompt, completion = answered.prompt, answered.completions[score.seed]
         parsed = prompt.options[score.picked] if score.picked is not None and prompt.options else None
         rows.append(
             {
                 "example": prompt.id, "seed": score.seed, "prompt": prompt.prefix + prompt.text,
-                "completion": said.text, "parsed": parsed, "unparsed_because": score.reason, "target": prompt.answer,
+                "completion": completion.text, "parsed": parsed, "unparsed_because": score.reason,
+                "target": prompt.answer,
                 "exact_match": score.exact_match, "bertscore_accuracy": score.bertscore_accuracy,
                 "likelihood": score.likelihood, "edit_distance": score.edit_distance,
             }
@@ -141,9 +125,9 @@ def table(answers: Sequence[Answers], scores: Sequence[scoring.Score]) -> list[d
     return rows
 
 
-def summary(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def summary(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A model's cells, task by task, the columns of SUMMARY; what a cell lacks is None."""
-    rows = [{name: each.get(name) for name in SUMMARY} for each in found]
+    rows = [{name: one.get(name) for name in SUMMARY} for one in runs]
     return sorted(rows, key=lambda row: (row["task"], row["condition"], row["n"], row["fingerprint"]))
 
 

@@ -13,18 +13,18 @@ import csv
 import functools
 import json
 import math
-import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from src import config, data, fetch, prompts
-from src.config import Condition, Generation, Model, Task, UserError
+from src import cells, config, data, fetch, prompts
+from src.config import Compat, Condition, Generation, Model, Task, UserError
 from src.frames import write_csv
 from src.prompts import Prompt
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 DONE, MISSING, NOT_RUNNABLE = "done", "missing", "not_runnable"
 OUTPUTS, PREPARED = config.ROOT / "data/outputs", config.ROOT / data.TASKS
 PUBLISHED = config.ROOT / "data/published/scores.csv"
+KEPT = config.ROOT / "data/cells"  # finished cells with their speed, by experiment
 CALIBRATION = config.ROOT / "data/calibration.json"  # of this machine, so not in git
 CHARACTERS = 4.0  # to a token of English text, where no tokenizer is at hand
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -213,27 +214,20 @@ def hindrance(model: Model, folder: Path | None) -> str:
     return f"weights are not here: python -m src.fetch +model={model.name}"
 
 
-def found(what: Asked, model: Model, task: Task, condition: Condition, cell: Rendered) -> bool:
+def is_done(what: Asked, model: Model, task: Task, condition: Condition, cell: Rendered) -> bool:
     """Whether data/outputs holds this cell whole, asked of the same prompts and data."""
-    path = OUTPUTS / model.name / f"{task.name}__{condition.name}.jsonl"
+    path = cells.path_of(OUTPUTS / model.name, task.name, condition.name)
     if not path.is_file():
         return False
     try:
-        head, seeds, lines = _head(path)
-    except (ValueError, KeyError):
+        head, seeds, count = cells.glance(path)
+    except UserError:
         return False
     wanted = {
         "model": model.name, "weights": model.weights, "data_sha256": cell.data_sha256, "encoder": what.encoder,
         "prompts_sha256": cell.sha256,
     }  # fmt: skip
-    return lines == len(cell.prompts) and seeds >= {*what.seeds} and wanted.items() <= head.items()
-
-
-def _head(path: Path) -> tuple[dict[str, Any], set[int], int]:
-    """(header, seeds of the first answer, number of answers) of a cell's file."""
-    with path.open("rb") as file:
-        head, first, rest = json.loads(file.readline()), json.loads(file.readline()), sum(1 for _ in file)
-    return head, {int(seed) for seed in first["completions"]}, 1 + rest
+    return count == len(cell.prompts) and seeds >= {*what.seeds} and head.chosen([*wanted]) == wanted
 
 
 # ---- the plan ----------------------------------------------------------------------------------------
@@ -267,7 +261,7 @@ def _of_model(
             n = len(cell.prompts) if cell else evaluated(what.tasks[t], what.limit)
             tokens, sent = counted(cell, count, repeats) if cell and count else estimates((t, c), repeats)
             status, why = MISSING, ""
-            if cell and found(what, model, what.tasks[t], condition, cell):
+            if cell and is_done(what, model, what.tasks[t], condition, cell):
                 status = DONE
             elif stops or not cell:
                 status, why = NOT_RUNNABLE, stops or f"{t} is not prepared: dvc repro prepare (docs: README, DATA_DIR)"
@@ -351,29 +345,26 @@ def known_rate() -> Rate | None:
     """The last calibration, else what this folder's tracked runs took."""
     if CALIBRATION.is_file():
         return Rate(**json.loads(CALIBRATION.read_text()))
-    return tracked_rate(config.ROOT / "mlflow.db")
+    return tracked_rate(KEPT)
 
 
-def tracked_rate(database: Path) -> Rate | None:
-    """Tokens by seconds over all tracked cells of the model that has most of them; None without any.
+def tracked_rate(folder: Path) -> Rate | None:
+    """Tokens by seconds over all kept cells of the model that has most tokens; None without any.
 
-    Read with sqlite alone, since importing MLflow takes longer than the whole plan.
+    folder: data/cells. Files that are no cells say nothing.
     """
-    if not database.is_file():
+    totals: dict[str, tuple[float, float]] = {}
+    for path in cells.cell_files(folder):
+        with suppress(UserError):
+            head = cells.read_header(path)
+            speed = head.recorded.metrics if head.recorded else {}
+            tokens, seconds = totals.get(head.model, (0.0, 0.0))
+            totals[head.model] = (tokens + speed.get("tokens", 0.0), seconds + speed.get("wall_s", 0.0))
+    known = {name: each for name, each in totals.items() if all(each) and name in config.known("model")}
+    if not known:
         return None
-    query = (
-        "select p.value, sum(t.value), sum(w.value) from params p join latest_metrics t using (run_uuid) join "
-        "latest_metrics w using (run_uuid) where p.key = 'model' and t.key = 'tokens' and w.key = 'wall_s' "
-        "group by p.value order by 2 desc"
-    )
-    try:
-        with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as opened:
-            rows = [row for row in opened.execute(query) if row[0] in config.known("model") and row[1] and row[2]]
-    except sqlite3.Error:
-        return None
-    if not rows:
-        return None
-    name, tokens, seconds = rows[0]
+    name = max(known, key=lambda each: known[each][0])
+    tokens, seconds = known[name]
     return Rate(name, config.load("model", name, Model).parameters, tokens / seconds, "tracked runs")
 
 
@@ -398,7 +389,7 @@ def timed(model: Model, cells_here: Sequence[Rendered], seeds: tuple[int, ...], 
     from src.engine.local import LocalEngine
 
     folder, identity = fetch.weights(model, config.ROOT)
-    engine = LocalEngine(folder, identity, Generation(), dtype=model.dtype, leading=model.leading)
+    engine = LocalEngine(folder, identity, model, Generation(), config.load("compat", "fixed", Compat))
     list(engine.run([Request(cells_here[0].prompts[0], seeds[:1], False)]))
     begun, before = time.monotonic(), engine.tokens
     for cell in cells_here:

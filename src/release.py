@@ -55,15 +55,15 @@ DIGITS = 16  # of the sha256 that stands for a text
 def members(root: Path) -> dict[str, bytes]:
     """Every file of the archive but metadata and manifest, by path. Raises UserError where something was not made."""
     paths = sorted({path for pattern in COPIED for path in root.glob(pattern) if path.is_file()})
-    found = {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
-    found = {name: content for name, content in found.items() if name not in QUOTES_DATA}
-    missing = [name for name in NEEDED if name not in found]
-    outputs = sorted((root / "data/outputs").glob("*/*.jsonl"))
+    files = {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
+    files = {name: content for name, content in files.items() if name not in QUOTES_DATA}
+    missing = [name for name in NEEDED if name not in files]
+    outputs = cells.cell_files(root / "data/outputs")
     if missing or not outputs:
         raise UserError(f"{(missing or ['data/outputs'])[0]} is missing: nothing to release yet. Make it: dvc repro")
     tasks = {f"data/tasks/{path.name}": hashed_items(path) for path in sorted((root / "data/tasks").glob("*.jsonl"))}
-    said = {f"{CELLS}/{path.parent.name}/{path.name}": without_prompts(path) for path in outputs}
-    return dict(sorted({**found, **tasks, **said}.items()))
+    answered = {f"{CELLS}/{path.parent.name}/{path.name}": without_prompts(path) for path in outputs}
+    return dict(sorted({**files, **tasks, **answered}.items()))
 
 
 def hashed_items(path: Path) -> bytes:
@@ -82,12 +82,11 @@ def hashed(text: str | Sequence[str]) -> str | list[str]:
 def without_prompts(path: Path) -> bytes:
     """A cell's file with each prompt's id and sha256 in its place."""
     head, answers = cells.read(path)
-    return _lines([head, *map(_answer, answers)])
+    return _lines([cells.header_row(head), *map(_answer, answers)])
 
 
 def _answer(answers: Answers) -> dict[str, Any]:
-    asked = {"id": answers.prompt.id, "prompt_sha256": prompt_sha256(answers)}
-    return {**asked, **{key: value for key, value in asdict(answers).items() if key != "prompt"}}
+    return {"id": answers.prompt.id, "prompt_sha256": prompt_sha256(answers), **cells.answers_row(answers)}
 
 
 def prompt_sha256(answers: Answers) -> str:
@@ -129,11 +128,11 @@ def crate(files: Mapping[str, bytes], version: str, date: str, commit: str) -> d
 def _file(name: str, content: bytes | None) -> dict[str, Any]:
     kind = {".jsonl": "application/jsonl", ".parquet": "application/vnd.apache.parquet", ".yaml": "application/yaml"}
     encoding = kind.get(Path(name).suffix) or mimetypes.guess_type(name)[0] or "text/plain"
-    found: dict[str, Any] = {"@id": name, "@type": "File", "encodingFormat": encoding}
+    entity: dict[str, Any] = {"@id": name, "@type": "File", "encodingFormat": encoding}
     if content is not None:
-        found["contentSize"] = str(len(content))
+        entity["contentSize"] = str(len(content))
     licence = next((url for folder, url in LICENCES.items() if name.startswith(folder)), None)
-    return found | ({"license": {"@id": licence}} if licence else {})
+    return entity | ({"license": {"@id": licence}} if licence else {})
 
 
 def manifest(files: Mapping[str, bytes]) -> bytes:
@@ -188,8 +187,8 @@ def unpacked(bundle: Path, folder: Path) -> list[str]:
         ) from error
     wanted = {name: sha256 for sha256, _, name in (line.partition("  ") for line in listed)}
     there = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    found = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in there.items() if name != MANIFEST}
-    return sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
+    hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in there.items() if name != MANIFEST}
+    return sorted(name for name in {*wanted, *hashes} if wanted.get(name) != hashes.get(name))
 
 
 def unfinished(root: Path) -> str:

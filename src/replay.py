@@ -268,12 +268,10 @@ def rescore(path: Path, place: Place, compat: Compat, bert: scoring.BertScorer |
         asked,
         {name: {0: Completion(text, 0, "eos")} for name, text in texts.items()},
         {},
-        lettered=lettered,
-        compat=compat,
-        bert=bert,
-        strip_options=strips_options(place.task),
+        scoring.Rules(lettered, compat, strips_options(place.task)),
+        bert,
     )
-    means = {name: value for name, value in cells.summary(scores).items() if name in METRICS}
+    means = {name: value for name, value in cells.means(scores).items() if name in METRICS}
     judged = run.get(JUDGEMENTS)
     differ = sum((j == "T") != bool(s.exact_match) for j, s in zip(judged, scores, strict=True)) if judged else None
     return Replayed(place, len(asked), means, differ)

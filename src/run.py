@@ -21,10 +21,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from src import cells, config, data, fetch, logged, preemption, prompts, scoring, shards, tracking
+from src import cells, config, data, fetch, logged, preemption, prompts, shards, tracking
 from src.cells import Answers
 from src.config import Cell, Run, UserError
-from src.engine import Completion, Engine, Likelihood, Request
+from src.engine import Completion, Engine, Request
 from src.preemption import Stopped
 from src.store import Store
 
@@ -64,7 +64,7 @@ class Bench:
     run: Run
     engine: Engine
     store: Store
-    bert: Callable[[], scoring.BertScorer]
+    encoder: cells.LoadEncoder
     tracker: tracking.Tracker
     check: Callable[[], None]  # between batches: raises Stopped where the run is to end
 
@@ -74,24 +74,24 @@ def scores_options(run: Run, prompt: prompts.Prompt) -> bool:
     return run.generation.likelihood and bool(prompt.continuations)
 
 
-def wanted(run: Run, asked: Sequence[prompts.Prompt]) -> list[Request]:
+def wanted(run: Run, questions: Sequence[prompts.Prompt]) -> list[Request]:
     """What a cell asks, each once: the store is keyed by content."""
     # without options the answer sets the token budget
-    distinct = {(p.prefix, p.text, p.continuations, p.options, p.answer): p for p in reversed(asked)}
+    distinct = {(p.prefix, p.text, p.continuations, p.options, p.answer): p for p in reversed(questions)}
     return [Request(prompt, run.seeds, scores_options(run, prompt)) for prompt in reversed(distinct.values())]
 
 
 def missing(bench: Bench, requests: Sequence[Request]) -> list[Request]:
     """What of it the store does not hold yet."""
     store, engine = bench.store, bench.engine
-    found = []
+    left = []
     for request in requests:
         prompt = request.prompt
         seeds = tuple(s for s in request.seeds if store.get(engine.completion_key(prompt, s)) is None)
         likelihood = request.likelihood and store.get(engine.likelihood_key(prompt)) is None
         if seeds or likelihood:
-            found.append(Request(prompt, seeds, likelihood))
-    return found
+            left.append(Request(prompt, seeds, likelihood))
+    return left
 
 
 def compute(bench: Bench, requests: Sequence[Request], among: Sequence[Request]) -> Iterator[int]:
@@ -117,10 +117,8 @@ def stored(bench: Bench, prompt: prompts.Prompt) -> Answers:
     completions = {s: Completion(**_record(bench, engine.completion_key(prompt, s))) for s in run.seeds}
     if not scores_options(run, prompt):
         return Answers(prompt, completions, None)
-    scored = _record(bench, engine.likelihood_key(prompt))
-    if not scored["logprob"]:  # the server gives none
-        return Answers(prompt, completions, None)
-    return Answers(prompt, completions, Likelihood(tuple(scored["logprob"]), tuple(scored["n_tokens"])))
+    likelihood = cells.likelihood_of(_record(bench, engine.likelihood_key(prompt)))
+    return Answers(prompt, completions, likelihood if likelihood.logprob else None)  # some servers give none
 
 
 def _record(bench: Bench, key: str) -> dict[str, Any]:
@@ -145,17 +143,17 @@ def answer(bench: Bench, cell: Cell, advance: Callable[[int, int], None]) -> Ans
     run = bench.run
     shots, tests, data_sha256 = data.load(cell.task.name, run.data)
     earlier = before(run, cell) if run.compat.template_leak else ()
-    asked = prompts.ask(tests, shots, cell.task, cell.condition, run.limit, earlier)
-    if not asked:
+    questions = prompts.ask(tests, shots, cell.task, cell.condition, run.limit, earlier)
+    if not questions:
         raise UserError(f"{cell.name}: no example is left to ask, so few does {run.data} hold. Take another condition")
 
     started, tokens_before, cost_before = time.monotonic(), _tokens(bench.engine), _cost_usd(bench.engine)
-    every = wanted(run, asked)
+    every = wanted(run, questions)
     requests = missing(bench, every)
     left = len(requests)
-    advance(len(asked) - left, len(asked))
+    advance(len(questions) - left, len(questions))
     for done in compute(bench, requests, every):
-        advance(done, len(asked))
+        advance(done, len(questions))
         left -= done
         if left:
             bench.check()
@@ -163,28 +161,20 @@ def answer(bench: Bench, cell: Cell, advance: Callable[[int, int], None]) -> Ans
     speed = {"wall_s": wall_s, "tokens": tokens, "tokens_per_s": tokens / wall_s} if requests else {}
     if cost := _cost_usd(bench.engine) - cost_before:
         speed["cost_usd"] = cost
-    answers = [stored(bench, prompt) for prompt in asked]
+    answers = [stored(bench, prompt) for prompt in questions]
     return Answered(answers, len(shots) if cell.condition.few_shot else 0, data_sha256, speed)
 
 
-def finish(bench: Bench, cell: Cell, found: Answered) -> Outcome:
+def finish(bench: Bench, cell: Cell, answered: Answered) -> Outcome:
     """Score, track, write: what does not."""
-    run, answers = bench.run, found.answers
-    head = cells.header(run, cell, bench.engine.describe(), answers, found.n_shots, found.data_sha256)
-    scores = cells.score(head, answers, None if cell.condition.lettered else bench.bert())
-    track(bench, cell, head, answers, scores, found.speed)
+    run, answers = bench.run, answered.answers
+    head = cells.header(run, cell, bench.engine.describe(), answers, answered.n_shots, answered.data_sha256)
+    scored = cells.scored(head, answers, bench.encoder, cell.task.primary(cell.condition.prompt))
+    track(bench, cell, scored, answered.speed)
     if run.out:
-        cells.write(run.out / f"{cell.task.name}__{cell.condition.name}.jsonl", head, answers)
-    entry = Entry(run.model.name, cell.task.name, cell.condition.name, DONE, None, head["fingerprint"])
-    return tallied(entry, cell, scores)
-
-
-def tallied(entry: Entry, cell: Cell, scores: Sequence[scoring.Score]) -> Outcome:
-    """What the summary says of a finished cell."""
-    found = cells.summary(scores)
-    primary = cell.task.metric.get(cell.condition.prompt, "exact_match")
-    n = len({prompts.example_id(score.example_id)[0] for score in scores})
-    return Outcome(entry, n, found.get(primary), found.get("unparsed"))
+        cells.write(cells.path_of(run.out, head.task, head.condition), head, answers)
+    entry = Entry(run.model.name, head.task, head.condition, DONE, None, head.fingerprint)
+    return Outcome(entry, scored.summary.n, scored.summary.accuracy, scored.summary.unparsed)
 
 
 def before(run: Run, cell: Cell) -> list[config.Task]:
@@ -201,20 +191,12 @@ def _cost_usd(engine: Engine) -> float:
     return float(getattr(engine, "cost_usd", 0.0))
 
 
-def track(
-    bench: Bench,
-    cell: Cell,
-    head: dict[str, Any],
-    answers: Sequence[Answers],
-    scores: Sequence[scoring.Score],
-    speed: dict[str, float],
-) -> None:
+def track(bench: Bench, cell: Cell, scored: cells.Scored, speed: dict[str, float]) -> None:
     """Keep the finished cell, and log its resolved configuration, metrics and examples to MLflow."""
     loaded = vars(bench.engine).get("backend")  # not there where the store had every answer
     tags = {**bench.engine.describe(), **({"device": loaded.model.device} if loaded else {})}
-    params = logged.configuration(bench.run, cell, head["shots"])
-    recorded = logged.Recorded(params, speed, {key: str(value) for key, value in tags.items()})
-    bench.tracker.cell(head, answers, scores, recorded)
+    params = logged.configuration(bench.run, cell, scored.header.shots)
+    bench.tracker.cell(scored, cells.Recorded(params, speed, {key: str(value) for key, value in tags.items()}))
 
 
 def attempt(run: Run, cell: Cell, work: Callable[[], T]) -> T | Outcome:
@@ -229,12 +211,14 @@ def attempt(run: Run, cell: Cell, work: Callable[[], T]) -> T | Outcome:
         return Outcome(Entry(*name, FAILED, f"{type(error).__name__}: {error}"))
 
 
-def finished(bench: Bench, cell: Cell, found: Answered | Outcome, end: Callable[[], None]) -> Outcome:
+def finished(bench: Bench, cell: Cell, answered: Answered | Outcome, end: Callable[[], None]) -> Outcome:
     """What became of a cell that `answer` has dealt with."""
-    if isinstance(found, Answered):
-        found = attempt(bench.run, cell, functools.partial(finish, bench, cell, found))
+    if isinstance(answered, Outcome):
+        end()
+        return answered
+    outcome = attempt(bench.run, cell, functools.partial(finish, bench, cell, answered))
     end()
-    return found
+    return outcome
 
 
 def local_engine(run: Run) -> Engine:
@@ -247,12 +231,7 @@ def local_engine(run: Run) -> Engine:
             "report. Where a server has it: engine=openai engine.base_url=..."
         )
     folder, identity = fetch.weights(run.model, config.ROOT)
-    return LocalEngine(
-        folder, identity, run.generation, dtype=run.model.dtype, leading=run.model.leading,
-        strip_letters=run.compat.strip_letters, batch_budget=run.compat.batch_budget,
-        prompt_by_text=run.compat.prompt_by_text, token_budget=run.token_budget,
-        trust_remote_code=run.model.trust_remote_code, device_map=run.model.device_map,
-    )  # fmt: skip
+    return LocalEngine(folder, identity, run.model, run.generation, run.compat, run.token_budget)
 
 
 def openai_engine(run: Run) -> Engine:
@@ -292,9 +271,9 @@ def engine_of(run: Run) -> Engine:
 def run_all(run: Run, todo: Sequence[Cell], check: Callable[[], None]) -> Iterator[Outcome]:
     """These cells of one model. Raises UserError where its weights cannot be had, Stopped where `check` does."""
     engine = engine_of(run)
-    bert = functools.cache(lambda: cells.load_encoder(run.encoder))
+    encoder = functools.cache(cells.load_encoder)
     with tracking.model_run(run) as tracker, progress(run, len(todo)) as (begin, advance, end):
-        bench = Bench(run, engine, Store(run.store), bert, tracker, check)
+        bench = Bench(run, engine, Store(run.store), encoder, tracker, check)
         yield from outcomes(bench, todo, begin, advance, end)
 
 
@@ -312,10 +291,10 @@ def outcomes(
             for cell in todo:
                 bench.check()
                 begin(cell.name)
-                found = attempt(bench.run, cell, functools.partial(answer, bench, cell, advance))
+                answered = attempt(bench.run, cell, functools.partial(answer, bench, cell, advance))
                 if last:
                     yield last.result()
-                last = behind.submit(finished, bench, cell, found, end)
+                last = behind.submit(finished, bench, cell, answered, end)
         except Stopped:  # what has its answers is finished first
             if last:
                 yield last.result()
@@ -383,13 +362,13 @@ def headline(run: Run) -> str:
     )
 
 
-def report(run: Run, found: Sequence[Outcome], wall_s: float) -> None:
+def report(run: Run, results: Sequence[Outcome], wall_s: float) -> None:
     """The end of a run: how many cells, how well, what was not done and why, where to look."""
-    entries = [outcome.entry for outcome in found]
+    entries = [outcome.entry for outcome in results]
     done = [e for e in entries if e.status == DONE]
     place = f"    cells: {run.out}" if run.out else ""
     print(f"{label(run)}: {len(done)} of {len(entries)} cells done in {wall_s:.0f} s. Browse them: make ui{place}")
-    print(*summary([o for o in found if o.accuracy is not None]), sep="\n", end="")
+    print(*summary([o for o in results if o.accuracy is not None]), sep="\n", end="")
     for reason, names in _by_reason(entries).items():
         print(f"  {len(names)} {names[0].status}: {', '.join(f'{e.task}/{e.condition}' for e in names[:4])}", end="")
         print(f"{' ...' if len(names) > 4 else ''}\n    {reason}")
@@ -425,11 +404,11 @@ def interval(accuracy: Sequence[float], n: Sequence[int]) -> tuple[float, float,
 
 
 def _by_reason(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    found: dict[str, list[Entry]] = {}
+    by_reason: dict[str, list[Entry]] = {}
     for entry in entries:
         if entry.status != DONE:
-            found.setdefault(entry.reason or "no reason given", []).append(entry)
-    return found
+            by_reason.setdefault(entry.reason or "no reason given", []).append(entry)
+    return by_reason
 
 
 def write_ledger(run: Run, entries: Sequence[Entry]) -> None:
@@ -450,11 +429,11 @@ def write_ledger(run: Run, entries: Sequence[Entry]) -> None:
 def out_of_date(run: Run, entries: Sequence[Entry]) -> list[Path]:
     """The files of `run.out` that these entries speak against."""
     assert run.out is not None
-    file = {e: run.out / f"{e.task}__{e.condition}.jsonl" for e in entries}
+    file = {e: cells.path_of(run.out, e.task, e.condition) for e in entries}
     if run.shards > 1:  # ledger.json spoke of the whole grid at another time
         return [run.out / "ledger.json", *(path for e, path in file.items() if e.status != DONE)]
     done = {path for e, path in file.items() if e.status == DONE}
-    return [path for path in run.out.glob("*.jsonl") if path not in done] + [*run.out.glob("ledger_*_of_*.json")]
+    return [path for path in cells.files_in(run.out) if path not in done] + [*run.out.glob("ledger_*_of_*.json")]
 
 
 def execute(cfg: DictConfig) -> int:
@@ -465,23 +444,23 @@ def execute(cfg: DictConfig) -> int:
     run = config.compose_run(cfg)
     print(headline(run), flush=True)
     started, todo = time.monotonic(), shards.own_cells(run)
-    found: list[Outcome] = []
+    results: list[Outcome] = []
     stopped = None
     try:
         with preemption.stoppable(run.time_limit_h) as check:
             for outcome in run_all(run, todo, check):
-                found.append(outcome)
+                results.append(outcome)
     except UserError as error:
         if run.out is None or run.incomplete == "fail":
             raise
-        found = gaps(run, todo, NOT_RUNNABLE, str(error))
+        results = gaps(run, todo, NOT_RUNNABLE, str(error))
     except Stopped as stop:
         stopped = (
             f"stopped by {stop}: every finished batch is in the example store; the same command goes on from there"
         )
-        found += gaps(run, todo[len(found) :], NOT_DONE, stopped)
-    report(run, found, time.monotonic() - started)
-    return concluded(run, [outcome.entry for outcome in found], stopped)
+        results += gaps(run, todo[len(results) :], NOT_DONE, stopped)
+    report(run, results, time.monotonic() - started)
+    return concluded(run, [outcome.entry for outcome in results], stopped)
 
 
 def gaps(run: Run, left: Sequence[Cell], status: str, reason: str) -> list[Outcome]:

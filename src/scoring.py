@@ -23,6 +23,15 @@ TIE = 1e-6  # nats: what fp32 leaves between two equal sums
 
 
 @dataclass(frozen=True)
+class Rules:
+    """By what rules a cell's answers are scored."""
+
+    lettered: bool  # the answer is the option's letter
+    compat: Compat
+    strip_options: bool = False  # options lose their full stop under `compat.option_full_stop` too
+
+
+@dataclass(frozen=True)
 class Parsed:
     """What a completion says: the index of an option, or why it is none."""
 
@@ -79,20 +88,20 @@ def target(prompt: Prompt) -> str:
     return without_full_stop(candidates(prompt)[gold(prompt)])
 
 
-def compared(prompt: Prompt, compat: Compat, strip_options: bool) -> tuple[str, ...]:
+def compared(prompt: Prompt, rules: Rules) -> tuple[str, ...]:
     """The candidates as compared: as published (defect 7) they keep a full stop that the target has lost.
 
-    strip_options: the task is one of the few whose options lost it as well.
+    The options of a few tasks lost it as well (`rules.strip_options`).
     """
-    keep = compat.option_full_stop and not strip_options
+    keep = rules.compat.option_full_stop and not rules.strip_options
     return candidates(prompt) if keep else tuple(map(without_full_stop, candidates(prompt)))
 
 
-def right(picked: int | None, prompt: Prompt, compat: Compat, strip_options: bool) -> bool:
+def right(picked: int | None, prompt: Prompt, rules: Rules) -> bool:
     """Whether the picked candidate says what the target says. By text, so that a repeated option counts as one."""
     if picked is None:
         return False
-    return compared(prompt, compat, strip_options)[picked].lower() == target(prompt).lower()
+    return compared(prompt, rules)[picked].lower() == target(prompt).lower()
 
 
 def expected(prompt: Prompt, lettered: bool) -> str:
@@ -113,19 +122,18 @@ def cleaned(text: str) -> str:
     return text.lower().lstrip(",").lstrip(".").lstrip(" ").lstrip("\n")
 
 
-def exact_match(completion: str, prompt: Prompt, lettered: bool, compat: Compat, strip_options: bool = False) -> Parsed:
+def exact_match(completion: str, prompt: Prompt, rules: Rules) -> Parsed:
     """Which candidate the completion picks.
 
     Both kinds of answer are cleaned alike first: an exemplar answers ` "..."` or ` (a)`, so the space must go.
-    strip_options: options lose their full stop under `compat.option_full_stop` too (see `compared`).
     """
-    text = cleaned(written(completion, compat))
+    text = cleaned(written(completion, rules.compat))
     if not text.strip():
         return Parsed(None, "empty")
-    if lettered:
-        return match_letter(text, len(candidates(prompt)), compat)
-    options = [option.lower() for option in compared(prompt, compat, strip_options)]
-    return match_option(text, options, compat.first_listed)
+    if rules.lettered:
+        return match_letter(text, len(candidates(prompt)), rules.compat)
+    options = [option.lower() for option in compared(prompt, rules)]
+    return match_option(text, options, rules.compat.first_listed)
 
 
 def match_option(text: str, options: Sequence[str], first: bool) -> Parsed:
@@ -228,12 +236,12 @@ class BertScorer:
 
 def batches(rows: Sequence[tuple[int, ...]], size: int) -> list[list[tuple[int, ...]]]:
     """Runs of rows of one length, at most `size` each. Rows come sorted by length."""
-    found: list[list[tuple[int, ...]]] = []
+    runs: list[list[tuple[int, ...]]] = []
     for row in rows:
-        if not found or len(found[-1]) == size or len(found[-1][0]) != len(row):
-            found.append([])
-        found[-1].append(row)
-    return found
+        if not runs or len(runs[-1]) == size or len(runs[-1][0]) != len(row):
+            runs.append([])
+        runs[-1].append(row)
+    return runs
 
 
 def matched_f1(candidate: Any, reference: Any, weight: Sequence[float], reference_weight: Sequence[float]) -> float:
@@ -253,9 +261,7 @@ def matched_f1(candidate: Any, reference: Any, weight: Sequence[float], referenc
     return float(greedy_cos_idf(*stacks[0], *stacks[1])[2])
 
 
-def bertscore(
-    completions: Sequence[str], prompts: Sequence[Prompt], bert: BertScorer, compat: Compat, strip_options: bool = False
-) -> list[Nearest]:
+def bertscore(completions: Sequence[str], prompts: Sequence[Prompt], bert: BertScorer, rules: Rules) -> list[Nearest]:
     """The option nearest to each completion (of equals the first), and the completion's F1 to the gold answer.
 
     Quoted options against the raw completion. prompts: one to each completion; each has options.
@@ -264,7 +270,7 @@ def bertscore(
     starts: list[int] = []
     for text, prompt in zip(completions, prompts, strict=True):
         starts.append(len(pairs))
-        pairs += [(text, f'"{option}"') for option in (*compared(prompt, compat, strip_options), target(prompt))]
+        pairs += [(text, f'"{option}"') for option in (*compared(prompt, rules), target(prompt))]
     return [
         Nearest(int(np.argmax(f1[:-1])), float(f1[-1]))
         for f1 in np.split(bert.f1(pairs), starts[1:])
@@ -322,36 +328,24 @@ def score_cell(
     prompts: Sequence[Prompt],
     completions: Mapping[str, Mapping[int, Completion]],
     likelihoods: Mapping[str, Likelihood],
-    *,
-    lettered: bool,
-    compat: Compat,
+    rules: Rules,
     bert: BertScorer | None = None,
-    strip_options: bool = False,
 ) -> list[Score]:
     """Scores of every prompt (in their order) and seed (ascending). Raises UserError for a prompt never completed.
 
     completions: by prompt id, then seed; likelihoods: by prompt id, may be empty. bert: used for answers in words
-    where options are known. strip_options: the task's options lose their full stop under `compat.option_full_stop` too.
+    where options are known.
     """
-    rows = [(prompt, seed, said.text) for prompt in prompts for seed, said in drawn(prompt, completions)]
-    near = nearest(rows, None if lettered else bert, compat, strip_options)
-    options_likelihood = {p.id: likelihood_scores(p, likelihoods.get(p.id), lettered) for p in prompts}
+    rows = [(prompt, seed, each.text) for prompt in prompts for seed, each in by_seed(prompt, completions)]
+    near = nearest(rows, bert, rules)
+    likelihood = {p.id: likelihood_scores(p, likelihoods.get(p.id), rules.lettered) for p in prompts}
     return [
-        score(
-            prompt,
-            seed,
-            text,
-            near.get((prompt.id, seed)),
-            options_likelihood[prompt.id],
-            lettered,
-            compat,
-            strip_options,
-        )
+        score(prompt, seed, text, near.get((prompt.id, seed)), likelihood[prompt.id], rules)
         for prompt, seed, text in rows
     ]
 
 
-def drawn(prompt: Prompt, completions: Mapping[str, Mapping[int, Completion]]) -> list[tuple[int, Completion]]:
+def by_seed(prompt: Prompt, completions: Mapping[str, Mapping[int, Completion]]) -> list[tuple[int, Completion]]:
     """A prompt's completions by ascending seed."""
     if not completions.get(prompt.id):
         raise UserError(f"No completion of {prompt.id}: the run is not whole. Run the cell again, it resumes.")
@@ -359,15 +353,15 @@ def drawn(prompt: Prompt, completions: Mapping[str, Mapping[int, Completion]]) -
 
 
 def nearest(
-    rows: Sequence[tuple[Prompt, int, str]], bert: BertScorer | None, compat: Compat, strip_options: bool
+    rows: Sequence[tuple[Prompt, int, str]], bert: BertScorer | None, rules: Rules
 ) -> dict[tuple[str, int], Nearest]:
-    """What BERTScore makes of each completion whose prompt has options, by (prompt id, seed)."""
+    """What BERTScore makes of each completion whose prompt has options, by (prompt id, seed); {} of lettered ones."""
     rows = [row for row in rows if row[0].options]
-    if bert is None or not rows:
+    if bert is None or rules.lettered or not rows:
         return {}
-    texts = [written(text, compat) for _, _, text in rows]
-    found = bertscore(texts, [prompt for prompt, _, _ in rows], bert, compat, strip_options)
-    return {(prompt.id, seed): near for (prompt, seed, _), near in zip(rows, found, strict=True)}
+    texts = [written(text, rules.compat) for _, _, text in rows]
+    picks = bertscore(texts, [prompt for prompt, _, _ in rows], bert, rules)
+    return {(prompt.id, seed): near for (prompt, seed, _), near in zip(rows, picks, strict=True)}
 
 
 def score(
@@ -376,14 +370,13 @@ def score(
     completion: str,
     near: Nearest | None,
     likelihood: Mapping[str, Any],
-    lettered: bool,
-    compat: Compat,
-    strip_options: bool,
+    rules: Rules,
 ) -> Score:
     """One Score. likelihood: the fields `likelihood_scores` gives."""
-    parsed = exact_match(completion, prompt, lettered, compat, strip_options)
+    parsed = exact_match(completion, prompt, rules)
     # a letter names its option whatever became of a full stop
-    exact = parsed.picked == gold(prompt) if lettered else right(parsed.picked, prompt, compat, strip_options)
+    exact = parsed.picked == gold(prompt) if rules.lettered else right(parsed.picked, prompt, rules)
+    stated = expected(prompt, rules.lettered)
     return Score(
         example_id=prompt.id,
         group=prompt.group,
@@ -395,9 +388,9 @@ def score(
         exact_match=float(exact),
         unparsed=parsed.picked is None,
         bertscore_picked=near.picked if near else None,
-        bertscore_accuracy=float(right(near.picked, prompt, compat, strip_options)) if near else None,
+        bertscore_accuracy=float(right(near.picked, prompt, rules)) if near else None,
         bertscore_f1=near.f1_target if near else None,
-        edit_distance=float(Levenshtein.distance(expected(prompt, lettered), written(completion, compat))),
+        edit_distance=float(Levenshtein.distance(stated, written(completion, rules.compat))),
         **likelihood,
     )
 
@@ -405,7 +398,7 @@ def score(
 # What a scorer allows
 
 
-def guess(prompt: Prompt, lettered: bool, compat: Compat, strip_options: bool = False) -> Fraction | None:
+def guess(prompt: Prompt, rules: Rules) -> Fraction | None:
     """Probability that the scorer gives a uniform chooser the point; None without options.
 
     1/m, but 0 where not even the gold option is scored right.
@@ -413,7 +406,7 @@ def guess(prompt: Prompt, lettered: bool, compat: Compat, strip_options: bool = 
     m = len(prompt.options)
     if m == 0:
         return None
-    return Fraction(1 if lettered else sum(right(i, prompt, compat, strip_options) for i in range(m)), m)
+    return Fraction(1 if rules.lettered else sum(right(i, prompt, rules) for i in range(m)), m)
 
 
 def mean(values: Sequence[Fraction | None]) -> float | None:
@@ -427,13 +420,11 @@ def chance(prompts: Sequence[Prompt]) -> float | None:
     return mean([Fraction(1, len(p.options)) if p.options else None for p in prompts])
 
 
-def chance_scored(
-    prompts: Sequence[Prompt], lettered: bool, compat: Compat, strip_options: bool = False
-) -> float | None:
+def chance_scored(prompts: Sequence[Prompt], rules: Rules) -> float | None:
     """The score a uniform chooser gets under this scorer; None when any prompt has no options."""
-    return mean([guess(p, lettered, compat, strip_options) for p in prompts])
+    return mean([guess(p, rules) for p in prompts])
 
 
-def ceiling(prompts: Sequence[Prompt], lettered: bool, compat: Compat, strip_options: bool = False) -> float | None:
+def ceiling(prompts: Sequence[Prompt], rules: Rules) -> float | None:
     """The share 0-1 of prompts that can be scored right; None without prompts."""
-    return mean([Fraction(lettered or right(gold(p), p, compat, strip_options)) for p in prompts])
+    return mean([Fraction(rules.lettered or right(gold(p), p, rules)) for p in prompts])

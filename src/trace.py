@@ -7,14 +7,13 @@ table, row, cell, run, completions and data of each find.
 from __future__ import annotations
 
 import csv
-import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from src import config
+from src import cells, config
 from src.config import UserError
 from src.frames import read_frame
 from src.names import PUBLISHED
@@ -65,12 +64,12 @@ def search(asked: str, tables: Path) -> Iterator[Found]:
                         yield Found(path.stem, line, column, row)
 
 
-def described(found: Found, cells: Mapping[str, Mapping[str, str]]) -> list[str]:
+def described(found: Found, known: Mapping[str, Mapping[str, str]]) -> list[str]:
     """The find in a few lines: where, what, and the hashes behind it."""
     row = found.row
     who = "  ".join(f"{name} {row[name]}" for name in WHO if row.get(name))
     lines = [f"{TABLES / found.table}.csv, line {found.line}, {found.column} = {row[found.column]}", f"  {who}"]
-    cell = cells.get(found.fingerprint, {})
+    cell = known.get(found.fingerprint, {})
     hashes = {name: row.get(name) or cell.get(name) for name in ("data_sha256", "completions_sha256")}
     if found.fingerprint:
         lines.append(f"  cell {found.fingerprint}; in MLflow: tags.fingerprint = '{found.fingerprint}'")
@@ -81,18 +80,17 @@ def described(found: Found, cells: Mapping[str, Mapping[str, str]]) -> list[str]
 def known_cells(root: Path) -> dict[str, dict[str, str]]:
     """fingerprint -> what is known of a cell: hashes from the statistics, where they are here; the file of its answers.
 
-    A published cell's data is the file of published scores.
+    A published cell's data is the file of published scores. Raises UserError for a file of answers that is damaged.
     """
-    found: dict[str, dict[str, str]] = {}
+    known: dict[str, dict[str, str]] = {}
     if (root / CELLS).exists():
         frame = read_frame(root, str(CELLS))[list(HASHES)].drop_duplicates("fingerprint").astype("string").fillna("")
-        found = {row["fingerprint"]: dict(row) for row in frame.to_dict("records")}
-    for cell in sorted((root / OUTPUTS).glob("*/*.jsonl")):
-        with cell.open(encoding="utf-8") as file:
-            head = json.loads(file.readline())
-        known = {name: head[name] for name in ("data_sha256", "prompts_sha256", "completions_sha256")}
-        found.setdefault(head["fingerprint"], {}).update(known, file=str(cell.relative_to(root)))
-    return found
+        known = {row["fingerprint"]: dict(row) for row in frame.to_dict("records")}
+    for path in cells.cell_files(root / OUTPUTS):
+        head = cells.read_header(path)
+        hashes = head.chosen(("data_sha256", "prompts_sha256", "completions_sha256"))
+        known.setdefault(head.fingerprint, {}).update(hashes, file=str(path.relative_to(root)))
+    return known
 
 
 def main() -> None:
@@ -114,13 +112,13 @@ def report(asked: str, most: int, root: Path) -> None:
     finds = list(search(asked, root / TABLES))
     if not finds:
         raise UserError(f"No table shows {asked}. Ask as it is printed, with its digits (0.547), or by fingerprint.")
-    cells = known_cells(root)
+    known = known_cells(root)
     for found in finds[:most]:
-        print("\n".join(described(found, cells)))
+        print("\n".join(described(found, known)))
     if len(finds) > most:
         print(f"... and {len(finds) - most} more: --most {len(finds)}")
     for fingerprint in dict.fromkeys(found.fingerprint for found in finds[:most]):
-        cell = cells.get(fingerprint, {})
+        cell = known.get(fingerprint, {})
         if "file" in cell:
             print(f"cell {fingerprint}: completions in {cell['file']}\n  prompts_sha256 {cell['prompts_sha256']}")
         elif cell.get("source") == PUBLISHED:

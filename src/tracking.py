@@ -18,16 +18,16 @@ import sqlite3
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from src import cells, config, logged, scoring
-from src.cells import Answers
+from src import cells, config, logged
+from src.cells import Header, LoadEncoder, Recorded, Scored
 from src.config import ROOT, Model, Run, UserError, alone
-from src.logged import Facts, Recorded
+from src.logged import Facts
 
 FORMAT = "2"  # of what is logged: `sync` logs a run of another format anew
 UNREAL = ("random", "fake")  # weights whose numbers never enter an experiment of real ones
@@ -193,20 +193,28 @@ class Tracker:
     parent: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
 
-    def cell(
-        self, head: Mapping[str, Any], answers: Sequence[Answers], scores: Sequence[scoring.Score], recorded: Recorded
-    ) -> None:
+    def cell(self, cell: Scored, recorded: Recorded) -> None:
         """Keep one finished cell, then log it. A failure to log is said once, not raised."""
-        recorded = Recorded(recorded.params, recorded.metrics, {**self.tags, **recorded.tags})
-        cells.write(self.kept / f"{head['fingerprint']}.jsonl", {**head, "recorded": asdict(recorded)}, answers)
+        recorded = replace(recorded, tags={**self.tags, **recorded.tags})
+        path = cells.kept_path(self.kept, cell.header.fingerprint)
+        cells.write(path, replace(cell.header, recorded=with_speed(recorded, path)), cell.answers)
         if self.client is None:
             return
         try:
-            told = logged.facts(head, answers, scores, recorded)
-            log_cell(self.client, self.experiment, self.parent, told, "run")
+            log_cell(self.client, self.experiment, self.parent, logged.facts(cell, recorded), "run")
         except Exception as error:  # whatever the store of runs does, the cell is kept
             _unreachable(error)
             self.client = None
+
+
+def with_speed(recorded: Recorded, path: Path) -> Recorded:
+    """What was recorded; where no model was needed, with the speed that the kept file has from when one was."""
+    if recorded.metrics or not path.is_file():
+        return recorded
+    with contextlib.suppress(UserError):  # a damaged one is written anew
+        before = cells.read_header(path).recorded
+        return replace(recorded, metrics=before.metrics) if before else recorded
+    return recorded
 
 
 def kept_in(store: Path, experiment: str) -> Path:
@@ -220,26 +228,26 @@ def real_or_apart(experiment: str, weights: str) -> str:
     return experiment if weights not in UNREAL or experiment.endswith(apart) else experiment + apart
 
 
-def log_cell(client: Any, experiment: str, parent: str, told: Facts, by: str) -> None:
+def log_cell(client: Any, experiment: str, parent: str, facts: Facts, by: str) -> None:
     """One cell's run: parameters, metrics, tags, data set and the per-example table. by: "run" | "sync"."""
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.utils.time import get_current_time_millis
 
     tags = {
-        **told.tags, "mlflow.parentRunId": parent, "kind": "cell", "logged_by": by, "logged_format": FORMAT,
+        **facts.tags, "mlflow.parentRunId": parent, "kind": "cell", "logged_by": by, "logged_format": FORMAT,
         "mlflow.loggedArtifacts": _tables("examples.json"),
     }  # fmt: skip
-    query = f"tags.kind = 'cell' and tags.fingerprint = '{told.tags['fingerprint']}'"
+    query = f"tags.kind = 'cell' and tags.fingerprint = '{facts.tags['fingerprint']}'"
     now = get_current_time_millis()
-    began = now - int(1000 * told.metrics.get("wall_s", 0))
-    run = _found(client, experiment, query) or client.create_run(experiment, began, tags, told.name)
+    began = now - int(1000 * facts.metrics.get("wall_s", 0))
+    run = _found(client, experiment, query) or client.create_run(experiment, began, tags, facts.name)
     run_id = run.info.run_id
-    client.log_inputs(run_id, [_data_set(told)])
-    client.log_dict(run_id, _table(told.examples), "examples.json")
+    client.log_inputs(run_id, [_data_set(facts)])
+    client.log_dict(run_id, _table(facts.examples), "examples.json")
     client.log_batch(  # after the files: its hash of the completions says that the run is whole
         run_id,
-        metrics=[Metric(key, float(value), now, 0) for key, value in told.metrics.items()],
-        params=[Param(key, value) for key, value in told.params.items() if key not in run.data.params],
+        metrics=[Metric(key, float(value), now, 0) for key, value in facts.metrics.items()],
+        params=[Param(key, value) for key, value in facts.params.items() if key not in run.data.params],
         tags=[RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value],
     )
     client.set_terminated(run_id, end_time=run.info.end_time or now)  # an update keeps how long the first took
@@ -255,14 +263,14 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"columns": list(rows[0]) if rows else [], "data": [list(row.values()) for row in rows]}
 
 
-def _data_set(told: Facts) -> Any:
+def _data_set(facts: Facts) -> Any:
     """The prepared task file as an MLflow input: name and digest, none of its text."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    source = json.dumps({"source": told.params["task.source"], "file": told.params["task.file"]})
-    digest = told.tags["data_sha256"][:36]  # as much as MLflow holds; the whole is a tag
-    profile = json.dumps({"num_rows": int(told.metrics["n"])})
-    data_set = Dataset(told.params["task"], digest, "conf/source", source, profile=profile)
+    source = json.dumps({"source": facts.params["task.source"], "file": facts.params["task.file"]})
+    digest = facts.tags["data_sha256"][:36]  # as much as MLflow holds; the whole is a tag
+    profile = json.dumps({"num_rows": int(facts.metrics["n"])})
+    data_set = Dataset(facts.params["task"], digest, "conf/source", source, profile=profile)
     return DatasetInput(data_set, [InputTag("mlflow.data.context", "evaluation")])
 
 
@@ -338,8 +346,8 @@ def summarise(client: Any, experiment: str, parent: str) -> None:
     for run in runs:
         by_fingerprint.setdefault(run.data.tags["fingerprint"], []).append(run)
     single = {fingerprint: _oldest(client, same) for fingerprint, same in by_fingerprint.items()}
-    found = [{**run.data.params, **run.data.metrics, "fingerprint": name} for name, run in single.items()]
-    rows = logged.summary(each for each in found if "accuracy" in each)
+    flat = [{**run.data.params, **run.data.metrics, "fingerprint": name} for name, run in single.items()]
+    rows = logged.summary(each for each in flat if "accuracy" in each)
     client.log_metric(parent, "cells", len(single))
     if rows:
         client.log_dict(parent, _table(rows), "summary.json")
@@ -356,32 +364,33 @@ def sync(folders: Sequence[Path], uri: str | None, experiment: str) -> str:
 
     Of two files of one fingerprint the first counts. Raises UserError where MLflow cannot be opened or is lost.
     """
-    found = finished(folders)
+    heads, refused = finished(folders)
     client, where = opened(uri, experiment)
     try:
         there = _whole(client, where)
-        todo = {path: head for path, head in found.items() if there.get(head["fingerprint"]) != _identity(head)}
+        todo = {path: head for path, head in heads.items() if there.get(head.fingerprint) != _identity(head)}
         skipped = _log_all(client, where, todo, experiment)
     except UserError:
         raise
     except Exception as error:
         raise _lost(uri, error) from error
-    done = f"{len(todo) - len(skipped)} cells logged, {len(found) - len(todo)} were there already"
-    return "\n  ".join([done, *(f"not logged: {each}" for each in skipped)])
+    done = f"{len(todo) - len(skipped)} cells logged, {len(heads) - len(todo)} were there already"
+    return "\n  ".join([done, *(f"not logged: {each}" for each in [*refused, *skipped])])
 
 
-def _identity(tags: Mapping[str, Any]) -> tuple[str, str]:
-    return tags["completions_sha256"], tags.get("logged_format", FORMAT)
+def _identity(head: Header) -> tuple[str, str]:
+    return head.completions_sha256, FORMAT
 
 
 def _whole(client: Any, experiment: str) -> dict[str, tuple[str, str]]:
     """fingerprint -> identity of the cells that are logged to the end."""
     query = "tags.kind = 'cell' and attributes.status = 'FINISHED'"
     runs = client.search_runs([experiment], query, max_results=50_000)
-    return {r.data.tags["fingerprint"]: _identity({"logged_format": "1", **r.data.tags}) for r in runs}
+    tags = [run.data.tags for run in runs]
+    return {t["fingerprint"]: (t["completions_sha256"], t.get("logged_format", "1")) for t in tags}
 
 
-def _log_all(client: Any, where: str, todo: Mapping[Path, Mapping[str, Any]], experiment: str) -> list[str]:
+def _log_all(client: Any, where: str, todo: Iterable[Path], experiment: str) -> list[str]:
     """Log these cells under their models' parents; why each that was skipped was."""
     encoder = functools.cache(cells.load_encoder)
 
@@ -392,12 +401,12 @@ def _log_all(client: Any, where: str, todo: Mapping[Path, Mapping[str, Any]], ex
     skipped, parents = [], set()
     for path in todo:
         try:
-            told, head = _told(path, experiment, encoder)
-            above = parent(head["model"], head["suite"])
+            facts, head = _facts_of(path, experiment, encoder)
+            above = parent(head.model, head.suite)
         except UserError as error:
             skipped.append(str(error))
             continue
-        log_cell(client, where, above, told, "sync")
+        log_cell(client, where, above, facts, "sync")
         parents.add(above)
     for each in parents:
         summarise(client, where, each)
@@ -405,28 +414,34 @@ def _log_all(client: Any, where: str, todo: Mapping[Path, Mapping[str, Any]], ex
     return skipped
 
 
-def _told(path: Path, experiment: str, encoder: Callable[[str], Any]) -> tuple[Facts, dict[str, Any]]:
+def _facts_of(path: Path, experiment: str, encoder: LoadEncoder) -> tuple[Facts, Header]:
     """(what is told of a cell's file, its header). Raises UserError where it is not for this experiment."""
     head, answers = cells.read(path)
-    if real_or_apart(experiment, head["weights"]) != experiment:
-        raise UserError(f"{path}: {head['weights']} weights have an experiment of their own")
-    kept = head.pop("recorded", None)
-    recorded = Recorded(**kept) if kept else logged.from_conf(head, answers)
-    scores = cells.score(head, answers, None if head["lettered"] else encoder(head["encoder"]))
-    return logged.facts(head, answers, scores, recorded), head
+    if real_or_apart(experiment, head.weights) != experiment:
+        raise UserError(f"{path}: {head.weights} weights have an experiment of their own")
+    recorded = head.recorded or logged.from_conf(head, answers)
+    cell = cells.scored(head, answers, encoder, recorded.params["primary_metric"])
+    return logged.facts(cell, recorded), head
 
 
-def finished(folders: Sequence[Path]) -> dict[Path, dict[str, Any]]:
-    """The header of each finished cell under these folders, one file a fingerprint. Raises UserError for no folder."""
-    heads: dict[str, tuple[Path, dict[str, Any]]] = {}
+def finished(folders: Sequence[Path]) -> tuple[dict[Path, Header], list[str]]:
+    """(header of each finished cell under these folders, one file a fingerprint; why the others are none).
+
+    A *.jsonl of another kind is passed over. Raises UserError for no folder.
+    """
+    heads: dict[str, tuple[Path, Header]] = {}
+    refused = []
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder. Name folders of finished cells, e.g. data/outputs")
-        for path in sorted(folder.rglob("*.jsonl")):
-            with path.open(encoding="utf-8") as file, contextlib.suppress(ValueError):  # of another kind
-                head = json.loads(file.readline())
-                heads.setdefault(head["fingerprint"], (path, head))
-    return dict(heads.values())
+        for path in filter(cells.is_cell, sorted(folder.rglob("*.jsonl"))):
+            try:
+                head = cells.read_header(path)
+            except UserError as error:
+                refused.append(str(error))
+            else:
+                heads.setdefault(head.fingerprint, (path, head))
+    return dict(heads.values()), refused
 
 
 def opened(uri: str | None, experiment: str) -> tuple[Any, str]:

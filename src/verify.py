@@ -34,9 +34,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src import cells, claims, collect, config, data, prompts, release, report, run, stats
-from src.cells import Answers
+from src.cells import Answers, Header
 from src.config import ROOT, Cell, Run, UserError
-from src.engine import Completion, Engine, Likelihood, Request, Result
+from src.engine import Engine, Request, Result
 from src.engine.local import NEAR_TIE
 from src.frames import write_csv
 
@@ -95,22 +95,22 @@ def hashes(outputs: Path) -> dict[str, pd.DataFrame]:
     """completions (a row per completion) and likelihoods (a row per prompt) of the cells under `outputs`; no text."""
     import pandas as pd
 
-    said: list[dict[str, Any]] = []
+    completed: list[dict[str, Any]] = []
     scored: list[dict[str, Any]] = []
-    for path in sorted(outputs.glob("*/*.jsonl")):
+    for path in cells.cell_files(outputs):
         head, answers = cells.read(path)
-        place = {name: head[name] for name in PLACE}
-        said += [{**place, "fingerprint": head["fingerprint"], **row} for a in answers for row in _said(a)]
+        place = head.chosen(PLACE)
+        completed += [{**place, "fingerprint": head.fingerprint, **row} for a in answers for row in _completions(a)]
         scored += [{**place, "id": a.prompt.id, "logprob": _logprob(a)} for a in answers if a.likelihood]
     return {
-        "completions": pd.DataFrame(said, columns=[*PLACE, "fingerprint", "id", "seed", "sha256", "near_tie"]),
+        "completions": pd.DataFrame(completed, columns=[*PLACE, "fingerprint", "id", "seed", "sha256", "near_tie"]),
         "likelihoods": pd.DataFrame(scored, columns=[*PLACE, "id", "logprob"]),
     }
 
 
-def _said(answers: Answers) -> Iterator[dict[str, Any]]:
-    for seed, said in sorted(answers.completions.items()):
-        yield {"id": answers.prompt.id, "seed": seed, "sha256": text_hash(said.text), "near_tie": said.near_tie}
+def _completions(answers: Answers) -> Iterator[dict[str, Any]]:
+    for seed, one in sorted(answers.completions.items()):
+        yield {"id": answers.prompt.id, "seed": seed, "sha256": text_hash(one.text), "near_tie": one.near_tie}
 
 
 def _logprob(answers: Answers) -> str:
@@ -478,14 +478,14 @@ class Kept:
 
     asked: Run
     cell: Cell
-    head: Mapping[str, Any]
+    head: Header
     answers: tuple[Answers, ...]
     faults: tuple[str, ...]
 
     @property
     def name(self) -> str:
         """model/task/condition."""
-        return f"{self.head['model']}/{self.cell.name}"
+        return f"{self.head.model}/{self.cell.name}"
 
 
 def kept_cells(root: Path, words: Sequence[str]) -> list[Kept]:
@@ -495,7 +495,7 @@ def kept_cells(root: Path, words: Sequence[str]) -> list[Kept]:
     """
     given = config.params(root / "params.yaml")
     asked = [f"{key}={_word(given[key])}" for key in ("tasks", "conditions", "seeds", "limit", "encoder")]
-    paths = sorted((root / release.CELLS).glob("*/*.jsonl"))
+    paths = cells.cell_files(root / release.CELLS)
     models = sorted({path.parent.name for path in paths})
     runs = {name: config.composed_run([f"+model={name}", *asked, *words]) for name in models}
     return [kept(path, runs[path.parent.name]) for path in paths]
@@ -508,29 +508,22 @@ def _word(value: Any) -> str:
 def kept(path: Path, asked: Run) -> Kept:
     """One cell of a release. Raises UserError where it is none, or its data set is not prepared."""
     try:
-        head, *rows = (json.loads(line) for line in path.open(encoding="utf-8"))
-        cell = next(c for c in asked.cells if (c.task.name, c.condition.name) == (head["task"], head["condition"]))
+        first, *rows = (json.loads(line) for line in path.open(encoding="utf-8"))
+        head = cells.header_of(first)
+        cell = next(c for c in asked.cells if (c.task.name, c.condition.name) == (head.task, head.condition))
         shots, tests, data_sha256 = data.load(cell.task.name, asked.data)
         earlier = run.before(asked, cell) if asked.compat.template_leak else ()
-        found = {p.id: p for p in prompts.ask(tests, shots, cell.task, cell.condition, asked.limit, earlier)}
-        answers = tuple(_answers(found[row["id"]], row) for row in rows)
+        by_id = {p.id: p for p in prompts.ask(tests, shots, cell.task, cell.condition, asked.limit, earlier)}
+        answers = tuple(cells.answers_of(by_id[row["id"]], row) for row in rows)
         wanted = [row["prompt_sha256"] for row in rows]
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
         raise UserError(f"{path.name} is no cell of this release's grid ({type(error).__name__}: {error})") from error
     other = [a.prompt.id for a, sha256 in zip(answers, wanted, strict=True) if release.prompt_sha256(a) != sha256]
-    faults = (
-        [] if data_sha256 == head["data_sha256"] else [f"{cell.task.name}: prepared data differ from the release's"]
-    )
+    faults = [] if data_sha256 == head.data_sha256 else [f"{cell.task.name}: prepared data differ from the release's"]
     faults += [f"{other[0]}: another prompt than was asked ({len(other)} of {len(answers)})"] if other else []
-    again = cells.header(asked, cell, {}, answers, head["shots"], data_sha256)["completions_sha256"]
-    faults += ["completions are not those of completions_sha256"] if again != head["completions_sha256"] else []
+    again = cells.digests(answers)[1]
+    faults += ["completions are not those of completions_sha256"] if again != head.completions_sha256 else []
     return Kept(asked, cell, head, answers, tuple(faults))
-
-
-def _answers(prompt: prompts.Prompt, row: Mapping[str, Any]) -> Answers:
-    scored = row["likelihood"]
-    likelihood = Likelihood(tuple(scored["logprob"]), tuple(scored["n_tokens"])) if scored else None
-    return Answers(prompt, {int(seed): Completion(**said) for seed, said in row["completions"].items()}, likelihood)
 
 
 def check_scores(root: Path, words: Sequence[str]) -> list[Finding]:
@@ -540,8 +533,8 @@ def check_scores(root: Path, words: Sequence[str]) -> list[Finding]:
     every = kept_cells(root, words)
     sound = [each for each in every if not each.faults]
     for each in sound:
-        name = f"{each.cell.task.name}__{each.cell.condition.name}.jsonl"
-        cells.write(root / "data/outputs" / each.head["model"] / name, each.head, each.answers)
+        folder = root / "data/outputs" / each.head.model
+        cells.write(cells.path_of(folder, each.head.task, each.head.condition), each.head, each.answers)
     fresh = collect.collect(root / "data/outputs") if sound else pd.DataFrame(columns=PLACE)
     published = pd.read_parquet(root / collect.SCORES)
     found = [Finding(each.name, DIFFERS, each.faults) for each in every if each.faults]
@@ -631,8 +624,8 @@ def regenerated(each: Kept, engine: Engine, chosen: Mapping[int, tuple[int, ...]
     Raises UserError where the engine would not ask for the same.
     """
     head = each.head
-    settings = (each.asked, each.cell, engine.describe(), head["prompts_sha256"], head["data_sha256"])
-    if config.fingerprint(*settings) != head["fingerprint"]:
+    settings = (each.asked, each.cell, engine.describe(), head.prompts_sha256, head.data_sha256)
+    if config.fingerprint(*settings) != head.fingerprint:
         raise UserError(
             f"{each.name}: these are not the weights or the settings of the release (fingerprint). Weights in a "
             "folder: model.path=/that/folder; settings: conf and params.yaml of the release's commit"

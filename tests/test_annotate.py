@@ -20,8 +20,6 @@ SAID = [' "yes"', ' "no"', ' "yes"', "=1+1"]
 @pytest.fixture
 def outputs(tmp_path: Path) -> Path:
     """One cell of four outputs."""
-    from dataclasses import asdict
-
     answers = [
         cells.Answers(
             Prompt(f"t/{i}", f"g{i}", "", f"Question {i}?", ("yes", "no"), (" a", " b"), 0, "yes"),
@@ -30,10 +28,12 @@ def outputs(tmp_path: Path) -> Path:
         )
         for i, said in enumerate(SAID)
     ]
-    head = {
-        "fingerprint": "abc123abc123", "task": "t", "condition": "closed_zero", "compat": asdict(Compat(name="fixed")),
-        **dict(zip(("prompts_sha256", "completions_sha256"), cells.digests(answers), strict=True)),
-    }  # fmt: skip
+    asked, completed = cells.digests(answers)
+    head = cells.Header(
+        fingerprint="abc123abc123", suite="s", model="m", weights="w", task="t", condition="closed_zero",
+        prompt="closed", lettered=False, shots=0, compat=Compat(name="fixed"), encoder="e",
+        prompts_sha256=asked, completions_sha256=completed, data_sha256="",
+    )  # fmt: skip
     cells.write(tmp_path / "m/t__closed_zero.jsonl", head, answers)
     return tmp_path
 

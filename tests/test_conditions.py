@@ -268,8 +268,8 @@ def test_a_mean_is_over_examples_not_over_variants():
     asked = ask(tests, "closed_adv_zero_shifts")
     right = {p.id: " (a)" if p.id.startswith(f"{NAME}/0~") and p.target == 0 else " (z)" for p in asked}
     said = {name: {1: Completion(text, 3, "eos")} for name, text in right.items()}
-    scores = scoring.score_cell(asked, said, {}, lettered=True, compat=config.Compat(name="fixed"))
-    assert cells.summary(scores)["exact_match"] == pytest.approx((1 / 2 + 0 / 5) / 2)
+    scores = scoring.score_cell(asked, said, {}, scoring.Rules(True, config.Compat(name="fixed")))
+    assert cells.means(scores)["exact_match"] == pytest.approx((1 / 2 + 0 / 5) / 2)
 
 
 @pytest.fixture(scope="module")

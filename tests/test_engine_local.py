@@ -24,7 +24,7 @@ from src.engine import Request, Result
 from src.engine.decoding import FLASH_FROM, SHARE_FROM, Decoder, Sampler, _trial, prompt_hash, uniforms
 from src.engine.local import LocalEngine
 from src.prompts import Prompt, ask
-from tests.tiny import tiny
+from tests.tiny import local_engine, tiny
 
 ROOT = Path(__file__).parent.parent
 SMOLLM2 = ROOT / "data/raw/smollm2_135m_instruct/fp32"
@@ -62,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 @pytest.fixture
 def make(folder: Callable[[str], Path]) -> Make:
     def engine(arch: str, generation: Generation = GREEDY, **options: Any) -> LocalEngine:
-        return LocalEngine(folder(arch), "revision", generation, **options)
+        return local_engine(folder(arch), "revision", generation, **options)
 
     return engine
 
@@ -155,7 +155,7 @@ def test_a_shared_prefix_is_computed_once(make: Make, arch: str) -> None:
 @torch.no_grad()
 def test_any_of_the_models_end_tokens_ends_a_completion(make: Make, arch: str, tmp_path: Path) -> None:
     folder = tiny(arch, tmp_path)
-    engine, asked = LocalEngine(folder, "x", GREEDY), prompts(count=6)
+    engine, asked = local_engine(folder, "x", GREEDY), prompts(count=6)
     model = reference(engine)
     ends = [0, *(generated(engine, model, p)[: 3 + i][-1] for i, p in enumerate(asked[:3]))]
     path = folder / "generation_config.json"
@@ -301,7 +301,7 @@ def test_keys_change_with_what_matters(make: Make) -> None:
     sampled = Generation(temperature=0.01)
     engine = make("gpt2", sampled)
     others = [
-        LocalEngine(engine.folder, "other", sampled),
+        local_engine(engine.folder, "other", sampled),
         make("gpt2", sampled, dtype="bfloat16"),
         make("gpt2", replace(sampled, temperature=0.5)),
         make("gpt2", replace(sampled, top_k=5)),
@@ -333,9 +333,9 @@ def test_keys_need_no_weights(make: Make, tmp_path: Path) -> None:
     folder = tiny("gpt2", tmp_path)
     (folder / "model.safetensors").unlink()
     code = (
-        "import sys; from pathlib import Path; from src.engine.local import LocalEngine\n"
+        "import sys; from pathlib import Path; from tests.tiny import local_engine\n"
         "from src.prompts import Prompt\n"
-        "from src.config import Generation; e = LocalEngine(Path(sys.argv[1]), 'revision', Generation())\n"
+        "e = local_engine(Path(sys.argv[1]), 'revision')\n"
         "p = Prompt('a', 'g', '', 'the stone', ('a',), (' a',), 0, 'a')\n"
         "print(e.completion_key(p, 1), e.likelihood_key(p), e.tokens); assert 'src.engine.decoding' not in sys.modules"
     )
@@ -349,7 +349,7 @@ def test_keys_need_no_weights(make: Make, tmp_path: Path) -> None:
 
 def test_a_missing_folder_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no config.json.*dvc repro"):
-        LocalEngine(tmp_path / "none", "x", GREEDY)
+        local_engine(tmp_path / "none", "x", GREEDY)
 
 
 # ---- Budgets and text
@@ -452,7 +452,7 @@ def test_a_real_model_writes_what_generate_writes(part: slice) -> None:
 
     One option of each prompt is compared, another one from prompt to prompt: a forward pass takes seconds.
     """
-    engine = LocalEngine(SMOLLM2, "x", GREEDY)
+    engine = local_engine(SMOLLM2, "x", GREEDY)
     asked, model = real_prompts(engine)[part], reference(engine)
     results = {}
     for prefix in {prompt.prefix for prompt in asked}:
@@ -482,7 +482,7 @@ def test_a_real_cell_does_not_depend_on_batches_or_order(few: bool) -> None:
     shots, tests, _ = data.load(task.name)
     condition = config.load("condition", f"closed_{'few' if few else 'zero'}", Condition)
     asked = ask(tests, shots, task, condition, 16)
-    engine, found = LocalEngine(SMOLLM2, "x", PROTOCOL), {}
+    engine, found = local_engine(SMOLLM2, "x", PROTOCOL), {}
     for name, rows, order in (("1", 1, asked), ("4", 4, asked), ("16", 16, asked), ("shuffled", 16, asked[::-1])):
         parts = [run(engine, order[lo : lo + rows], SEEDS) for lo in range(0, len(order), rows)]
         found[name] = {key: result for part in parts for key, result in part.items()}

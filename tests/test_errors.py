@@ -26,7 +26,7 @@ from src import cells, config, data, fetch
 from src.config import ROOT, Model, UserError
 from src.store import Store
 from tests.test_pipeline import made_up
-from tests.tiny import tiny
+from tests.tiny import local_engine, tiny
 
 PAGE = ROOT / "docs/errors.md"
 TASK = "analytic_entailment"
@@ -111,10 +111,9 @@ def whole_checkpoint() -> Path:
 
 
 def loaded(folder: Path) -> object:
-    from src.engine.local import LocalEngine
 
     found, identity = fetch.weights(Model(name="mine", path=str(folder)))
-    engine = LocalEngine(found, identity, config.Generation())
+    engine = local_engine(found, identity)
     return engine.tokenizer, engine.backend
 
 

@@ -133,13 +133,14 @@ def write_cell(outputs: Path, name: str, said: str, options: tuple[str, ...], ta
     answer = options[target].removesuffix(".")
     prompt = Prompt(f"{name}/0", name, "", "Which?", options, tuple(f" {o}" for o in options), target, answer)
     answers = [cells.Answers(prompt, {0: Completion(said, 3, "eos")}, None)]
-    head = {
-        "fingerprint": f"{name}-{folder}", "suite": "s", "model": "m", "weights": "w", "task": name, "condition": "c",
-        "prompt": "closed_adv" if lettered else "closed", "lettered": lettered, "shots": 0,
-        "compat": dataclasses.asdict(Compat(name="x", **changes)), "encoder": "e",  # type: ignore[arg-type]
-        **dict(zip(("prompts_sha256", "completions_sha256"), cells.digests(answers), strict=True)), "data_sha256": "",
-    }  # fmt: skip
-    cells.write(outputs / folder / f"{name}__c.jsonl", head, answers)
+    asked, completed = cells.digests(answers)
+    head = cells.Header(
+        fingerprint=f"{name}-{folder}", suite="s", model="m", weights="w", task=name, condition="c",
+        prompt="closed_adv" if lettered else "closed", lettered=lettered, shots=0,
+        compat=Compat(name="x", **changes), encoder="e",  # type: ignore[arg-type]
+        prompts_sha256=asked, completions_sha256=completed, data_sha256="",
+    )  # fmt: skip
+    cells.write(cells.path_of(outputs / folder, name, "c"), head, answers)
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,9 @@ from omegaconf import OmegaConf
 from src import claims, collect, config, fetch, plan, report, run, stats
 from src.config import ROOT, Generation, Model, UserError
 from src.engine import Request
-from src.engine.local import LocalEngine
 from src.prompts import Prompt
 from tests.test_engine_local import ARCHITECTURES
-from tests.tiny import tiny
+from tests.tiny import local_engine, tiny
 
 PAGE = ROOT / "docs/models.md"
 STANDS_FOR = {  # a tiny checkpoint and the model of conf/model in whose place it is run
@@ -169,7 +168,7 @@ def test_a_device_map_changes_no_answer(arch: str, tmp_path) -> None:
         for n in "123"
     ]
     engines = [
-        LocalEngine(folder, "x", Generation(temperature=1.0), device_map=m) for m in (None, "auto", SPREAD[arch])
+        local_engine(folder, "x", Generation(temperature=1.0), device_map=m) for m in (None, "auto", SPREAD[arch])
     ]
     whole, auto, several = ({r.prompt_id: r for batch in engine.run(asked) for r in batch} for engine in engines)
     assert whole == auto

@@ -213,7 +213,7 @@ def test_transformers_serve_says_what_the_local_engine_says(tmp_path):
     with transformers_serve(folder, tmp_path) as url:
         how = Serving(name="openai", kind="openai", base_url=url, model=str(folder), concurrency=1, retries=2)
         engine = OpenAIEngine(how, model, generation, None)
-        own = LocalEngine(folder, identity, generation, leading=model.leading)
+        own = LocalEngine(folder, identity, model, generation, config.load("compat", "fixed", config.Compat))
         engine.budget = own.budget  # the same number of tokens for both
         said = {r.prompt_id: r.completions for batch in engine.run(requests) for r in batch}
     expected = {r.prompt_id: r.completions for batch in own.run(requests) for r in batch}

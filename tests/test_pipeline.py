@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -81,7 +81,7 @@ def test_every_cell_is_done_and_in_the_ledger(finished):
 
 def test_a_cell_keeps_what_was_asked_and_said(finished):
     head, answers = cells.read(finished / "outputs/tiny/social_iqa__closed_few.jsonl")
-    assert (len(answers), head["shots"], head["prompt"]) == (6, 5, "closed")
+    assert (len(answers), head.shots, head.prompt) == (6, 5, "closed")
     assert answers[0].prompt.prefix.count("The possible answers are") == 5
     assert all(len(a.likelihood.logprob) == 3 and set(a.completions) == {2266} for a in answers)
 
@@ -245,7 +245,7 @@ def test_a_cell_with_every_kind_of_line_break_is_read_as_it_was_written(finished
     answers = [cells.Answers(a.prompt, {2266: said}, a.likelihood) for a in answers]
     asked, completed = cells.digests(answers)
     path = tmp_path / "cell.jsonl"
-    cells.write(path, {**head, "prompts_sha256": asked, "completions_sha256": completed}, answers)
+    cells.write(path, replace(head, prompts_sha256=asked, completions_sha256=completed), answers)
     assert cells.read(path)[1] == answers
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(config.UserError, match="not a whole cell"):

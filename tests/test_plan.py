@@ -3,16 +3,17 @@
 import csv
 import json
 import shutil
-import sqlite3
 import subprocess
 import sys
 from dataclasses import asdict
 
 import pytest
 
-from src import config, plan
+from src import cells, config, plan
 from src.config import Model
 from src.data import Example
+from src.engine import Completion
+from src.prompts import Prompt
 from tests.tiny import tiny
 
 PAPER = config.composed_params(["suite=paper"])
@@ -153,7 +154,7 @@ def test_what_was_run_is_done_until_what_is_asked_changes(place):
     assert status(place) == ["done", "missing"]
     shutil.rmtree(place / "weights")
     assert status(place) == ["done", "not_runnable"]
-    rate = plan.tracked_rate(place / "runs.db")
+    rate = plan.tracked_rate(place / "cells")
     assert rate.model == TUNED
     assert rate.tokens_per_s > 0
 
@@ -205,10 +206,33 @@ def test_an_api_costs_what_its_prices_say_and_nothing_is_guessed_without(place):
     assert plan.price(plan.summed(model, rows)) == "price not set"
 
 
-def test_a_damaged_or_foreign_database_gives_no_rate(tmp_path):
-    (tmp_path / "broken.db").write_text("no database" * 100)
-    sqlite3.connect(tmp_path / "empty.db").close()
-    assert plan.tracked_rate(tmp_path / "broken.db") is plan.tracked_rate(tmp_path / "empty.db") is None
+def kept(folder, name, model, **speed):
+    """A kept cell of a model, computed at this speed."""
+    answers = [
+        cells.Answers(Prompt("t/0", "g", "", "?", ("a",), (" a",), 0, "a"), {0: Completion("a", 1, "eos")}, None)
+    ]
+    asked, completed = cells.digests(answers)
+    head = cells.Header(
+        fingerprint=name, suite="s", model=model, weights="w", task="t", condition="c", prompt="closed",
+        lettered=False, shots=0, compat=config.Compat(name="fixed"), encoder="e", prompts_sha256=asked,
+        completions_sha256=completed, data_sha256="", recorded=cells.Recorded({}, speed) if speed else None,
+    )  # fmt: skip
+    cells.write(cells.kept_path(folder, name), head, answers)
+
+
+def test_the_rate_is_that_of_the_model_with_most_tokens_over_all_its_kept_cells(tmp_path):
+    kept(tmp_path / "one", "a", "gpt2", tokens=100, wall_s=10.0)
+    kept(tmp_path / "another", "b", "gpt2", tokens=300, wall_s=10.0)
+    kept(tmp_path / "one", "c", "t5_small", tokens=399, wall_s=1.0)
+    kept(tmp_path / "one", "d", "no_model_of_conf", tokens=1000, wall_s=1.0)
+    rate = plan.tracked_rate(tmp_path)
+    assert (rate.model, rate.tokens_per_s) == ("gpt2", 20.0)
+
+
+def test_without_a_cell_that_was_computed_there_is_no_rate(tmp_path):
+    kept(tmp_path / "one", "a", "gpt2")
+    (tmp_path / "one/damaged.jsonl").write_text("no cell\n")
+    assert plan.tracked_rate(tmp_path) is plan.tracked_rate(tmp_path / "none") is None
 
 
 def test_the_command_names_the_machine_hides_keys_and_writes_a_line_a_cell(tmp_path, monkeypatch):

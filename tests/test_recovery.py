@@ -283,7 +283,7 @@ def test_three_hundred_cells_in_one_process_keep_memory_flat(place: Path, tmp_pa
     with tracking.model_run(first) as tracker:
         store = Store(first.store)
         for each, cell in todo:
-            bench = run.Bench(each, Parrot(), store, lambda: None, tracker, lambda: None)  # type: ignore[arg-type, return-value]
+            bench = run.Bench(each, Parrot(), store, lambda _: None, tracker, lambda: None)  # type: ignore[arg-type, return-value]
             found = run.finished(bench, cell, run.answer(bench, cell, lambda *_: None), lambda: None)
             assert found.entry.status == run.DONE, found.entry.reason
             memory.append(resident())

@@ -19,7 +19,7 @@ from src.config import ROOT
 from tests.test_browser import CHROMIUM, Browser
 from tests.test_pipeline import made_up, words
 from tests.test_report import project
-from tests.tiny import tiny
+from tests.tiny import local_engine, tiny
 
 SWITCHES = {"DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "HF_HUB_DISABLE_TELEMETRY": "1"}
 EVIL = '<script>document.title = "owned"</script><img src=x onerror=\'document.title="owned"\'>'
@@ -99,7 +99,6 @@ def test_telemetry_is_off_by_the_makefile_and_by_hand() -> None:
 
 def test_code_of_a_checkpoint_runs_only_where_it_is_asked_for(place: Path, tmp_path: Path) -> None:
     """The checkpoint's own code leaves a file where it is run."""
-    from src.engine.local import LocalEngine
 
     folder = shutil.copytree(place / "weights", tmp_path / "weights")
     ours = json.loads((folder / "config.json").read_text())
@@ -110,9 +109,9 @@ def test_code_of_a_checkpoint_runs_only_where_it_is_asked_for(place: Path, tmp_p
         "class Own(LlamaConfig):\n    model_type = 'own'\n"
     )
     with pytest.raises(config.UserError, match=r"model\.trust_remote_code=true"):
-        _ = LocalEngine(folder, "x", config.Generation()).config
+        _ = local_engine(folder).config
     assert not mark.exists()
-    assert LocalEngine(folder, "x", config.Generation(), trust_remote_code=True).config.model_type == "own"
+    assert local_engine(folder, trust_remote_code=True).config.model_type == "own"
     assert mark.exists()
 
 
@@ -122,7 +121,6 @@ def test_code_in_a_pickle_is_not_run(place: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     from src.engine.decoding import load
-    from src.engine.local import LocalEngine
 
     folder = shutil.copytree(place / "weights", tmp_path / "weights")
     tensors = load_file(folder / "model.safetensors")
@@ -133,7 +131,7 @@ def test_code_in_a_pickle_is_not_run(place: Path, tmp_path: Path) -> None:
     mark = tmp_path / "it ran"
     (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch " + str(mark).encode() + b"'\ntR.")
     with pytest.raises(config.UserError, match="cannot be loaded"):
-        _ = LocalEngine(folder, "x", config.Generation()).backend
+        _ = local_engine(folder).backend
     assert not mark.exists()
 
 

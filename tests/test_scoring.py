@@ -15,7 +15,7 @@ from src import scoring
 from src.config import Compat, UserError
 from src.engine import Completion, Likelihood
 from src.prompts import LETTERS, Prompt
-from src.scoring import Parsed, exact_match, pick, share
+from src.scoring import Parsed, Rules, exact_match, pick, share
 
 FIXED = Compat(name="fixed")
 PUBLISHED = Compat(name="published", **{f.name: True for f in fields(Compat) if f.name != "name"})
@@ -70,27 +70,27 @@ def only(**switch: bool) -> Compat:
     ],
 )
 def test_closed_rules(completion: str, picked: int | None, reason: str | None, compat: Compat) -> None:
-    assert exact_match(completion, ask("red", "green", "Blue"), False, compat) == Parsed(picked, reason)
+    assert exact_match(completion, ask("red", "green", "Blue"), Rules(False, compat)) == Parsed(picked, reason)
 
 
 @pytest.mark.parametrize("options", [("10", "100"), ("100", "10")])
 def test_of_two_options_that_fit_the_longer_is_meant(options: tuple[str, str]) -> None:
     long = options.index("100")
-    assert exact_match(" 100.", ask(*options), False, FIXED) == Parsed(long)
-    assert exact_match(' "10".', ask(*options), False, FIXED) == Parsed(1 - long)
+    assert exact_match(" 100.", ask(*options), Rules(False, FIXED)) == Parsed(long)
+    assert exact_match(' "10".', ask(*options), Rules(False, FIXED)) == Parsed(1 - long)
 
 
 def test_published_takes_the_first_listed_of_two_that_fit() -> None:
-    assert exact_match(" 100", ask("10", "100"), False, PUBLISHED) == Parsed(0)
-    assert exact_match(" 100", ask("100", "10"), False, PUBLISHED) == Parsed(0)
-    assert exact_match(' "100".', ask("10", "100"), False, PUBLISHED) == Parsed(1)  # quotes tell them apart
+    assert exact_match(" 100", ask("10", "100"), Rules(False, PUBLISHED)) == Parsed(0)
+    assert exact_match(" 100", ask("100", "10"), Rules(False, PUBLISHED)) == Parsed(0)
+    assert exact_match(' "100".', ask("10", "100"), Rules(False, PUBLISHED)) == Parsed(1)  # quotes tell them apart
 
 
 @pytest.mark.parametrize("compat", [FIXED, PUBLISHED], ids=lambda c: c.name)
 def test_without_options_only_the_answer_counts(compat: Compat) -> None:
     prompt = ask(target=None, answer="42")
-    assert exact_match(' "42".', prompt, False, compat) == Parsed(0)
-    assert exact_match(" 41", prompt, False, compat) == Parsed(None, "no_option")
+    assert exact_match(' "42".', prompt, Rules(False, compat)) == Parsed(0)
+    assert exact_match(" 41", prompt, Rules(False, compat)) == Parsed(None, "no_option")
     assert one(' "42".', prompt, compat).exact_match == 1
     assert one(' "42".', prompt, compat).target is None
 
@@ -116,13 +116,13 @@ def test_without_options_only_the_answer_counts(compat: Compat) -> None:
 )
 def test_lettered_rules(completion: str, fixed: Parsed, published: Parsed) -> None:
     prompt = ask("alpha", "beta", "gamma", "delta")
-    assert exact_match(completion, prompt, True, FIXED) == fixed
-    assert exact_match(completion, prompt, True, only(void_abc_only=True)) == published
+    assert exact_match(completion, prompt, Rules(True, FIXED)) == fixed
+    assert exact_match(completion, prompt, Rules(True, only(void_abc_only=True))) == published
 
 
 def test_published_voids_on_c_though_two_options_are_shown() -> None:
-    assert exact_match("(a) (c)", ask("x", "y"), True, FIXED) == Parsed(0)
-    assert exact_match("(a) (c)", ask("x", "y"), True, PUBLISHED) == Parsed(None, "voided")
+    assert exact_match("(a) (c)", ask("x", "y"), Rules(True, FIXED)) == Parsed(0)
+    assert exact_match("(a) (c)", ask("x", "y"), Rules(True, PUBLISHED)) == Parsed(None, "voided")
 
 
 # Defects 2 and 7
@@ -131,9 +131,9 @@ def test_published_voids_on_c_though_two_options_are_shown() -> None:
 def test_stripping_letters_mutilates_words() -> None:
     """Defect 2: "unknown" becomes "own" (protocol.md)."""
     prompt = ask("unknown", "own")
-    assert exact_match("unknown", prompt, False, FIXED) == Parsed(0)
-    assert exact_match("unknown", prompt, False, only(strip_letters=True)) == Parsed(1)
-    assert exact_match(' "unknown"', prompt, False, only(strip_letters=True)) == Parsed(0)  # a space protects it
+    assert exact_match("unknown", prompt, Rules(False, FIXED)) == Parsed(0)
+    assert exact_match("unknown", prompt, Rules(False, only(strip_letters=True))) == Parsed(1)
+    assert exact_match(' "unknown"', prompt, Rules(False, only(strip_letters=True))) == Parsed(0)  # a space protects it
     assert scoring.written("<|endoftext|>", PUBLISHED) == "|endoftext|>"
 
 
@@ -155,24 +155,24 @@ def test_full_stop_stripped_from_options_is_scored_right() -> None:
 def test_ceiling_and_scored_chance() -> None:
     """Of four items with four options, one with full stops: as strange_stories in small (ceiling .726, .1816)."""
     prompts = [ask("a", "b", "c", "d")] * 3 + [ask("a.", "b.", "c.", "d.")]
-    assert scoring.ceiling(prompts, False, PUBLISHED) == 0.75
-    assert scoring.chance_scored(prompts, False, PUBLISHED) == 0.75 / 4
+    assert scoring.ceiling(prompts, Rules(False, PUBLISHED)) == 0.75
+    assert scoring.chance_scored(prompts, Rules(False, PUBLISHED)) == 0.75 / 4
     for fair in (
-        scoring.chance_scored(prompts, False, FIXED),
-        scoring.chance_scored(prompts, True, PUBLISHED),
-        scoring.chance_scored(prompts, False, PUBLISHED, strip_options=True),
+        scoring.chance_scored(prompts, Rules(False, FIXED)),
+        scoring.chance_scored(prompts, Rules(True, PUBLISHED)),
+        scoring.chance_scored(prompts, Rules(False, PUBLISHED, strip_options=True)),
         scoring.chance(prompts),
     ):
         assert fair == 0.25
-    assert scoring.ceiling(prompts, False, FIXED) == scoring.ceiling(prompts, True, PUBLISHED) == 1
+    assert scoring.ceiling(prompts, Rules(False, FIXED)) == scoring.ceiling(prompts, Rules(True, PUBLISHED)) == 1
 
 
 def test_strange_stories_as_published() -> None:
     """protocol.md, defect 7: 117 items, ceiling .726, a random chooser scores .1816."""
     prompts = strange_stories()
     assert len(prompts) == 117
-    assert scoring.ceiling(prompts, False, PUBLISHED) == pytest.approx(0.726, abs=5e-4)
-    assert scoring.chance_scored(prompts, False, PUBLISHED) == pytest.approx(0.1816, abs=5e-5)
+    assert scoring.ceiling(prompts, Rules(False, PUBLISHED)) == pytest.approx(0.726, abs=5e-4)
+    assert scoring.chance_scored(prompts, Rules(False, PUBLISHED)) == pytest.approx(0.1816, abs=5e-5)
     assert scoring.chance(prompts) == 0.25
 
 
@@ -208,8 +208,8 @@ def test_any_text_is_parsed_or_has_a_reason(
     text: str, options: list[str], compat: Compat, lettered: bool, strip: bool
 ) -> None:
     prompt = ask(*options)
-    parsed = exact_match(text, prompt, lettered, compat, strip)
-    assert parsed == exact_match(text, prompt, lettered, compat, strip)
+    parsed = exact_match(text, prompt, Rules(lettered, compat, strip))
+    assert parsed == exact_match(text, prompt, Rules(lettered, compat, strip))
     if parsed.picked is None:
         assert parsed.reason in {"empty", "no_option", "voided"}
     else:
@@ -239,7 +239,7 @@ def apart(options: list[str]) -> bool:
 def test_an_exemplars_answer_parses_to_its_option(options: list[str], data: st.DataObject) -> None:
     i = data.draw(st.integers(0, len(options) - 1))
     said = f' "{options[i].removesuffix(".")}".'
-    assert exact_match(said, ask(*options), False, FIXED) == Parsed(i)
+    assert exact_match(said, ask(*options), Rules(False, FIXED)) == Parsed(i)
     assert one(said, ask(*options, target=i), FIXED).exact_match == 1
 
 
@@ -248,7 +248,7 @@ def test_an_exemplars_answer_parses_to_its_option(options: list[str], data: st.D
 def test_an_exemplars_letter_parses_to_its_option(n: int, data: st.DataObject, compat: Compat) -> None:
     i = data.draw(st.integers(0, n - 1))
     prompt = ask(*(str(k) for k in range(n)), target=i)
-    assert exact_match(f" ({LETTERS[i]})", prompt, True, compat) == Parsed(i)
+    assert exact_match(f" ({LETTERS[i]})", prompt, Rules(True, compat)) == Parsed(i)
 
 
 @calm
@@ -256,7 +256,7 @@ def test_an_exemplars_letter_parses_to_its_option(n: int, data: st.DataObject, c
 def test_numbers_that_begin_one_another_are_told_apart(numbers: list[int], data: st.DataObject) -> None:
     options = [str(n) for n in numbers]
     i = data.draw(st.integers(0, len(options) - 1))
-    assert exact_match(f" {options[i]}.", ask(*options), False, FIXED) == Parsed(i)
+    assert exact_match(f" {options[i]}.", ask(*options), Rules(False, FIXED)) == Parsed(i)
 
 
 # Edit distance
@@ -306,7 +306,7 @@ def test_of_tied_options_the_first_is_recorded() -> None:
     prompt = ask("aa", "bb", "cc", target=2)
     completions = {prompt.id: {0: Completion("", 1, "eos")}}
     likelihoods = {prompt.id: Likelihood((-9.0, -1.0, -1.0), (1, 1, 1))}
-    [score] = scoring.score_cell([prompt], completions, likelihoods, lettered=False, compat=FIXED)
+    [score] = scoring.score_cell([prompt], completions, likelihoods, Rules(False, FIXED))
     assert (score.likelihood_picked, score.likelihood) == (1, 0.5)
 
 
@@ -330,9 +330,7 @@ def one(
 ) -> scoring.Score:
     """The score of one completion."""
     completions = {prompt.id: {0: Completion(text, 1, "eos")}}
-    [score] = scoring.score_cell(
-        [prompt], completions, {}, lettered=lettered, compat=compat, strip_options=strip_options
-    )
+    [score] = scoring.score_cell([prompt], completions, {}, Rules(lettered, compat, strip_options))
     return score
 
 
@@ -343,7 +341,7 @@ def test_a_cell_has_one_score_a_prompt_and_seed() -> None:
         "t/7": {105: Completion("", 1, "eos"), 86379: Completion("red", 1, "length")},
     }
     likelihoods = {"t/3": Likelihood((-4.0, -4.0), (2, 4))}
-    scores = scoring.score_cell(prompts, completions, likelihoods, lettered=False, compat=FIXED)
+    scores = scoring.score_cell(prompts, completions, likelihoods, Rules(False, FIXED))
     seen = [(s.example_id, s.seed, s.picked, s.reason, s.exact_match, s.unparsed) for s in scores]
     assert seen == [
         ("t/7", 105, None, "empty", 0, True),
@@ -361,13 +359,13 @@ def test_a_letter_is_normalised_as_a_letter() -> None:
     prompt = ask("a very long option indeed", "no", target=1)
     completions = {prompt.id: {0: Completion(" (b)", 1, "eos")}}
     likelihoods = {prompt.id: Likelihood((-2.0, -1.0), (3, 3))}
-    [score] = scoring.score_cell([prompt], completions, likelihoods, lettered=True, compat=FIXED)
+    [score] = scoring.score_cell([prompt], completions, likelihoods, Rules(True, FIXED))
     assert (score.likelihood, score.likelihood_plain, score.likelihood_picked) == (1, 1, 1)
 
 
 def test_a_prompt_never_completed_is_an_error() -> None:
     with pytest.raises(UserError, match="t/0"):
-        scoring.score_cell([ask("a", "b")], {}, {}, lettered=False, compat=FIXED)
+        scoring.score_cell([ask("a", "b")], {}, {}, Rules(False, FIXED))
 
 
 def test_a_score_is_frozen() -> None:
@@ -464,7 +462,7 @@ def test_a_blank_text_scores_zero(tiny_bert: Path, text: str) -> None:
     bert = scoring.BertScorer(tiny_bert, 3)
     assert len(bert.token_ids(text)) == 2
     assert list(bert.f1([(text, '"cat"'), ('"cat"', text)])) == [0, 0]
-    near = scoring.bertscore([text], [ask("dog", "cat", target=1)], bert, FIXED)
+    near = scoring.bertscore([text], [ask("dog", "cat", target=1)], bert, Rules(False, FIXED))
     assert near == [scoring.Nearest(picked=0, f1_target=0)]
 
 
@@ -510,7 +508,7 @@ def test_roberta_equals_bert_score_where_the_space_is_not_lost(tmp_path: Path) -
 def test_nearest_option_and_ties(tiny_bert: Path) -> None:
     bert = scoring.BertScorer(tiny_bert, 3)
     prompts = [ask("the dog", "the cat", target=1), ask("cat", "Cat", target=1)]  # the encoder knows no case: a tie
-    near = scoring.bertscore([' "the cat"', ' "cat"'], prompts, bert, FIXED)
+    near = scoring.bertscore([' "the cat"', ' "cat"'], prompts, bert, Rules(False, FIXED))
     assert [n.picked for n in near] == [1, 0]
     np.testing.assert_allclose([n.f1_target for n in near], 1, atol=1e-6)
 
@@ -524,13 +522,13 @@ def test_bertscore_in_a_cell(tiny_bert: Path) -> None:
     ]
     said = {"t/0": "the cat", "t/1": "cat", "t/2": '"far"'}
     completions = {id: {0: Completion(text, 3, "eos")} for id, text in said.items()}
-    right, free, stops = scoring.score_cell(prompts, completions, {}, lettered=False, compat=FIXED, bert=bert)
+    right, free, stops = scoring.score_cell(prompts, completions, {}, Rules(False, FIXED), bert=bert)
     assert (right.bertscore_picked, right.bertscore_accuracy) == (1, 1)
     assert (free.bertscore_picked, free.bertscore_accuracy, free.bertscore_f1) == (None, None, None)
     assert (stops.bertscore_picked, stops.bertscore_accuracy) == (0, 1)
-    published = scoring.score_cell(prompts, completions, {}, lettered=False, compat=PUBLISHED, bert=bert)
+    published = scoring.score_cell(prompts, completions, {}, Rules(False, PUBLISHED), bert=bert)
     assert (published[2].bertscore_accuracy, published[2].bertscore_f1) == (0, pytest.approx(1))  # defect 7
-    lettered = scoring.score_cell(prompts, completions, {}, lettered=True, compat=FIXED, bert=bert)
+    lettered = scoring.score_cell(prompts, completions, {}, Rules(True, FIXED), bert=bert)
     assert all(s.bertscore_f1 is None for s in lettered)
 
 

@@ -16,6 +16,7 @@ import time
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -262,9 +263,26 @@ def test_sync_reads_no_store_and_names_a_damaged_cell(
     (tmp_path / "mixed" / whole.name).write_bytes(whole.read_bytes())
     segment = next((place / "store").glob("*.jsonl"))
     (tmp_path / "mixed" / segment.name).write_bytes(segment.read_bytes())
+    (tmp_path / "mixed/task.jsonl").write_text('{"id": "t/0"}\n')
+    newer = whole.read_text().replace(whole.stem, "000000000000").replace('"lettered"', '"colour": 1, "lettered"', 1)
+    (tmp_path / "mixed/newer.jsonl").write_text(newer)
     said = tracking.sync([tmp_path / "mixed"], another, "a-test")
     assert said.startswith("1 cells logged, 0 were there already\n  not logged: ")
     assert f"{damaged.name} was edited" in said
+    assert "newer.jsonl is not a whole cell (its header has the unknown key 'colour')" in said
+    assert said.count("not logged") == 2
+
+
+def test_a_kept_cell_that_is_answered_from_the_store_keeps_the_speed_it_was_computed_at(
+    kept: Path, tmp_path: Path
+) -> None:
+    path = next(each for each in kept.iterdir() if cells.read_header(each).recorded.metrics)
+    computed = cells.read_header(path).recorded
+    fast, idle = replace(computed, metrics={"tokens": 1.0}), replace(computed, metrics={})
+    assert tracking.with_speed(idle, path) == computed
+    assert tracking.with_speed(fast, path) == fast
+    (tmp_path / "damaged.jsonl").write_text("no cell")
+    assert tracking.with_speed(idle, tmp_path / "damaged.jsonl") == idle
 
 
 # ---- a store of runs that fails ----------------------------------------------------------------------
@@ -506,7 +524,7 @@ def test_every_finished_cell_is_kept_whole(kept: Path, place: Path) -> None:
     """Beside the store, with what only its run knew; `collect` reads it as it reads DVC's outputs."""
     for path in (place / "outputs").glob("*/*.jsonl"):
         head, answers = cells.read(path)
-        again, same = cells.read(kept / f"{head['fingerprint']}.jsonl")
+        again, same = cells.read(cells.kept_path(kept, head.fingerprint))
         assert answers == same
-        assert {key: value for key, value in again.items() if key != "recorded"} == head
-        assert again["recorded"]["tags"]["device"] == "cpu"
+        assert replace(again, recorded=None) == head
+        assert again.recorded.tags["device"] == "cpu"

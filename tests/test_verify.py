@@ -168,7 +168,7 @@ def test_the_published_hashes_hold_every_completion_and_no_text(place, tmp_path)
     frame = pd.read_csv(tmp_path / "completions.csv")
     assert len(frame) == len(TASKS) * len(CONDITIONS) * 6 * 2
     head, answers = cells.read(place / "data/outputs/llama_7b/social_iqa__closed_adv_few.jsonl")
-    one = frame[(frame["fingerprint"] == head["fingerprint"]) & (frame["id"] == answers[0].prompt.id)]
+    one = frame[(frame["fingerprint"] == head.fingerprint) & (frame["id"] == answers[0].prompt.id)]
     wanted = {s: hashlib.sha256(c.text.encode()).hexdigest()[:16] for s, c in answers[0].completions.items()}
     assert dict(zip(one["seed"], one["sha256"], strict=True)) == wanted
     assert "What sinks" not in "".join(path.read_text() for path in tmp_path.iterdir())

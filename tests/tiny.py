@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from src.config import Compat, Generation, Model
+
+if TYPE_CHECKING:
+    from src.engine.local import LocalEngine
 
 CORPUS = [
     'Which is larger, a mouse or a house? The possible answers are "mouse", "house", but the correct one is "house".',
@@ -69,3 +75,16 @@ def tiny(arch: str, folder: Path, seed: int = 0) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def local_engine(
+    folder: Path, identity: str = "x", generation: Generation | None = None, **options: Any
+) -> LocalEngine:
+    """An engine on a folder. options: fields of Model and Compat by their names, and token_budget."""
+    from src.engine.local import LocalEngine
+
+    model, compat = Model(name="tiny"), Compat(name="tiny")
+    for side in (model, compat):
+        for name in [each.name for each in fields(side) if each.name in options]:
+            setattr(side, name, options.pop(name))
+    return LocalEngine(folder, identity, model, generation or Generation(), compat, **options)

@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.config import Generation, UserError
+from src.config import TOKEN_BUDGET, Compat, Generation, Model, UserError
 from src.engine import Completion, Likelihood, Request, Result
 from src.prompts import Prompt
 
@@ -49,13 +49,11 @@ class LocalEngine:
     """An Engine on a folder that `save_pretrained` wrote.
 
     identity: names weights and tokenizer (a revision or sha256); part of every key.
-    leading: what the decoder puts before a completion and is no part of it.
-    strip_letters: as published, `leading` is stripped as a set of letters (defect 2).
-    batch_budget: as published, the token budget is that of the option longest in characters, tokenised with special
-        tokens (defect 4); the published maximum over a batch of 16 is approximated by the example's own.
-    prompt_by_text: as published, the prompt is cut off by string replacement (defect 8).
+    model: its dtype, `leading`, device_map and trust_remote_code count here; the last two are no part of any key.
+    compat: as published, `leading` is stripped as a set of letters (defect 2); the token budget is that of the option
+        longest in characters, tokenised with special tokens (defect 4; the published maximum over a batch of 16 is
+        approximated by the example's own); the prompt is cut off by string replacement (defect 8).
     token_budget: tokens a batch may hold in memory, prompts and completions together.
-    device_map: "auto" spreads a model larger than one GPU over all (accelerate); no part of any key.
 
     A prompt longer than the model's window loses tokens at its beginning.
     """
@@ -64,21 +62,13 @@ class LocalEngine:
         self,
         folder: Path,
         identity: str,
+        model: Model,
         generation: Generation,
-        *,
-        dtype: str = "float32",
-        leading: str = "",
-        strip_letters: bool = False,
-        batch_budget: bool = False,
-        prompt_by_text: bool = False,
-        token_budget: int = 16384,
-        trust_remote_code: bool = False,
-        device_map: str | None = None,
+        compat: Compat,
+        token_budget: int = TOKEN_BUDGET,
     ):
-        self.folder, self.identity, self.generation, self.dtype = Path(folder), identity, generation, dtype
-        self.leading, self.strip_letters = leading, strip_letters
-        self.batch_budget, self.prompt_by_text = batch_budget, prompt_by_text
-        self.token_budget, self.trust_remote_code, self.device_map = token_budget, trust_remote_code, device_map
+        self.folder, self.identity, self.model = folder, identity, model
+        self.generation, self.compat, self.token_budget = generation, compat, token_budget
         self.encode = lru_cache(maxsize=8192)(self._encode)
         if not (self.folder / "config.json").exists():
             raise UserError(f"{self.folder} holds no config.json, so no checkpoint. {WHOLE}")
@@ -91,7 +81,7 @@ class LocalEngine:
         from transformers import AutoTokenizer
 
         with readable(self.folder):
-            return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
+            return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=self.model.trust_remote_code)
 
     @cached_property
     def config(self) -> Any:
@@ -99,7 +89,7 @@ class LocalEngine:
         from transformers import AutoConfig
 
         with readable(self.folder):
-            return AutoConfig.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
+            return AutoConfig.from_pretrained(self.folder, trust_remote_code=self.model.trust_remote_code)
 
     def _encode(self, text: str, special: bool = True) -> tuple[int, ...]:
         ids = self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
@@ -110,7 +100,7 @@ class LocalEngine:
     def budget(self, prompt: Prompt) -> int:
         """Tokens a completion may have: those of the longest option (without any: the answer) + extra_tokens."""
         options = prompt.options or (prompt.answer,)
-        if self.batch_budget:
+        if self.compat.batch_budget:
             return len(self.encode(max(options, key=len))) + self.generation.extra_tokens
         return max(len(self.encode(option, False)) for option in options) + self.generation.extra_tokens
 
@@ -153,7 +143,7 @@ class LocalEngine:
                 "temperature": self.generation.temperature,
                 "top_k": self.generation.top_k if sampled else None,
                 "seed": seed if sampled else None,
-                "text": [self.leading, self.strip_letters, self.prompt_by_text],
+                "text": [self.model.leading, self.compat.strip_letters, self.compat.prompt_by_text],
             }
         )
 
@@ -162,22 +152,22 @@ class LocalEngine:
         return digest({**self._common(prompt), "kind": "likelihood", "scored": self.scored(prompt)})
 
     def _common(self, prompt: Prompt) -> dict[str, Any]:
-        return {"identity": self.identity, "dtype": self.dtype, "numerics": NUMERICS, "ids": self.ids(prompt)}
+        return {"identity": self.identity, "dtype": self.model.dtype, "numerics": NUMERICS, "ids": self.ids(prompt)}
 
     def describe(self) -> dict[str, str | int | float]:
         """Identity of model and engine; no machine facts."""
         return {
             "engine": "local",
             "identity": self.identity,
-            "dtype": self.dtype,
+            "dtype": self.model.dtype,
             "numerics": NUMERICS,
             "temperature": self.generation.temperature,
             "top_k": self.generation.top_k,
             "extra_tokens": self.generation.extra_tokens,
-            "leading": self.leading,
-            "strip_letters": self.strip_letters,
-            "batch_budget": self.batch_budget,
-            "prompt_by_text": self.prompt_by_text,
+            "leading": self.model.leading,
+            "strip_letters": self.compat.strip_letters,
+            "batch_budget": self.compat.batch_budget,
+            "prompt_by_text": self.compat.prompt_by_text,
         }
 
     # ---- With weights
@@ -188,8 +178,8 @@ class LocalEngine:
         from src.engine.decoding import Sampler, backend, load
 
         with readable(self.folder):
-            model = load(str(self.folder), self.dtype, self.trust_remote_code, self.device_map)
-        return backend(model, Sampler(self.generation.temperature, self.generation.top_k))
+            loaded = load(str(self.folder), self.model.dtype, self.model.trust_remote_code, self.model.device_map)
+        return backend(loaded, Sampler(self.generation.temperature, self.generation.top_k))
 
     @property
     def tokens(self) -> int:
@@ -216,12 +206,13 @@ class LocalEngine:
 
     def text(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
         """The completion's text, without end-of-sequence and what the decoder puts before it."""
-        if self.prompt_by_text and not self.config.is_encoder_decoder:
+        if self.compat.prompt_by_text and not self.config.is_encoder_decoder:
             whole = self._decoded([*prompt, *tokens])
-            found = whole.replace(self._decoded(prompt), "")
+            text = whole.replace(self._decoded(prompt), "")
         else:
-            found = self._decoded(tokens)
-        return found.lstrip(self.leading) if self.strip_letters and self.leading else found.removeprefix(self.leading)
+            text = self._decoded(tokens)
+        leading = self.model.leading
+        return text.lstrip(leading) if self.compat.strip_letters and leading else text.removeprefix(leading)
 
     def _decoded(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
