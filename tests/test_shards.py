@@ -18,6 +18,7 @@ from tests import test_pipeline as line
 from tests import warm
 from tests.tiny import tiny
 
+N = 120
 TASKS, CONDITIONS = line.TASKS, ("closed_few", "closed_adv_zero")
 
 
@@ -27,7 +28,7 @@ def place(tmp_path_factory):
     tiny("llama", folder / "weights")
     (folder / "tasks").mkdir()
     for task in TASKS:
-        (folder / "tasks" / f"{task}.jsonl").write_text(line.made_up(task, 300))
+        (folder / "tasks" / f"{task}.jsonl").write_text(line.made_up(task, N))
     return folder
 
 
@@ -189,7 +190,7 @@ def test_signals_are_the_systems_again_afterwards():
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_ends_the_run_and_the_next_start_computes_only_the_rest(place, tmp_path, number):
-    asked = ["limit=300", f"store='{tmp_path / 'store'}'", "token_budget=512", f"out='{tmp_path / 'out'}'"]
+    asked = [f"limit={N}", f"store='{tmp_path / 'store'}'", "token_budget=256", f"out='{tmp_path / 'out'}'"]
     words = line.words(place, *asked)
     running = started(*words)
     wait_for_records(tmp_path / "store", 100, running)
@@ -208,7 +209,7 @@ def test_a_signal_ends_the_run_and_the_next_start_computes_only_the_rest(place, 
     found = keys(tmp_path / "store")
     assert len(found) == len(set(found)) > len(first) >= 100
     assert len(json.loads((tmp_path / "out/ledger.json").read_text())) == 4
-    assert all(len(cells.read(path)[1]) == 300 for path in (tmp_path / "out").glob("*.jsonl"))
+    assert all(len(cells.read(path)[1]) == N for path in (tmp_path / "out").glob("*.jsonl"))
 
 
 # ---- several processes --------------------------------------------------------------------

@@ -409,18 +409,20 @@ def test_two_processes_begin_one_database_and_log_into_it_at_once(place: Path, t
 
 
 @pytest.mark.slow
-def test_a_locked_database_costs_one_line_and_no_cell(place: Path, tmp_path: Path) -> None:
-    database = tmp_path / "runs.db"
-    uri = f"sqlite:///{database}"
-    tracking.opened(uri, "a-test")
+def test_a_locked_database_costs_one_line_and_no_cell(place: Path, kept: Path, tmp_path: Path, another: str) -> None:
+    """Of a run and of a sync at once, since each waits for the other program for as long as MLflow waits."""
+    tracking.opened(another, "a-test")
     given = (f"store={tmp_path / 'store'}", "tasks=[social_iqa]")
-    with contextlib.closing(sqlite3.connect(database)) as other:
+    asked = ("sync", str(kept), f"tracking.uri={another}", "tracking.experiment=a-test")
+    with contextlib.closing(sqlite3.connect(another.removeprefix("sqlite:///"))) as other:
         other.execute("BEGIN IMMEDIATE")
-        (said,) = heard(lambda: execute(place, "gpt2", uri, *given))
+        syncing = warm.started("src.tracking", *asked, cwd=config.ROOT)
+        (said,) = heard(lambda: execute(place, "gpt2", another, *given))
         assert "locked" in said
-        with pytest.raises(UserError, match="is locked by another process"):
-            tracking.sync([tmp_path / "cells/a-test"], uri, "a-test")
-    assert tracking.sync([tmp_path / "cells/a-test"], uri, "a-test").startswith("2 cells logged")
+        _, complained = syncing.communicate(timeout=300)
+    assert syncing.returncode == 1
+    assert "is locked by another process" in complained
+    assert tracking.sync([tmp_path / "cells/a-test"], another, "a-test").startswith("2 cells logged")
 
 
 @pytest.mark.slow
