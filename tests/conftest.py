@@ -9,7 +9,7 @@ LONGEST = (
     "test_openai", "test_models", "test_adding", "test_fetch", "test_report", "test_fetch_hub", "test_plan",
     "test_errors", "test_verify", "test_safety", "test_stats", "test_remotes",
 )  # fmt: skip
-"""By minutes of `make check`; `make check`'s --durations says them anew."""
+"""Longest first, by `pytest -m "" --durations=0`. They need `--dist loadfile --no-loadscope-reorder`."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
