@@ -36,10 +36,12 @@ QUIET = {"DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "HF_HUB_DI
 
 
 class Running:
-    """A started command, with the interface of subprocess.Popen. `said`: the files of stdout and stderr."""
+    """A started command, with the interface of subprocess.Popen. said: files of stdout and stderr, in `folder`."""
 
-    def __init__(self, pid: int, words: tuple[str, ...], said: tuple[Path, Path]) -> None:
-        self.pid, self.words, self.said = pid, words, said
+    def __init__(
+        self, pid: int, words: tuple[str, ...], said: tuple[Path, Path], folder: tempfile.TemporaryDirectory[str]
+    ) -> None:
+        self.pid, self.words, self.said, self.folder = pid, words, said, folder
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
@@ -81,12 +83,12 @@ def started(
 
     largest: bytes that a file may grow to. both: stderr goes where stdout goes.
     """
-    folder = Path(tempfile.mkdtemp(prefix="said"))
-    said = (folder / "out", folder / ("out" if both else "err"))
+    folder = tempfile.TemporaryDirectory(prefix="said", ignore_cleanup_errors=True)
+    said = (Path(folder.name) / "out", Path(folder.name) / ("out" if both else "err"))
     given = {"words": words, "cwd": str(cwd), "env": {**os.environ, **(env or {})}, "largest": largest}
     pid = _asked(**given, said=[str(path) for path in said])
     assert pid
-    return Running(pid, words, said)
+    return Running(pid, words, said, folder)
 
 
 def ran(*words: str, cwd: Path, timeout: float = 300, **how: Any) -> subprocess.CompletedProcess[str]:
