@@ -33,7 +33,7 @@ class Served:
         """The body of a good answer."""
         texts = asked["prompt"] if isinstance(asked["prompt"], list) else [asked["prompt"]]
         with self.lock:
-            found = [self._choice(text, i, asked) for i, text in enumerate(texts)]
+            found = [self.choice(text, i, asked) for i, text in enumerate(texts)]
             usage = [sum(n) for n in zip(*(n for _, n in found), strict=True)]
             self.tokens = [a + b for a, b in zip(self.tokens, usage, strict=True)]
             self.delivered[json.dumps([asked.get("echo", False), asked["prompt"], asked.get("seed")])] += 1
@@ -42,7 +42,8 @@ class Served:
             "usage": {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)},
         }  # fmt: skip
 
-    def _choice(self, text: str, index: int, asked: dict[str, Any]) -> tuple[dict[str, Any], tuple[int, int]]:
+    def choice(self, text: str, index: int, asked: dict[str, Any]) -> tuple[dict[str, Any], tuple[int, int]]:
+        """(the completion, echoed with its log-probabilities where that is asked, (tokens read, tokens written))."""
         import torch
 
         encoded = self.tokenizer(text, return_tensors="pt", return_offsets_mapping=True)

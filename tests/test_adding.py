@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from src import claims, config, report
-from tests import scratch
+from tests import scratch, warm
 from tests.test_report import project
 from tests.tiny import tiny
 
@@ -69,11 +69,10 @@ def test_an_added_model_and_condition_are_planned(copy: Path) -> None:
 @pytest.mark.slow
 def test_an_added_model_answers_an_added_task_under_an_added_condition_by_an_added_metric(prepared: Path) -> None:
     scratch.linked(config.ROOT / "data/raw/minilm", prepared / "data/raw/minilm")
-    for condition in ("closed_few", "closed_few_polite"):
-        words = ["+model=my_llama", "task=riddles", f"condition={condition}", "limit=2"]
-        out = f"out=mine/out/my_llama_{condition}"
-        scratch.run(prepared, "python", "-m", "src.run", *words, out)
-    scratch.run(prepared, "python", "-m", "src.collect", "mine/out", "mine/scores.parquet")
+    words = ["+model=my_llama", "task=riddles", "conditions=[closed_few,closed_few_polite]", "limit=2"]
+    for command in (("src.run", *words, "out=mine/out/my_llama"), ("src.collect", "mine/out", "mine/scores.parquet")):
+        done = warm.ran(*command, cwd=prepared)
+        assert done.returncode == 0, done.stdout + done.stderr
     scores = pd.read_parquet(prepared / "mine/scores.parquet")
     assert list(scores.groupby("condition").size()) == [2 * 3, 2 * 3]  # examples x seeds
     assert scores.answer_anywhere.isin([0.0, 1.0]).all()

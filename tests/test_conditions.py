@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src import cells, collect, config, data, prompts, run, scoring
-from src.config import Condition, UserError, Wording
+from src.config import UserError, Wording
 from src.data import Example
 from src.engine import Completion, Likelihood
+from tests import members
 from tests.tiny import tiny
 
-CONDITIONS = {name: config.load("condition", name, Condition) for name in config.known("condition")}
+CONDITIONS = members.conditions()
 PLAIN = [name for name, condition in CONDITIONS.items() if condition.control is None]
 BASES = ("closed_zero", "closed_few", "closed_adv_zero", "closed_adv_few")
 NAME = "social_iqa"

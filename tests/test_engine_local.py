@@ -21,15 +21,22 @@ from scipy import stats
 from src import config, data
 from src.config import Condition, Generation, UserError
 from src.engine import Request, Result
-from src.engine.decoding import FLASH_FROM, SHARE_FROM, Decoder, Sampler, _trial, prompt_hash, uniforms
+from src.engine.decoding import (
+    FLASH_FROM,
+    SHARED,
+    Decoder,
+    Sampler,
+    prompt_hash,
+    shared_prefix_attention,
+    uniforms,
+)
 from src.engine.local import LocalEngine
 from src.prompts import Prompt, ask
 from tests.tiny import local_engine, tiny
 
-ROOT = Path(__file__).parent.parent
-SMOLLM2 = ROOT / "data/raw/smollm2_135m_instruct/fp32"
-SHARED = ("gpt2", "gptj", "falcon_7b", "falcon_40b", "llama", "gpt_neox")
-ARCHITECTURES = (*SHARED, "falcon_alibi", "t5")
+SMOLLM2 = config.ROOT / "data/raw/smollm2_135m_instruct/fp32"
+SHARING = ("gpt2", "gptj", "falcon_7b", "falcon_40b", "llama", "gpt_neox")
+ARCHITECTURES = (*SHARING, "falcon_alibi", "t5")
 WORDS = re.findall(r"\w+", "mouse house stone cork water float answer larger is the of and not tree river blue")
 SHOTS = 'Which is larger, a mouse or a house? The correct answer is "house".\n\nWhat floats? It is "a cork".\n\n' * 2
 GREEDY, PROTOCOL = Generation(temperature=0), Generation(temperature=0.01, top_k=20)
@@ -141,7 +148,7 @@ def test_completions_equal_generate_and_likelihoods_a_forward_pass(make: Make, a
         assert scored.logprob == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("arch", SHARED)
+@pytest.mark.parametrize("arch", SHARING)
 def test_a_shared_prefix_is_computed_once(make: Make, arch: str) -> None:
     engine, asked = make(arch), prompts(SHOTS)
     run(engine, asked, likelihood=False)
@@ -340,7 +347,7 @@ def test_keys_need_no_weights(make: Make, tmp_path: Path) -> None:
         "print(e.completion_key(p, 1), e.likelihood_key(p), e.tokens); assert 'src.engine.decoding' not in sys.modules"
     )
     out = subprocess.run(
-        [sys.executable, "-c", code, str(folder)], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, str(folder)], cwd=config.ROOT, capture_output=True, text=True, check=True
     )
     prompt = Prompt("a", "g", "", "the stone", ("a",), (" a",), 0, "a")
     engine = make("gpt2", Generation())
@@ -425,29 +432,36 @@ def test_an_interrupt_is_not_swallowed(make: Make) -> None:
 # ---- A real model
 
 
-def real_prompts(engine: LocalEngine) -> list[Prompt]:
-    """200 prompts of the pilot's 20 tasks, shortest first: eight zero-shot and two few-shot ones of each."""
-    found = []
-    for name in config.params()["tasks"][:20]:
-        shots, tests, _ = data.load(name)
-        for few, count in ((False, 8), (True, 2)):
-            condition = config.load("condition", f"closed_{'few' if few else 'zero'}", Condition)
-            found += [
-                replace(prompt, id=f"{condition.name}/{prompt.id}")
-                for prompt in ask(tests, shots, config.load_task(name), condition, count)
-            ]
-    return sorted(found, key=lambda prompt: (len(engine.ids(prompt)), prompt.id))
+FEW = ("misconceptions", "codenames", "figure_of_speech_detection", "social_iqa", "strange_stories")
+"""The pilot's tasks with the shortest and the longest exemplars, no options, ten options, and a middle length."""
 
 
-SHORT = 32
+def real_prompts(engine: LocalEngine) -> dict[str, list[Prompt]]:
+    """The shortest and the longest zero-shot prompt of the first eight of each of the pilot's 20 tasks.
+
+    And pairs of few-shot prompts, so that a prefix is shared, of the tasks in FEW.
+    """
+
+    def asked(name: str, shots: str, count: int) -> list[Prompt]:
+        exemplars, tests, _ = data.load(name)
+        condition = config.load("condition", f"closed_{shots}", Condition)
+        found = ask(tests, exemplars, config.load_task(name), condition, count)
+        found = [replace(prompt, id=f"{shots}/{prompt.id}") for prompt in found]
+        return sorted(found, key=lambda prompt: (len(engine.ids(prompt)), prompt.id))
+
+    zero = [asked(name, "zero", 8) for name in config.params()["tasks"][:20]]
+    shortest = sorted((prompts[0] for prompts in zero), key=lambda prompt: (len(engine.ids(prompt)), prompt.id))
+    rest = [*shortest[SHORT:], *(prompts[-1] for prompts in zero), *(p for name in FEW for p in asked(name, "few", 2))]
+    return {"short": shortest[:SHORT], "the_rest": rest}
 
 
-@pytest.mark.skipif(not SMOLLM2.exists(), reason=f"{SMOLLM2.relative_to(ROOT)} is missing: dvc repro makes it")
-@pytest.mark.parametrize(
-    "part", [slice(SHORT), pytest.param(slice(SHORT, None), marks=pytest.mark.slow)], ids=["short", "the_rest"]
-)
+SHORT = 10
+
+
+@pytest.mark.skipif(not SMOLLM2.exists(), reason=f"{SMOLLM2.relative_to(config.ROOT)} is missing: dvc repro makes it")
+@pytest.mark.parametrize("part", ["short", pytest.param("the_rest", marks=pytest.mark.slow)])
 @torch.no_grad()
-def test_a_real_model_writes_what_generate_writes(part: slice) -> None:
+def test_a_real_model_writes_what_generate_writes(part: str) -> None:
     """Greedy completions are equal but for near-ties, which are listed; log-likelihoods those of a forward pass.
 
     One option of each prompt is compared, another one from prompt to prompt: a forward pass takes seconds.
@@ -473,17 +487,16 @@ def test_a_real_model_writes_what_generate_writes(part: slice) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SMOLLM2.exists(), reason=f"{SMOLLM2.relative_to(ROOT)} is missing: dvc repro makes it")
+@pytest.mark.skipif(not SMOLLM2.exists(), reason=f"{SMOLLM2.relative_to(config.ROOT)} is missing: dvc repro makes it")
 @pytest.mark.parametrize("few", [False, True], ids=["zero", "few"])
 def test_a_real_cell_does_not_depend_on_batches_or_order(few: bool) -> None:
-    """Real prompts at 1, 4 and 16 a batch and in another order: what differs is a near-tie, and listed as one."""
-    torch.set_num_threads(2)
+    """Real prompts at 1, 3 and 8 a batch and in another order: what differs is a near-tie, and listed as one."""
     task = config.load_task("social_iqa")
     shots, tests, _ = data.load(task.name)
     condition = config.load("condition", f"closed_{'few' if few else 'zero'}", Condition)
-    asked = ask(tests, shots, task, condition, 16)
+    asked = ask(tests, shots, task, condition, 8)
     engine, found = local_engine(SMOLLM2, "x", PROTOCOL), {}
-    for name, rows, order in (("1", 1, asked), ("4", 4, asked), ("16", 16, asked), ("shuffled", 16, asked[::-1])):
+    for name, rows, order in (("1", 1, asked), ("3", 3, asked), ("8", 8, asked), ("shuffled", 8, asked[::-1])):
         parts = [run(engine, order[lo : lo + rows], SEEDS) for lo in range(0, len(order), rows)]
         found[name] = {key: result for part in parts for key, result in part.items()}
     differing = [
@@ -491,24 +504,31 @@ def test_a_real_cell_does_not_depend_on_batches_or_order(few: bool) -> None:
         for name, results in found.items()
         for prompt in asked
         for seed in SEEDS
-        if results[prompt.id].completions[seed].text != found["16"][prompt.id].completions[seed].text
+        if results[prompt.id].completions[seed].text != found["8"][prompt.id].completions[seed].text
         and all(r[prompt.id].completions[seed].near_tie is None for r in found.values())
     ]
     assert differing == []
     for results in found.values():
         for prompt in asked:
-            scored, expected = results[prompt.id].likelihood, found["16"][prompt.id].likelihood
+            scored, expected = results[prompt.id].likelihood, found["8"][prompt.id].likelihood
             assert scored is not None
             assert expected is not None
             assert scored.logprob == pytest.approx(expected.logprob, rel=1e-4)
 
 
-def test_a_models_trial_reaches_the_kernel_for_long_suffixes(make: Make) -> None:
+def test_a_kernel_that_is_wrong_for_long_suffixes_is_not_used(make: Make) -> None:
     """Whether a model may share a prefix is tried on the kernel its prompts will meet."""
-    engine = make("llama")
-    jobs = _trial(engine.backend.model)
-    decoder = engine.backend
-    assert isinstance(decoder, Decoder)
-    decoder.prepare(jobs)
-    assert len(decoder.prefix) >= SHARE_FROM
-    assert all(decoder.length(job) >= FLASH_FROM for job in jobs)
+    from transformers import AttentionInterface
+
+    def wrong(
+        module: Any, query: torch.Tensor, *rest: Any, prefix: Any = None, **more: Any
+    ) -> tuple[torch.Tensor, None]:
+        out, none = shared_prefix_attention(module, query, *rest, prefix=prefix, **more)
+        return (out if prefix is None or query.shape[2] < FLASH_FROM else 2 * out), none
+
+    assert make("llama").backend.shared
+    AttentionInterface.register(SHARED, wrong)
+    try:
+        assert not make("llama").backend.shared
+    finally:
+        AttentionInterface.register(SHARED, shared_prefix_attention)

@@ -16,9 +16,8 @@ import pytest
 import yaml
 
 from src import fetch
-from src.config import Model, UserError
+from src.config import ROOT, Model, UserError
 
-ROOT = Path(__file__).parents[1]
 DATA = {"a/task.json": b'{"a": 1}', "b/task.json": b'{"b": 2}'}
 
 
@@ -448,7 +447,7 @@ def test_weights_that_are_not_there_say_what_would_help(root: Path, model: Model
 @pytest.mark.usefixtures("no_hub")
 def test_a_gated_model_without_hub_names_everything_that_helps(root: Path) -> None:
     script = (
-        "from src.config import Model, UserError; from src.fetch import weights\n"
+        "from src.config import ROOT, Model, UserError; from src.fetch import weights\n"
         "try: weights(Model(name='m', hub='meta/m', revision='0' * 40, gate='Accept the licence.'))\n"
         "except UserError as error: print(error)"
     )

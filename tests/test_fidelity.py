@@ -12,6 +12,7 @@ from src import cells, config, data, fidelity, report
 from src.config import Compat
 from src.engine import Completion
 from src.prompts import Prompt
+from tests.members import of_source
 
 KEY = ["task", "switch"]
 
@@ -20,10 +21,6 @@ def prepared(names: list[str]) -> None:
     absent = [name for name in names if not (data.TASKS / f"{name}.jsonl").exists()]
     if absent:
         pytest.skip(f"not prepared: {', '.join(absent)} (dvc repro prepare)")
-
-
-def of_source(*sources: str) -> list[str]:
-    return [name for name in config.known("task") if config.load_task(name).source in sources]
 
 
 # Prefixes and counts

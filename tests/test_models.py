@@ -13,6 +13,7 @@ from src import claims, collect, config, fetch, plan, report, run, stats
 from src.config import ROOT, Generation, Model, UserError
 from src.engine import Request
 from src.prompts import Prompt
+from tests import members
 from tests.test_engine_local import ARCHITECTURES
 from tests.tiny import local_engine, tiny
 
@@ -48,10 +49,6 @@ BEGINS = {  # how the names of an architecture's models begin
 }  # fmt: skip
 
 
-def every_model() -> list[Model]:
-    return [config.load("model", name, Model) for name in config.known("model")]
-
-
 def architecture(model: Model) -> str | None:
     """The tiny checkpoint that has this model's architecture; none for one behind an API."""
     return None if model.api else next(arch for arch, begin in BEGINS.items() if model.name.startswith(begin))
@@ -60,7 +57,7 @@ def architecture(model: Model) -> str | None:
 # ---- configurations -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", every_model(), ids=lambda model: model.name)
+@pytest.mark.parametrize("model", members.models(), ids=lambda model: model.name)
 def test_a_models_configuration_says_what_a_run_and_a_reader_need(model: Model) -> None:
     assert model.hub or model.source or model.api, "where its weights come from"
     assert model.dtype in ("float32", "float16", "bfloat16")
@@ -223,7 +220,7 @@ def page() -> str:
         return " | ".join(["", f"`{model.name}`", where, size, model.dtype, memory, model.twin or "",
                            model.licence or "", model.gate or "", *proven, ""]).strip()  # fmt: skip
 
-    table = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|", *map(row, every_model())]
+    table = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|", *map(row, members.models())]
     return "\n".join([INTRODUCTION, *table, ""])
 
 

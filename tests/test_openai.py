@@ -20,6 +20,7 @@ from src.preemption import AGAIN
 from src.prompts import Prompt
 from src.store import Store
 from tests import test_pipeline as line
+from tests import warm
 from tests.completions import FAULTS, Served, serving
 from tests.test_pipeline import execute, place  # noqa: F401
 
@@ -147,8 +148,7 @@ def test_a_stop_waits_for_the_calls_on_their_way_and_keeps_them(place, local):  
     store = place / "stores/stopped"
     with serving(served) as url:
         asked = words(url, f"store='{store}'", "engine.concurrency=1", "engine.timeout_s=60")
-        command = [sys.executable, "-m", "src.run", *line.words(place, *asked)]
-        process = subprocess.Popen(command, cwd=config.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = warm.started("src.run", *line.words(place, *asked), cwd=config.ROOT)
         until(lambda: not served.faults, process)
         process.terminate()
         _, said = process.communicate(timeout=60)

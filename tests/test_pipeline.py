@@ -1,13 +1,10 @@
 """The whole line on a tiny random LLaMA: run, store, MLflow, cells, scores. Its numbers stay in a temporary folder."""
 
 import contextlib
-import functools
 import json
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import asdict, replace
 
@@ -17,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from src import cells, collect, config, run
 from src.data import Example
 from src.engine import Completion
+from tests import warm
 from tests.tiny import tiny
 
 TASKS = ("analytic_entailment", "social_iqa")
@@ -182,20 +180,31 @@ def test_a_dead_tracking_server_does_not_stop_the_run(finished):
     assert len(list((finished / "outputs/untracked").glob("*.jsonl"))) == 4
 
 
+# ---- killed ----
+
+
+@pytest.fixture(scope="module")
+def long(place, tmp_path_factory):
+    """The words of a run that takes a while, and the bytes of its cells where nothing disturbs it."""
+    folder = tmp_path_factory.mktemp("long")
+    (folder / "tasks").mkdir()
+    for task in TASKS:
+        (folder / "tasks" / f"{task}.jsonl").write_text(made_up(task, 300))
+    asked = ["limit=300", "token_budget=512", f"data='{folder / 'tasks'}'"]
+    assert execute(place, *asked, f"store='{folder / 'store'}'", f"out='{folder / 'undisturbed'}'") == 0
+    return asked, cached_bytes(folder / "undisturbed")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_run_goes_on_where_it_was(place, tmp_path, kill):
-    for task in TASKS:
-        (place / "tasks" / f"{task}.jsonl").write_text(made_up(task, 300))
-    asked = ["limit=300", f"store='{tmp_path / 'store'}'", "token_budget=512"]
-    command = [sys.executable, "-m", "src.run", *words(place, *asked)]
-    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores Ctrl-C
-    running = subprocess.Popen(command, cwd=config.ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
-    for _ in range(600):
-        time.sleep(0.2)
+def test_an_interrupted_run_goes_on_where_it_was(place, long, tmp_path, kill):
+    asked = [*long[0], f"store='{tmp_path / 'store'}'"]
+    running = warm.started("src.run", *words(place, *asked), cwd=config.ROOT)
+    for _ in range(6000):
+        time.sleep(0.02)
         if sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file()) > 20_000:
             break
-    os.kill(running.pid, kill)
+    running.send_signal(kill)
     _, said = running.communicate(timeout=120)
     assert running.returncode != 0
     if kill == signal.SIGINT:
@@ -204,39 +213,31 @@ def test_an_interrupted_run_goes_on_where_it_was(place, tmp_path, kill):
     kept = sum(len(p.read_bytes().splitlines()) for p in (tmp_path / "store").rglob("*") if p.is_file())
     assert kept > 0
     assert execute(place, *asked, out=f"{kill.name}/again") == 0
-    fresh = f"store='{tmp_path / 'fresh'}'"
-    assert execute(place, "limit=300", "token_budget=512", fresh, out=f"{kill.name}/undisturbed") == 0
-    assert cached_bytes(place / kill.name / "again") == cached_bytes(place / kill.name / "undisturbed")
-    for task in TASKS:
-        (place / "tasks" / f"{task}.jsonl").write_text(made_up(task))
+    assert cached_bytes(place / kill.name / "again") == long[1]
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments_leave_what_an_undisturbed_run_leaves(place, tmp_path):
-    """Seeded moments between first import and last file. No record is stored twice: nothing was computed twice."""
-    for task in TASKS:
-        (place / "tasks" / f"{task}.jsonl").write_text(made_up(task, 300))
-    asked = ["limit=300", f"store='{tmp_path / 'store'}'", "token_budget=512"]
-    command = [sys.executable, "-m", "src.run", *words(place, *asked, out="killed/again")]
+def test_twenty_kills_at_random_moments_leave_what_an_undisturbed_run_leaves(place, long, tmp_path):
+    """Seeded moments between the start and the last file. No record is stored twice: nothing was computed twice."""
+    asked = [*long[0], f"store='{tmp_path / 'store'}'"]
     moments, died = random.Random(20), 0
     for _ in range(20):
-        running = subprocess.Popen(command, cwd=config.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        running = warm.started("src.run", *words(place, *asked, out="killed/again"), cwd=config.ROOT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            running.wait(timeout=moments.uniform(1, 14))
-        died += running.poll() is None
+            running.wait(timeout=moments.uniform(0.5, 4))
         running.kill()
-        running.wait()
+        died += running.wait() == -signal.SIGKILL
     assert died >= 10
     assert execute(place, *asked, out="killed/again") == 0
     keys = [line.split(b"\t")[1] for p in (tmp_path / "store").rglob("*.*") for line in p.read_bytes().splitlines()
             if line.count(b"\t") >= 2]  # fmt: skip
     assert len(keys) == len(set(keys)) > 1000
-    assert execute(place, *asked[::2], f"store='{tmp_path / 'fresh'}'", out="killed/undisturbed") == 0
-    again, undisturbed = (cached_bytes(place / "killed" / name) for name in ("again", "undisturbed"))
+    again = cached_bytes(place / "killed/again")
     assert len(again) == 5
-    assert again == undisturbed  # to the byte: completions, log-likelihoods, ledger
-    for task in TASKS:
-        (place / "tasks" / f"{task}.jsonl").write_text(made_up(task))
+    assert again == long[1]  # to the byte: completions, log-likelihoods, ledger
+
+
+# ---- a cell's file ----
 
 
 def test_a_cell_with_every_kind_of_line_break_is_read_as_it_was_written(finished, tmp_path):

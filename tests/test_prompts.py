@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src import config, data, prompts
-from src.config import Condition
 from src.data import Example
+from tests import members
 
-CONDITIONS = {name: config.load("condition", name, Condition) for name in config.known("condition")}
+CONDITIONS = members.conditions()
 TASKS = [config.load_task(n) for n in ("phrase_relatedness", "english_proverbs", "rhyming", "common_morpheme")]
 for _task in TASKS:
     _task.exemplar_options = {}
@@ -90,7 +90,7 @@ def test_published_rhyming_prefixes_are_rebuilt_to_the_byte(prompt):
     assert hashlib.sha256(text.encode()).hexdigest() == PUBLISHED["rhyming"]["prefixes"][prompt]["sha256"]
 
 
-BIGBENCH = [name for name in config.known("task") if config.load_task(name).source == "bigbench"]
+BIGBENCH = members.of_source("bigbench")
 
 
 @pytest.mark.parametrize("name", BIGBENCH)

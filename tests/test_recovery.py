@@ -7,7 +7,6 @@ import json
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import sqlite3
@@ -15,7 +14,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,6 +22,7 @@ from src.config import ROOT
 from src.engine import Completion, Likelihood, Request, Result
 from src.prompts import Prompt
 from src.store import Store
+from tests import scratch, warm
 from tests.test_pipeline import execute, made_up, words
 from tests.tiny import tiny
 
@@ -37,22 +36,10 @@ def content(folder: Path, *outs: str) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(found) if path.is_file()}
 
 
-def started(tree: Path, *command: str, **options: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", *command],
-        cwd=tree,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        **options,
-    )
-
-
-def finished(tree: Path, *command: str, **options: Any) -> str:
-    running = started(tree, *command, **options)
-    said, _ = running.communicate(timeout=300)
-    assert running.returncode == 0, said
-    return said
+def finished(tree: Path, *command: str) -> str:
+    done = warm.ran(*command, cwd=tree, both=True)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
 
 
 @pytest.fixture
@@ -99,8 +86,7 @@ finally:
 
 
 def stopped_at(tree: Path, place: int, end: signal.Signals, command: str) -> tuple[int, str]:
-    words = [sys.executable, "-c", KILLED_AT, str(place), str(int(end)), *command.split()]
-    done = subprocess.run(words, cwd=tree, capture_output=True, text=True, timeout=300, check=False)
+    done = warm.ran("-c", KILLED_AT, str(place), str(int(end)), *command.split(), cwd=tree)
     return done.returncode, done.stderr + done.stdout
 
 
@@ -153,12 +139,10 @@ def test_a_disk_that_fills_up_leaves_the_old_file_and_no_other(checkout: Path) -
     undisturbed = content(checkout, "data/tasks")
     before = config.load_task(TASK).n_source
     assert before > 0
-    small = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))  # noqa: E731
-    running = started(checkout, "src.data", preexec_fn=small)
-    said, _ = running.communicate(timeout=120)
-    assert running.returncode == 1
-    assert "error: prepare: File too large" in said
-    assert "Traceback" not in said
+    full = warm.ran("src.data", cwd=checkout, both=True, largest=900)
+    assert full.returncode == 1
+    assert "error: prepare: File too large" in full.stdout
+    assert "Traceback" not in full.stdout
     left = content(checkout, "data/tasks")
     assert all(undisturbed[path] == left[path] for path in left)
     finished(checkout, "src.data")
@@ -181,7 +165,7 @@ def test_runs_of_the_same_cells_at_once_and_a_locked_database(place: Path) -> No
     with contextlib.closing(sqlite3.connect(place / "runs.db")) as locked:
         locked.execute("BEGIN EXCLUSIVE")
         several = [
-            started(ROOT, "src.run", *words(place, f"store='{place / 'both'}'", out=out))
+            warm.started("src.run", *words(place, f"store='{place / 'both'}'", out=out), cwd=ROOT, both=True)
             for out in ("one", "two", "two")
         ]
         said = [running.communicate(timeout=400)[0] for running in several]
@@ -215,18 +199,19 @@ def same(place: Path, one: str, other: str) -> None:
 
 
 def test_the_lock_of_a_killed_dvc_does_not_stop_the_next(tmp_path: Path) -> None:
-    env = {**os.environ, "DVC_NO_ANALYTICS": "1"}
-    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
-        subprocess.run(command, cwd=tmp_path, env=env, check=True)
+    scratch.run(tmp_path, "git", "init", "-q")
+    scratch.run(tmp_path, "python", "-m", "dvc", "init", "-q")
     work = "test -e go || (touch begun; sleep 600); echo done > out"
     (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": {"a": {"cmd": work, "outs": ["out"]}}}))
-    running = started(tmp_path, "dvc", "repro", env=env, start_new_session=True)
+    repro = [sys.executable, "-m", "dvc", "repro"]
+    environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
+    running = subprocess.Popen(repro, cwd=tmp_path, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
     while not (tmp_path / "begun").exists():
         assert running.poll() is None
     os.killpg(running.pid, signal.SIGKILL)
     running.communicate()
     (tmp_path / "go").touch()
-    finished(tmp_path, "dvc", "repro", env=env)
+    scratch.run(tmp_path, "python", "-m", "dvc", "repro")
     assert (tmp_path / "out").read_text() == "done\n"
 
 

@@ -12,9 +12,8 @@ import pandas as pd
 import pytest
 
 from src import config, names, stats, stats_cell
-from src.config import UserError
+from src.config import ROOT, UserError
 
-ROOT = Path(__file__).parent.parent
 PUBLISHED = ROOT / stats.PUBLISHED_SCORES
 # number of options of tasks where all items have the same
 OPTIONS = {"analytic_entailment": 2, "causal_judgment": 2, "common_morpheme": 4, "fact_checker": 2, "implicatures": 2}

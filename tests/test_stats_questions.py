@@ -55,9 +55,25 @@ def test_rq3_is_spearman_with_a_permutation_p_and_fisher():
     assert (found["formal_tasks"]["value"], found["formal_tasks"]["tasks"]) == (3, "t0, t1, t2")
 
 
+def above(*verdicts: int) -> pd.DataFrame:
+    """A model's tasks with a p that gives these verdicts under Holm."""
+    index = pd.Index([f"t{i}" for i in range(len(verdicts))], name="task")
+    p = [1e-9 if verdict else 1.0 for verdict in verdicts]
+    return pd.DataFrame({"p": p, "above_raw": [bool(verdict) for verdict in verdicts]}, index=index)
+
+
+def gain(left: pd.DataFrame, few: pd.DataFrame, zero: pd.DataFrame) -> float:
+    sides = {("a", "closed", False): left, ("b", "closed", True): few, ("b", "closed", False): zero}
+    claim = {"left": "a zero-shot", "right": "b few-shot", "excluded": "none"}
+    return q.kappa_gain(sides, claim, 0.05, seed=1)[0]
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice")
 def test_kappa_is_null_where_a_side_is_constant_and_by_hand_elsewhere():
-    assert q._kappa(np.array([1, 1, 0, 0]), np.array([1, 0, 0, 0])) == pytest.approx((0.75 - 0.5) / 0.5)
-    assert np.isnan(q._kappa(np.array([1, 1]), np.array([1, 1])))
+    """Against the same verdicts kappa is 1; one verdict of four apart, it is (.75 - .5) / .5."""
+    left = above(1, 1, 0, 0)
+    assert gain(left, above(1, 0, 0, 0), left) == pytest.approx((0.75 - 0.5) / 0.5 - 1)
+    assert np.isnan(gain(above(1, 1), above(1, 1), above(1, 1)))
 
 
 TABLE1 = [{"base": "a", "tuned": "b"}]

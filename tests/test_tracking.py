@@ -25,6 +25,7 @@ from hydra import compose, initialize_config_dir
 
 from src import cells, config, run, tracking
 from src.config import UserError
+from tests import warm
 from tests.test_browser import CHROMIUM, Browser
 from tests.test_pipeline import made_up
 from tests.tiny import tiny
@@ -178,10 +179,10 @@ def test_views_are_mended_in_an_experiment_that_is_there_already(tmp_path: Path,
     import mlflow
 
     made = mlflow.MlflowClient(another).create_experiment("a-test", (tmp_path / "files").as_uri())
-    client, experiment = tracking._open(another, "a-test")
+    client, experiment = tracking.opened(another, "a-test")
     assert experiment == made
     client.set_experiment_tag(made, "mlflow.sharedViewState.cells", "{}")
-    tracking._open(another, "a-test")
+    tracking.opened(another, "a-test")
     tags = client.get_experiment(made).tags
     for name, view in tracking.VIEWS.items():
         state = json.loads(tags[f"mlflow.sharedViewState.{name}"])
@@ -310,10 +311,11 @@ def test_a_foreign_database_costs_one_line_and_no_cell(place: Path, tmp_path: Pa
     assert tracking.sync([tmp_path / "cells/a-test"], another, "a-test").startswith("4 cells logged")
 
 
-def test_no_password_of_a_uri_is_said() -> None:
-    said = heard(lambda: tracking._unreachable(RuntimeError("request to http://me:secret@host:1/api failed")))
-    assert "http://host:1/api" in said[0]
-    assert "secret" not in said[0]
+def test_no_password_of_a_uri_is_said(place: Path, tmp_path: Path) -> None:
+    uri, given = "http://me:secret@127.0.0.1:9/api", (f"store={tmp_path / 'store'}", "tasks=[social_iqa]")
+    (said,) = heard(lambda: execute(place, "gpt2", uri, *given))
+    assert "127.0.0.1" in said
+    assert "secret" not in said
 
 
 @pytest.mark.parametrize(
@@ -380,9 +382,8 @@ def finished_cells(database: Path) -> int:
         return int(found.execute(f"{query} and status = 'FINISHED'").fetchone()[0])
 
 
-def started(*given: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "src.run", *given]
-    return subprocess.Popen(command, cwd=config.ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def started(*given: str) -> warm.Running:
+    return warm.started("src.run", *given, cwd=config.ROOT)
 
 
 @pytest.mark.slow
@@ -404,9 +405,8 @@ def test_a_server_that_goes_away_costs_one_line_and_sync_makes_it_good(place: Pa
     before = finished_cells(database)
     assert 2 <= before < 2 * len(many)
     with server(database, port):
-        command = [sys.executable, "-m", "src.tracking", "sync", f"store={tmp_path / 'store'}", f"tracking.uri={uri}",
-                   "tracking.experiment=a-test"]  # fmt: skip
-        done = subprocess.run(command, cwd=config.ROOT, capture_output=True, text=True, check=False)
+        asked = (f"store={tmp_path / 'store'}", f"tracking.uri={uri}", "tracking.experiment=a-test")
+        done = warm.ran("src.tracking", "sync", *asked, cwd=config.ROOT)
         assert f"{2 * len(many) - before} cells logged" in done.stdout, done.stderr
         assert len(logged_in(uri)) == finished_cells(database) == 2 * len(many)
 
@@ -427,17 +427,20 @@ def test_two_processes_begin_one_database_and_log_into_it_at_once(place: Path, t
 
 
 @pytest.mark.slow
-def test_a_locked_database_costs_one_line_and_no_cell(place: Path, tmp_path: Path) -> None:
-    database = tmp_path / "runs.db"
-    uri = f"sqlite:///{database}"
-    tracking._open(uri, "a-test")
+def test_a_locked_database_costs_one_line_and_no_cell(place: Path, kept: Path, tmp_path: Path, another: str) -> None:
+    """Of a run and of a sync at once, since each waits for the other program for as long as MLflow waits."""
+    tracking.opened(another, "a-test")
     given = (f"store={tmp_path / 'store'}", "tasks=[social_iqa]")
-    with contextlib.closing(sqlite3.connect(database)) as other:
+    asked = ("sync", str(kept), f"tracking.uri={another}", "tracking.experiment=a-test")
+    with contextlib.closing(sqlite3.connect(another.removeprefix("sqlite:///"))) as other:
         other.execute("BEGIN IMMEDIATE")
-        (said,) = heard(lambda: execute(place, "gpt2", uri, *given))
+        syncing = warm.started("src.tracking", *asked, cwd=config.ROOT)
+        (said,) = heard(lambda: execute(place, "gpt2", another, *given))
         assert "locked" in said
-        assert "is locked by another process" in str(tracking._lost(uri, RuntimeError(said)))  # what sync would say
-    assert tracking.sync([tmp_path / "cells/a-test"], uri, "a-test").startswith("2 cells logged")
+        _, complained = syncing.communicate(timeout=300)
+    assert syncing.returncode == 1
+    assert "is locked by another process" in complained
+    assert tracking.sync([tmp_path / "cells/a-test"], another, "a-test").startswith("2 cells logged")
 
 
 @pytest.mark.slow

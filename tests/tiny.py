@@ -41,13 +41,13 @@ def _configs(size: int) -> dict[str, Any]:
 
 
 def _tokenizer() -> Any:
-    from tokenizers import ByteLevelBPETokenizer
+    from tokenizers import ByteLevelBPETokenizer, Tokenizer
     from transformers import PreTrainedTokenizerFast
 
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(CORPUS, vocab_size=400, min_frequency=1, special_tokens=[END], show_progress=False)
     return PreTrainedTokenizerFast(
-        tokenizer_object=bpe._tokenizer,
+        tokenizer_object=Tokenizer.from_str(bpe.to_str()),
         bos_token=END,
         eos_token=END,
         pad_token=END,
