@@ -24,16 +24,21 @@ from typing import Any
 import psutil
 import torch
 
-from src import config, data, fetch, prompts
-from src.engine import Request
+from src.base import conf
+from src.base.files import ROOT
+from src.base.schema import Compat, Condition, Generation, Model
+from src.engine.job import Request
 from src.engine.local import LocalEngine
-from src.prompts import Prompt
+from src.question import prompts
+from src.question.examples import load
+from src.question.prompts import Prompt
+from src.source import weights
 
 MODEL = "smollm2_135m_instruct"
 TASKS = ("social_iqa", "physical_intuition", "logical_deduction")
 NEW_TOKENS, BATCH = 16, 16
 SEEDS = (2266, 105, 86379)
-OUT = config.ROOT / "reports/benchmarks"
+OUT = ROOT / "reports/benchmarks"
 
 
 class SixteenTokens(LocalEngine):
@@ -86,8 +91,8 @@ class Ours:
         """Loaded."""
         if temperature not in self.engines:
             made = SixteenTokens(
-                self.folder, "bench", config.load("model", MODEL, config.Model),
-                config.Generation(temperature=temperature), config.load("compat", "fixed", config.Compat),
+                self.folder, "bench", conf.load("model", MODEL, Model),
+                Generation(temperature=temperature), conf.load("compat", "fixed", Compat),
             )  # fmt: skip
             assert made.backend
             self.engines[temperature] = made
@@ -188,9 +193,9 @@ def gemm_rate() -> float:
 
 def cell(task: str, few: bool, examples: int) -> list[Prompt]:
     """The first prompts of a closed cell."""
-    shots, tests, _ = data.load(task)
-    condition = config.load("condition", f"closed_{'few' if few else 'zero'}", config.Condition)
-    return prompts.ask(tests, shots, config.load_task(task), condition, examples)
+    shots, tests, _ = load(task)
+    condition = conf.load("condition", f"closed_{'few' if few else 'zero'}", Condition)
+    return prompts.ask(tests, shots, conf.load_task(task), condition, examples)
 
 
 def parameters(model: Any) -> int:
@@ -241,7 +246,7 @@ def compare(task: str, few: bool, sides: dict[str, Any], examples: int, repeats:
             continue
         mine_took = took[workload, "ours"]
         ratios = [b / a for a, b in zip(mine_took, seconds, strict=True)]
-        shots = len(data.load(task)[0]) if few else 0
+        shots = len(load(task)[0]) if few else 0
         rows.append(
             {
                 "task": task, "shots": shots, "workload": workload, "against": against, "examples": len(asked),
@@ -300,7 +305,7 @@ def main() -> None:
     given = parser.parse_args()
     out = given.out
     transformers.logging.set_verbosity_error()
-    folder, _ = fetch.weights(config.load("model", MODEL, config.Model), config.ROOT)
+    folder, _ = weights.located(conf.load("model", MODEL, Model), ROOT)
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     ours = Ours(folder)

@@ -18,7 +18,12 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
-from src import cells, config, logged, run, tracking
+from src import run, tracking
+from src.base import conf, grid
+from src.cell import file
+from src.cell.file import read_cell
+from src.lab import runs
+from src.lab.facts import facts_of, from_conf
 
 
 def said(what: str, seconds: list[float]) -> None:
@@ -29,21 +34,21 @@ def said(what: str, seconds: list[float]) -> None:
 def alone(uri: str | None, folder: Path) -> None:
     """Log every cell of data/outputs, first new, then again as an update; the table of examples is as it is there."""
     heads, _ = tracking.finished([Path("data/outputs")])
-    client, experiment = tracking._open(uri or f"sqlite:///{folder / 'alone.db'}", f"benchmark-{time.time_ns()}")
-    lettered = [cells.read(path) for path, head in heads.items() if head.lettered]
-    recorded = [logged.from_conf(*each) for each in lettered]
-    scored = [cells.scored(*each, None, r.params["primary_metric"]) for each, r in zip(lettered, recorded, strict=True)]
-    facts = [logged.facts(*each) for each in zip(scored, recorded, strict=True)]
+    client, experiment = runs.connected(uri or f"sqlite:///{folder / 'alone.db'}", f"benchmark-{time.time_ns()}")
+    lettered = [read_cell(path) for path, head in heads.items() if head.lettered]
+    recorded = [from_conf(*each) for each in lettered]
+    scored = [file.scored(*each, None, r.params["primary_metric"]) for each, r in zip(lettered, recorded, strict=True)]
+    facts = [facts_of(*each) for each in zip(scored, recorded, strict=True)]
     parent = client.create_run(experiment).info.run_id
     for what in ("new run", "update"):
         seconds = []
         for each in facts:
             started = time.monotonic()
-            tracking.log_cell(client, experiment, parent, each, "run")
+            runs.log_cell(client, experiment, parent, each, "run")
             seconds.append(time.monotonic() - started)
         said(what, seconds)
     started = time.monotonic()
-    tracking.summarise(client, experiment, parent)
+    runs.summarise(client, experiment, parent)
     print(f"summary and figure, once a model: {time.monotonic() - started:.2f} s")
 
 
@@ -63,15 +68,15 @@ def within(uri: str | None, folder: Path, limit: int, metrics: bool) -> None:
         f"limit={limit}", f"store='{folder / f'store-{metrics}'}'", f"tracking.system_metrics={metrics}",
         f"tracking.uri='{uri or f'sqlite:///{folder}/within.db'}'", "tracking.experiment=benchmark",
     ]  # fmt: skip
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        asked = config.compose_run(compose("config", overrides=words))
+    with initialize_config_dir(str(conf.CONF), version_base="1.3"):
+        asked = grid.compose_run(compose("config", overrides=words))
     logging: list[float] = []
-    kept, tracking.Tracker.cell = tracking.Tracker.cell, timed(tracking.Tracker.cell, logging)  # type: ignore[method-assign]
+    kept, runs.Tracker.cell = runs.Tracker.cell, timed(runs.Tracker.cell, logging)  # type: ignore[method-assign]
     started = time.monotonic()
     for _ in run.run_all(asked, asked.cells, check=lambda: None):
         pass
     wall = time.monotonic() - started
-    tracking.Tracker.cell = kept  # type: ignore[method-assign]
+    runs.Tracker.cell = kept  # type: ignore[method-assign]
     said(f"within a run (system metrics {'on' if metrics else 'off'})", logging)
     print(f"  {sum(logging):.2f} s of {wall:.1f} s: {sum(logging) / wall:.1%}")
 
@@ -81,7 +86,7 @@ def main() -> None:
     parser.add_argument("--uri", help="an MLflow server; else SQLite in a temporary folder")
     parser.add_argument("--limit", type=int, default=16, help="examples of each computed cell (16)")
     given = parser.parse_args()
-    config.register()
+    grid.register()
     with tempfile.TemporaryDirectory() as name:
         alone(given.uri, Path(name))
         for metrics in (True, False, True, False):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.utils import JobReturn
 
-from src import preemption
+from src.lab import preemption
 
 
 class Sweeper(BasicSweeper):

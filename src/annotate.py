@@ -14,9 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src import cells, config
-from src.config import UserError
-from src.frames import write_csv
+from src.base import conf
+from src.base.cli import command
+from src.base.errors import UserError
+from src.base.files import ROOT
+from src.base.frames import write_csv
+from src.cell.file import Answers, Header, cell_files, condition_of, read_cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,17 +41,17 @@ def draw(outputs: Path, condition: str, model: str | None, n: int) -> list[dict[
     Raises UserError where there are none.
     """
     rows = []
-    for path in cells.cell_files(outputs, model or "*", condition):
-        head, answers = cells.read(path)
+    for path in cell_files(outputs, model or "*", condition):
+        head, answers = read_cell(path)
         chosen = sorted(answers, key=lambda a: hashlib.sha256(f"grade:{a.prompt.id}".encode()).digest())[:n]
         rows += [_sheet_row(head, answer) for answer in chosen]
     if not rows:
-        known = sorted({cells.condition_of(path) for path in cells.cell_files(outputs)})
+        known = sorted({condition_of(path) for path in cell_files(outputs)})
         raise UserError(f"{outputs} holds no cell of condition '{condition}'. It has: {', '.join(known) or 'none'}")
     return sorted(rows, key=lambda row: hashlib.sha256(f"shown:{row['key']}".encode()).digest())
 
 
-def _sheet_row(head: cells.Header, answer: cells.Answers) -> dict[str, str]:
+def _sheet_row(head: Header, answer: Answers) -> dict[str, str]:
     seed = min(answer.completions)
     texts = {
         "task": head.task, "question": answer.prompt.text, "options": " | ".join(answer.prompt.options),
@@ -102,11 +105,12 @@ def _summary(grade: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Any]:
     import numpy as np
     import pandas as pd
 
-    from src.stats_pairs import group_bootstrap, square
-    from src.stats_scale import kappa
+    from src.statistics.overlap import square_of
+    from src.statistics.own import group_bootstrap
+    from src.statistics.tests import kappa
 
     first = rows.iloc[0]
-    metric = config.load_task(str(first["task"])).primary(str(first["prompt"]))
+    metric = conf.load_task(str(first["task"])).primary(str(first["prompt"]))
     manual, automatic = grade.mean(axis=1), rows[metric].astype(float)
     low, high = group_bootstrap(automatic - manual, rows["group"], SEED)
     two = [grade[i].astype("boolean") for i in list(grade)[:2]]
@@ -117,13 +121,13 @@ def _summary(grade: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Any]:
         "chance": (1 / options).mean() if options.gt(0).all() else np.nan,
         "difference": (automatic - manual).mean(), "difference_low": low, "difference_high": high,
         "graders": grade.shape[1],
-        "kappa": kappa(square(*two)) if len(two) == 2 else pd.NA,
+        "kappa": kappa(square_of(*two)) if len(two) == 2 else pd.NA,
     }  # fmt: skip
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = config.command(
+    parser = command(
         "annotate",
         __doc__,
         "draw data/grading/one.csv --condition closed_zero",
@@ -149,14 +153,14 @@ def main() -> None:
         if given.way == "draw":
             if given.sheet.exists():
                 raise UserError(f"{given.sheet} exists and may hold grades. Name another file.")
-            rows = draw(config.ROOT / OUTPUTS, given.condition, given.model, given.n)
+            rows = draw(ROOT / OUTPUTS, given.condition, given.model, given.n)
             write_csv(pd.DataFrame(rows, columns=list(SHEET)), given.sheet)
             print(f"{given.sheet}: {len(rows)} outputs. Put 1 (right) or 0 (wrong) under 'right', then: annotate read")
             return
-        if not (config.ROOT / SCORES).exists():
+        if not (ROOT / SCORES).exists():
             raise UserError(f"{SCORES} is missing. Make it: dvc repro collect")
-        found = summarise([grades(path) for path in given.sheets], pd.read_parquet(config.ROOT / SCORES))
-        write_csv(pd.DataFrame(found, columns=list(COLUMNS)), config.ROOT / GRADED)
+        found = summarise([grades(path) for path in given.sheets], pd.read_parquet(ROOT / SCORES))
+        write_csv(pd.DataFrame(found, columns=list(COLUMNS)), ROOT / GRADED)
         print(f"{GRADED}: {sum(row['n'] for row in found)} graded outputs of {len(found)} tasks. Next: dvc repro")
     except UserError as error:
         sys.exit(f"error: {error}")

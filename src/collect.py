@@ -8,19 +8,26 @@ Scoring happens here and not only while running: mending a rule costs CPU second
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src import cells, scoring
-from src.cells import Answers, Header
-from src.config import UserError, command, params, stage, suite_line, whole
-from src.prompts import CONTENT_FREE, Prompt, example_id
+from src.base import grid
+from src.base.cli import command, stage, suite_line
+from src.base.errors import UserError
+from src.base.files import whole
+from src.cell import file
+from src.cell.file import Answers, Header, cell_files, load_encoder, read_cell, read_header
+from src.cell.ledger import check_ledgers
+from src.question import prompts
+from src.question.controls import CONTENT_FREE
+from src.question.prompts import Prompt
+from src.scoring.likelihood import pick, share
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 OUTPUTS = Path("data/outputs")
 SCORES = Path("data/scores.parquet")
@@ -36,18 +43,18 @@ SHARED = ("suite", "model", "weights", "task", "prompt", "shots", "data_sha256")
 
 def rows(path: Path, twin: Path | None = None) -> list[dict[str, Any]]:
     """The scored rows of one cell's file; no dataset text in them. twin: the file of its content-free twin."""
-    head, answers = cells.read(path)
+    head, answers = read_cell(path)
     shared = {"source_kind": "own", **head.chosen(KEPT), "compat": head.compat.name}
-    prior = prior_corrected(answers, cells.read(twin)[1]) if twin and head.control is None else {}
+    prior = prior_corrected(answers, read_cell(twin)[1]) if twin and head.control is None else {}
     scored = []
-    for score in cells.score(head, answers, _encoder):
-        name, variant = example_id(score.example_id)
+    for score in file.score(head, answers, _encoder):
+        name, variant = prompts.example_id(score.example_id)
         beside = {"control": head.control, "variant": variant, "likelihood_prior": prior.get(score.example_id)}
         scored.append({**shared, **asdict(score), "example_id": name, **beside})
     return scored
 
 
-_encoder = functools.cache(cells.load_encoder)
+_encoder = functools.cache(load_encoder)
 
 
 def twins(heads: Mapping[Path, Header]) -> dict[Path, Path]:
@@ -55,22 +62,6 @@ def twins(heads: Mapping[Path, Header]) -> dict[Path, Path]:
     keys = {path: tuple(head.chosen(SHARED).values()) for path, head in heads.items()}
     free = {keys[path]: path for path, head in heads.items() if head.control == CONTENT_FREE}
     return {path: free[key] for path, key in keys.items() if key in free}
-
-
-def check_ledgers(heads: Mapping[Path, Header]) -> None:
-    """Raises UserError where a cell is not the one that the ledger beside it names: it came from elsewhere."""
-    for path, head in heads.items():
-        ledger = path.parent / "ledger.json"
-        if not ledger.is_file():
-            continue
-        entries = json.loads(ledger.read_text())
-        named = {cells.path_of(path.parent, e["task"], e["condition"]): e["fingerprint"] for e in entries}
-        if named.get(path) != head.fingerprint:
-            raise UserError(
-                f"{path} has the fingerprint {head.fingerprint}, {ledger.name} beside it names "
-                f"{named.get(path)}: it is of another run. Get the whole folder again (dvc pull) or make it anew: "
-                f"dvc repro -f infer@{path.parent.name}"
-            )
 
 
 def prior_corrected(answers: Sequence[Answers], content_free: Sequence[Answers]) -> dict[str, float]:
@@ -86,8 +77,8 @@ def prior_corrected(answers: Sequence[Answers], content_free: Sequence[Answers])
         prompt, alone = a.prompt, prior[a.prompt.id]
         if a.likelihood and alone.likelihood and prompt.target is not None and _alike(prompt, alone.prompt):
             gain = [p - q for p, q in zip(a.likelihood.logprob, alone.likelihood.logprob, strict=True)]
-            picked = scoring.pick(gain, a.likelihood.n_tokens, prompt.options, "plain")
-            credit[prompt.id] = scoring.share(picked, prompt.target)
+            picked = pick(gain, a.likelihood.n_tokens, prompt.options, "plain")
+            credit[prompt.id] = share(picked, prompt.target)
     return credit
 
 
@@ -102,10 +93,10 @@ def collect(outputs: Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    paths = cells.cell_files(outputs)
+    paths = cell_files(outputs)
     if not paths and not list(outputs.glob("*/ledger.json")):
         raise UserError(f"{outputs} holds no cell. Make them: dvc repro infer")
-    heads = {path: cells.read_header(path) for path in paths}
+    heads = {path: read_header(path) for path in paths}
     check_ledgers(heads)
     twin = twins(heads)
     frame = pd.DataFrame([row for path in paths for row in rows(path, twin.get(path))])
@@ -119,7 +110,7 @@ def main() -> None:
     parser.add_argument("scores", nargs="?", type=Path, default=SCORES, help="table to write (data/scores.parquet)")
     given = parser.parse_args()
     with stage("collect"):
-        print(suite_line(params()), flush=True)
+        print(suite_line(grid.params()), flush=True)
         frame = collect(given.outputs)
         with whole(given.scores) as part:
             frame.to_parquet(part, index=False)

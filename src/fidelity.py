@@ -20,11 +20,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src import cells, config, data, prompts, scoring, stats_cell
-from src.cells import Answers, Header, LoadEncoder
-from src.config import Compat, Condition, Task, UserError
-from src.frames import write_csv
-from src.scoring import Rules, Score
+from src.base import conf, grid
+from src.base.cli import command, stage, suite_line
+from src.base.errors import UserError
+from src.base.files import whole
+from src.base.frames import write_csv
+from src.base.schema import Compat, Condition, Task
+from src.cell import file
+from src.cell.file import Answers, Header, LoadEncoder, cell_files, load_encoder, means_of, read_cell, read_header
+from src.question import examples, prompts
+from src.scoring import match
+from src.scoring.chance import ceiling, chance_scored
+from src.scoring.match import Rules, written
+from src.scoring.score import Score
+from src.statistics.items import items_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,11 +76,11 @@ Pairs = list[tuple[Score, Score]]
 # Prefixes
 
 
-def prefix_rows(tasks: Path = data.TASKS) -> list[dict[str, Any]]:
+def prefix_rows(tasks: Path = examples.TASKS) -> list[dict[str, Any]]:
     """A row (PREFIX_COLUMNS) for each prefix of data/published/exemplars.json. tasks: folder of prepared tasks."""
-    published = json.loads(config.EXEMPLARS.read_text())
+    published = json.loads(conf.EXEMPLARS.read_text())
     return [
-        prefix_row(config.load_task(name), prompt, prefix["sha256"], tasks)
+        prefix_row(conf.load_task(name), prompt, prefix["sha256"], tasks)
         for name, entry in published.items()
         for prompt, prefix in entry.get("prefixes", {}).items()
     ]
@@ -89,19 +98,19 @@ def rebuilt_prefix(task: Task, prompt: str, tasks: Path) -> tuple[str | None, st
     if task.exemplars_kind != "published":
         return None, f"exemplars are {task.exemplars_kind}: the published ones are not at hand"
     try:
-        exemplars, _, _ = data.load(task.name, tasks)
+        exemplars, _, _ = examples.load(task.name, tasks)
     except UserError:
         return None, "not prepared"
-    text = prompts.prefix(exemplars, task, config.load("condition", f"{prompt}_few", Condition))
+    text = prompts.prefix(exemplars, task, conf.load("condition", f"{prompt}_few", Condition))
     return hashlib.sha256(text.encode()).hexdigest(), None
 
 
 # Counts
 
 
-def count_rows(tasks: Path = data.TASKS) -> list[dict[str, Any]]:
+def count_rows(tasks: Path = examples.TASKS) -> list[dict[str, Any]]:
     """A row (COUNT_COLUMNS) for each task of conf/task; counts are null where it is not prepared."""
-    return [count_row(config.load_task(name), tasks) for name in config.known("task")]
+    return [count_row(conf.load_task(name), tasks) for name in conf.known("task")]
 
 
 def count_row(task: Task, tasks: Path) -> dict[str, Any]:
@@ -112,10 +121,10 @@ def count_row(task: Task, tasks: Path) -> dict[str, Any]:
     """
     row = {**dict.fromkeys(COUNT_COLUMNS), "task": task.name, "n_published": task.n_published}
     try:
-        exemplars, tests, _ = data.load(task.name, tasks)
+        exemplars, tests, _ = examples.load(task.name, tasks)
     except UserError:
         return row | {"note": "not prepared"}
-    items = stats_cell.items([asdict(e) for e in (*exemplars, *tests)])
+    items = items_of([asdict(e) for e in (*exemplars, *tests)])
     shown = {(e.input, e.options) for e in exemplars}
     return row | {
         "n": len(tests),
@@ -127,13 +136,13 @@ def count_row(task: Task, tasks: Path) -> dict[str, Any]:
     }
 
 
-def scorer_limits(task: Task, tests: Sequence[data.Example]) -> dict[str, float | None]:
+def scorer_limits(task: Task, tests: Sequence[examples.Example]) -> dict[str, float | None]:
     """ceiling, chance_scored: fractions 0-1 that the published full-stop rule (defect 7) leaves, closed format."""
-    closed = config.load("condition", "closed_zero", Condition)
+    closed = conf.load("condition", "closed_zero", Condition)
     asked = [prompts.render(example, (), task, closed) for example in tests]
     compat = Compat(name="option_full_stop", option_full_stop=True)
     rules = Rules(closed.lettered, compat, task.strip_full_stop_from_options)
-    return {"ceiling": scoring.ceiling(asked, rules), "chance_scored": scoring.chance_scored(asked, rules)}
+    return {"ceiling": ceiling(asked, rules), "chance_scored": chance_scored(asked, rules)}
 
 
 # What each switch moves
@@ -141,17 +150,17 @@ def scorer_limits(task: Task, tests: Sequence[data.Example]) -> dict[str, float 
 
 def scoring_variants() -> dict[str, Compat]:
     """Each scoring switch alone, and all as published."""
-    alone = {name: config.typed(Compat, {"name": name, name: True}, name) for name in SCORING}
-    return alone | {"published": config.load("compat", "published", Compat)}
+    alone = {name: conf.typed(Compat, {"name": name, name: True}, name) for name in SCORING}
+    return alone | {"published": conf.load("compat", "published", Compat)}
 
 
 def effects(
-    outputs: Path = OUTPUTS, encoder: LoadEncoder = cells.load_encoder
+    outputs: Path = OUTPUTS, encoder: LoadEncoder = load_encoder
 ) -> Iterator[tuple[dict[str, Any], Pairs, Header]]:
     """(row of EFFECT_COLUMNS, its pairs, header) of every cell under `outputs` and variant; no pairs without a run."""
-    heads = {path: cells.read_header(path) for path in cells.cell_files(outputs)}
+    heads = {path: read_header(path) for path in cell_files(outputs)}
     for path, head in heads.items():
-        answers = cells.read(path)[1]
+        answers = read_cell(path)[1]
         runs = {} if generated_with(head) else generated_pairs(head, answers, heads, encoder)
         variants = rescored_pairs(head, answers, encoder) | runs
         for switch, pairs in variants.items():
@@ -171,7 +180,7 @@ def generated_with(head: Header) -> list[str]:
 
 def rescored(head: Header, answers: Sequence[Answers], compat: Compat, encoder: LoadEncoder | None) -> list[Score]:
     """A cell's scores under other rules than its own."""
-    return cells.score(replace(head, compat=compat), answers, encoder)
+    return file.score(replace(head, compat=compat), answers, encoder)
 
 
 def rescored_pairs(head: Header, answers: Sequence[Answers], encoder: LoadEncoder) -> dict[str, Pairs | None]:
@@ -189,8 +198,8 @@ def moves_bertscore(answers: Sequence[Answers], compat: Compat) -> bool:
     """Whether these rules compare other texts than the fixed ones do."""
     rules, fixed = Rules(False, compat), Rules(False, FIXED)
     return any(
-        scoring.compared(a.prompt, rules) != scoring.compared(a.prompt, fixed)
-        or any(scoring.written(each.text, compat) != each.text for each in a.completions.values())
+        match.compared(a.prompt, rules) != match.compared(a.prompt, fixed)
+        or any(written(each.text, compat) != each.text for each in a.completions.values())
         for a in answers
     )
 
@@ -205,8 +214,8 @@ def generated_pairs(
         if not same:
             pairs[switch] = None
             continue
-        other, other_answers = cells.read(same[0])
-        rules = config.load("compat", "published", Compat) if switch == PUBLISHED_RUN else FIXED
+        other, other_answers = read_cell(same[0])
+        rules = conf.load("compat", "published", Compat) if switch == PUBLISHED_RUN else FIXED
         fixed = rescored(head, answers, FIXED, encoder)
         pairs[switch] = matched(fixed, rescored(other, other_answers, rules, encoder))
     return pairs
@@ -228,7 +237,7 @@ def effect(pairs: Pairs) -> dict[str, Any]:
     """Means over examples and seeds, switched minus fixed, and how many picks and scores differ."""
     if not pairs:
         return {"note": "the two runs share no example"}
-    before, after = (cells.means(side) for side in zip(*pairs, strict=True))
+    before, after = (means_of(side) for side in zip(*pairs, strict=True))
     bert = (before, after) if "bertscore_accuracy" in after else ({}, {})
     return {
         "n": len({one.example_id for one, _ in pairs}),
@@ -245,7 +254,7 @@ def effect(pairs: Pairs) -> dict[str, Any]:
 def deviations(moves: Sequence[tuple[Mapping[str, Any], Pairs, Header]]) -> list[dict[str, Any]]:
     """Rows of DEVIATION_COLUMNS: each switch over all tasks of a prompt format and shots, switched minus fixed.
 
-    The interval resamples examples (groups of them where they share a context); p: stats_pairs.own_pair. A cell whose
+    The interval resamples examples (groups of them where they share a context); p: own.own_pair. A cell whose
     BERTScore no rule touches counts with no difference.
     """
     pools: dict[tuple[Any, ...], list[tuple[Header, Pairs]]] = {}
@@ -263,7 +272,7 @@ def over_tasks(pool: Sequence[tuple[Header, Pairs]], metric: str) -> dict[str, A
     """What one switch moves on the cells of one condition: cells, how many move, paired difference with interval."""
     import pandas as pd
 
-    from src import stats_pairs  # pingouin takes seconds to import, and the stage does without it
+    from src.statistics import own  # pingouin takes seconds to import, and the stage does without it
 
     def value(score: Score, other: Score) -> float:
         own, alternative = getattr(score, metric), getattr(other, metric)
@@ -283,7 +292,7 @@ def over_tasks(pool: Sequence[tuple[Header, Pairs]], metric: str) -> dict[str, A
     )
     gap = (switched["y"] - fixed["y"]).groupby(by["task"].first()).mean()
     moved = {"cells": len(pool), "cells_moved": int((gap.abs() > 1e-9).sum())}
-    return moved | stats_pairs.own_pair(switched, fixed, metric, SEED)
+    return moved | own.own_pair(switched, fixed, metric, SEED)
 
 
 def row_of(head: Header, switch: str, columns: Mapping[str, Any]) -> dict[str, Any]:
@@ -302,8 +311,8 @@ def shown_prompts(outputs: Path = OUTPUTS) -> list[dict[str, Any]]:
     The task is the first by name that was run in the most conditions.
     """
     by_task: dict[str, dict[str, Path]] = {}
-    for path in cells.cell_files(outputs):
-        head = cells.read_header(path)
+    for path in cell_files(outputs):
+        head = read_header(path)
         by_task.setdefault(head.task, {}).setdefault(head.condition, path)
     if not by_task:
         return []
@@ -312,7 +321,7 @@ def shown_prompts(outputs: Path = OUTPUTS) -> list[dict[str, Any]]:
 
 
 def _shown(path: Path) -> dict[str, Any]:
-    head, answers = cells.read(path)
+    head, answers = read_cell(path)
     prompt, completions = answers[0].prompt, answers[0].completions
     texts = {
         "asked": prompt.prefix + prompt.text,
@@ -328,8 +337,8 @@ def _shown(path: Path) -> dict[str, Any]:
 def near_ties(outputs: Path = OUTPUTS) -> list[dict[str, Any]]:
     """Rows of NEAR_TIE_COLUMNS: every completion with a decision whose margin is below the engine's NEAR_TIE."""
     rows = []
-    for path in cells.cell_files(outputs):
-        head, answers = cells.read(path)
+    for path in cell_files(outputs):
+        head, answers = read_cell(path)
         close = [
             (a.prompt.id, seed, completion.near_tie)
             for a in answers
@@ -352,7 +361,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataF
 
 def write_reference(outputs: Path, folder: Path) -> list[Path]:
     """compat_runs.csv and deviations.csv of the cells under `outputs`: figures only, no dataset text."""
-    moves = list(effects(outputs, functools.cache(cells.load_encoder)))
+    moves = list(effects(outputs, functools.cache(load_encoder)))
     runs = [row for row, pairs, _ in moves if row["switch"] in RUNS and pairs]
     frames = {"compat_runs": table(runs, EFFECT_COLUMNS), "deviations": table(deviations(moves), DEVIATION_COLUMNS)}
     for name, frame in frames.items():
@@ -362,12 +371,12 @@ def write_reference(outputs: Path, folder: Path) -> list[Path]:
 
 def main() -> None:
     """`python -m src.fidelity [OUTPUTS FOLDER]`. A user's mistake is one line on stderr and exit code 1."""
-    parser = config.command("fidelity", __doc__, "", "data/compat data/reference")
+    parser = command("fidelity", __doc__, "", "data/compat data/reference")
     parser.add_argument("outputs", nargs="?", type=Path, help="cells of runs with and without switches")
     parser.add_argument("folder", nargs="?", type=Path, default=Path("data/reference"), help="where the csv files go")
     given = parser.parse_args()
-    with config.stage("fidelity"):
-        print(config.suite_line(config.params()), flush=True)
+    with stage("fidelity"):
+        print(suite_line(grid.params()), flush=True)
         if given.outputs:
             print(*write_reference(given.outputs, given.folder))
             return
@@ -376,12 +385,10 @@ def main() -> None:
             "counts": table(count_rows(), COUNT_COLUMNS),
             "prompts": table(shown_prompts(), SHOWN_COLUMNS),
             "near_ties": table(near_ties(), NEAR_TIE_COLUMNS),
-            "compat": table(
-                [row for row, _, _ in effects(encoder=functools.cache(cells.load_encoder))], EFFECT_COLUMNS
-            ),
+            "compat": table([row for row, _, _ in effects(encoder=functools.cache(load_encoder))], EFFECT_COLUMNS),
         }
         for name, frame in frames.items():
-            with config.whole(OUT / f"{name}.parquet") as part:
+            with whole(OUT / f"{name}.parquet") as part:
                 frame.to_parquet(part, index=False)
     equal = frames["prefixes"]["equal"]
     compared = int(equal.notna().sum())

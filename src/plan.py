@@ -11,53 +11,46 @@ from __future__ import annotations
 
 import csv
 import functools
-import json
 import math
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from src import cells, config, data, fetch, prompts
-from src.config import Compat, Condition, Generation, Model, Task, UserError
-from src.frames import write_csv
-from src.prompts import Prompt
+from src.base.cli import command
+from src.base.errors import UserError
+from src.base.files import ROOT
+from src.base.frames import write_csv
+from src.base.grid import asked_of, composed_settings, params
+from src.base.schema import Condition, Model, Task
+from src.cell.file import glance, path_of
+from src.lab.speed import SECONDS, known_rate, measure, rate
+from src.lab.tokens import (
+    OUTPUTS,
+    Asked,
+    Rendered,
+    Tokens,
+    asked,
+    by_characters,
+    counted,
+    counter,
+    draws_of,
+    evaluated,
+    rendered,
+)
+from src.source import weights
 
 if TYPE_CHECKING:
-    from src.machine import Check
+    from src.lab.machine import Check
+
 
 DONE, MISSING, NOT_RUNNABLE = "done", "missing", "not_runnable"
-OUTPUTS, PREPARED = config.ROOT / "data/outputs", config.ROOT / data.TASKS
-PUBLISHED = config.ROOT / "data/published/scores.csv"
-KEPT = config.ROOT / "data/cells"  # finished cells with their speed, by experiment
-CALIBRATION = config.ROOT / "data/calibration.json"  # of this machine, so not in git
-CHARACTERS = 4.0  # to a token of English text, where no tokenizer is at hand
+PUBLISHED = ROOT / "data/published/scores.csv"
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 GPU_GB, HEADROOM = 80.0, 1.2  # memory of a GPU; what a model takes beside its weights
-SECONDS = 120.0  # of a calibration
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Of one cell, by what they are for."""
-
-    prefix: float = 0.0  # computed once a cell
-    prompt: float = 0.0  # of all examples, without the prefix
-    options: float = 0.0  # scored by likelihood
-    completion: float = 0.0  # at most, over all seeds
-
-    def __add__(self, other: Tokens) -> Tokens:
-        return Tokens(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
-
-    @property
-    def all(self) -> float:
-        """What a local engine computes."""
-        return self.prefix + self.prompt + self.options + self.completion
 
 
 @dataclass(frozen=True)
@@ -96,108 +89,6 @@ class Plan:
     usd: float | None  # None where it costs nothing or no price is set
 
 
-@dataclass(frozen=True)
-class Asked:
-    """The settings of params-like values that a plan depends on."""
-
-    tasks: Mapping[str, Task]
-    conditions: Mapping[str, Condition]
-    models: tuple[Model, ...]
-    seeds: tuple[int, ...]
-    limit: int | None
-    encoder: str
-
-
-def asked(given: Mapping[str, Any]) -> Asked:
-    """Params-like settings, typed. Raises UserError."""
-    tasks = [config.with_exemplar_options(task) for task in config.load_all("task", given["tasks"], Task)]
-    conditions = config.load_all("condition", given["conditions"], Condition)
-    return Asked(
-        {task.name: task for task in tasks},
-        {condition.name: condition for condition in conditions},
-        tuple(config.load_all("model", given["models"], Model)),
-        config.distinct(given["seeds"]),
-        config.positive("limit", given["limit"]),
-        str(given.get("encoder")),
-    )
-
-
-def draws(what: Asked, model: Model) -> int:
-    """Completions of one prompt: one a seed; the paper's API runs were made once, at temperature 0."""
-    return 1 if model.api else len(what.seeds)
-
-
-def evaluated(task: Task, limit: int | None) -> int:
-    """Examples a cell of this task asks; before a prepared file is at hand, by conf/task's counts."""
-    n = task.n_source - (0 if task.exemplar_file else len(task.exemplars))
-    return n if limit is None else min(limit, n)
-
-
-# ---- what a cell asks --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """A cell's prompts, for every model alike."""
-
-    prompts: tuple[Prompt, ...]
-    data_sha256: str
-
-    @functools.cached_property
-    def sha256(self) -> str:
-        """As in a cell's header."""
-        return config.digest([asdict(prompt) for prompt in self.prompts])
-
-
-def rendered(what: Asked, task: Task, condition: Condition) -> Rendered | None:
-    """The prompts of a cell; None where its task is not prepared."""
-    prepared = examples(task.name)
-    if prepared is None:
-        return None
-    shots, tests, sha256 = prepared
-    return Rendered(tuple(prompts.ask(tests, shots, task, condition, what.limit)), sha256)
-
-
-@functools.cache
-def examples(name: str) -> tuple[list[data.Example], list[data.Example], str] | None:
-    """(exemplars, test items, sha256) of a prepared task; None where it is not prepared."""
-    try:
-        return data.load(name, PREPARED)
-    except UserError:
-        return None
-
-
-Counter = Callable[[Sequence[str]], list[float]]
-
-
-def by_characters(texts: Sequence[str]) -> list[float]:
-    """Estimated tokens of each text."""
-    return [len(text) / CHARACTERS for text in texts]
-
-
-def counter(model: Model) -> Counter | None:
-    """Exact tokens of each text, by the tokenizer.json beside the weights; None where there is none."""
-    tokenizer = fetch.tokenizer(model, config.ROOT)
-    if tokenizer is None:
-        return None
-    return lambda texts: [float(len(found)) for found in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
-
-
-def counted(cell: Rendered, count: Counter, draws: int) -> tuple[Tokens, float]:
-    """(tokens that a local engine computes, prompt tokens that an API bills) of one cell."""
-    generation, asked_for = Generation(), cell.prompts
-    options = sorted({option for p in asked_for for option in (p.options or (p.answer,))})
-    length = dict(zip(options, count(options), strict=True))
-    budget = sum(max(length[o] for o in (p.options or (p.answer,))) + generation.extra_tokens for p in asked_for)
-    continuations = [c for p in asked_for for c in p.continuations]
-    prefix, prompt = count([asked_for[0].prefix])[0], sum(count([p.text for p in asked_for]))
-    tokens = Tokens(prefix, prompt, sum(count(continuations)), draws * budget)
-    return tokens, draws * (prompt + prefix * len(asked_for))
-
-
-# ---- what there is -----------------------------------------------------------------------------------
-
-
 def origin(model: Model) -> str:
     """Where a model's weights come from."""
     if model.api:
@@ -216,11 +107,11 @@ def hindrance(model: Model, folder: Path | None) -> str:
 
 def is_done(what: Asked, model: Model, task: Task, condition: Condition, cell: Rendered) -> bool:
     """Whether data/outputs holds this cell whole, asked of the same prompts and data."""
-    path = cells.path_of(OUTPUTS / model.name, task.name, condition.name)
+    path = path_of(OUTPUTS / model.name, task.name, condition.name)
     if not path.is_file():
         return False
     try:
-        head, seeds, count = cells.glance(path)
+        head, seeds, count = glance(path)
     except UserError:
         return False
     wanted = {
@@ -228,9 +119,6 @@ def is_done(what: Asked, model: Model, task: Task, condition: Condition, cell: R
         "prompts_sha256": cell.sha256,
     }  # fmt: skip
     return count == len(cell.prompts) and seeds >= {*what.seeds} and head.chosen([*wanted]) == wanted
-
-
-# ---- the plan ----------------------------------------------------------------------------------------
 
 
 def cell_plans(what: Asked) -> dict[str, list[CellPlan]]:
@@ -252,10 +140,10 @@ def _of_model(
     asks: Mapping[tuple[str, str], Rendered | None],
     estimates: Callable[[tuple[str, str], int], tuple[Tokens, float]],
 ) -> list[CellPlan]:
-    repeats, folder = draws(what, model), fetch.on_disk(model, config.ROOT)
+    repeats, folder = draws_of(what, model), weights.on_disk(model, ROOT)
     stops, count = hindrance(model, folder), counter(model)
     rows = []
-    for t in config.asked_of(model, list(what.tasks)):
+    for t in asked_of(model, list(what.tasks)):
         for c, condition in what.conditions.items():
             cell = asks[t, c]
             n = len(cell.prompts) if cell else evaluated(what.tasks[t], what.limit)
@@ -321,87 +209,6 @@ def cost(model: Model, sent: float, completed: float) -> float | None:
     return (sent * model.usd_per_million_in + completed * model.usd_per_million_out) / 1e6
 
 
-# ---- how fast ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Rate:
-    """What was measured: tokens a second of one model."""
-
-    model: str
-    parameters: float
-    tokens_per_s: float
-    origin: str
-
-
-def rate(model: Model) -> float | None:
-    """Tokens a second to expect of a model on this machine; None where nothing was measured."""
-    measured = known_rate()
-    return None if measured is None else measured.tokens_per_s * measured.parameters / model.parameters
-
-
-@functools.cache
-def known_rate() -> Rate | None:
-    """The last calibration, else what this folder's tracked runs took."""
-    if CALIBRATION.is_file():
-        return Rate(**json.loads(CALIBRATION.read_text()))
-    return tracked_rate(KEPT)
-
-
-def tracked_rate(folder: Path) -> Rate | None:
-    """Tokens by seconds over all kept cells of the model that has most tokens; None without any.
-
-    folder: data/cells. Files that are no cells say nothing.
-    """
-    totals: dict[str, tuple[float, float]] = {}
-    for path in cells.cell_files(folder):
-        with suppress(UserError):
-            head = cells.read_header(path)
-            speed = head.recorded.metrics if head.recorded else {}
-            tokens, seconds = totals.get(head.model, (0.0, 0.0))
-            totals[head.model] = (tokens + speed.get("tokens", 0.0), seconds + speed.get("wall_s", 0.0))
-    known = {name: each for name, each in totals.items() if all(each) and name in config.known("model")}
-    if not known:
-        return None
-    name = max(known, key=lambda each: known[each][0])
-    tokens, seconds = known[name]
-    return Rate(name, config.load("model", name, Model).parameters, tokens / seconds, "tracked runs")
-
-
-def measure(given: Mapping[str, Any], seconds: float) -> Rate:
-    """Computes cells of the grid for some seconds, keeps nothing but the rate. Raises UserError without any weights."""
-    what = asked(given)
-    model = next((m for m in what.models if not m.api and fetch.on_disk(m, config.ROOT)), None)
-    cells_here = [cell for t in what.tasks.values() for c in what.conditions.values() if (cell := rendered(what, t, c))]
-    if model is None or not cells_here:
-        raise UserError("nothing to measure: no model of the suite has its weights and a prepared task here")
-    tokens, took = timed(model, cells_here, what.seeds, seconds)
-    measured = Rate(model.name, model.parameters, tokens / took, f"{took:.0f} s of --measure")
-    CALIBRATION.parent.mkdir(exist_ok=True)
-    CALIBRATION.write_text(json.dumps(asdict(measured)) + "\n")
-    known_rate.cache_clear()
-    return measured
-
-
-def timed(model: Model, cells_here: Sequence[Rendered], seeds: tuple[int, ...], seconds: float) -> tuple[int, float]:
-    """(tokens computed, seconds it took), after a first prompt that loads the weights."""
-    from src.engine import Request
-    from src.engine.local import LocalEngine
-
-    folder, identity = fetch.weights(model, config.ROOT)
-    engine = LocalEngine(folder, identity, model, Generation(), config.load("compat", "fixed", Compat))
-    list(engine.run([Request(cells_here[0].prompts[0], seeds[:1], False)]))
-    begun, before = time.monotonic(), engine.tokens
-    for cell in cells_here:
-        for _ in engine.run([Request(p, seeds, bool(p.continuations)) for p in cell.prompts[:16]]):
-            if time.monotonic() - begun > seconds:
-                return engine.tokens - before, time.monotonic() - begun
-    return engine.tokens - before, time.monotonic() - begun
-
-
-# ---- the paper's own grid ----------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Released:
     """Published cells of one model, on tasks inside or outside the paper suite."""
@@ -417,7 +224,7 @@ class Released:
 
 def published(path: Path = PUBLISHED) -> list[Released]:
     """The released generations, line by line, from the rows of the published cells (n_examples x n_runs)."""
-    suite = fetch.composed(["suite=paper"])
+    suite = composed_settings(["suite=paper"])
     what = asked(suite)
     planned = {model.name: completions(what, model) for model in what.models}
     lines: dict[tuple[str, str], list[dict[str, str]]] = {}
@@ -437,15 +244,12 @@ def published(path: Path = PUBLISHED) -> list[Released]:
 
 def completions(what: Asked, model: Model) -> int:
     """Completions that plain conditions ask of a model, by conf/task's counts."""
-    examples_asked = sum(evaluated(what.tasks[t], what.limit) for t in config.asked_of(model, list(what.tasks)))
-    return examples_asked * len(what.conditions) * draws(what, model)
+    examples_asked = sum(evaluated(what.tasks[t], what.limit) for t in asked_of(model, list(what.tasks)))
+    return examples_asked * len(what.conditions) * draws_of(what, model)
 
 
 def _generations(rows: Iterable[Mapping[str, str]]) -> int:
     return sum(int(row["n_examples"]) * int(row["n_runs"]) for row in rows)
-
-
-# ---- showing it --------------------------------------------------------------------------------------
 
 
 def _console() -> Any:
@@ -544,7 +348,7 @@ def write_rows(path: Path, rows: Iterable[Any]) -> None:
 
 def parse(argv: Sequence[str]) -> Any:
     """Command line."""
-    parser = config.command(
+    parser = command(
         "plan", __doc__, "", "suite=paper --csv plan.csv", "suite=paper +model=llama_7b --measure", "published"
     )
     parser.add_argument("words", nargs="*", help="suite=NAME, +model=NAME, limit=8, ...; or: published")
@@ -561,10 +365,10 @@ def execute(given: Any) -> None:
         if given.csv:
             write_rows(given.csv, released)
         return
-    settings = fetch.composed(given.words) if given.words else config.params()
+    settings = composed_settings(given.words) if given.words else params()
     if given.measure:
         print(f"measuring for {given.measure:.0f} s: {measure(settings, given.measure).tokens_per_s:,.0f} tokens/s")
-    from src import machine
+    from src.lab import machine
 
     with ThreadPoolExecutor(1) as beside:  # git, DVC and the hub take their time while the grid is worked out
         checks = beside.submit(machine.checks)

@@ -20,14 +20,14 @@ import sys
 import tomllib
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from src import cells
-from src.cells import Answers
-from src.config import ROOT, UserError, digest, whole
+from src.base.errors import UserError
+from src.base.files import ROOT, whole
+from src.cell.file import cell_files
+from src.cell.released import CELLS, hashed_items, without_prompts
 
 COPIED = (
     "CITATION.cff", "LICENSE", "params.yaml", "dvc.yaml", "dvc.lock", "pyproject.toml", "requirements*.in",
@@ -35,9 +35,9 @@ COPIED = (
     "data/published/*.yaml", "data/reference/*.csv", "data/scores.parquet", "data/tasks/summary.csv",
     "data/fidelity/*.parquet", "reports/tables/*.csv", "reports/hashes/*.csv", "reports/metrics.json",
 )  # fmt: skip
+
 QUOTES_DATA = ("data/fidelity/prompts.parquet",)
 NEEDED = ("data/scores.parquet", "reports/metrics.json")
-CELLS = "data/cells"
 CRATE, MANIFEST = "ro-crate-metadata.json", "manifest-sha256.txt"
 LICENCE = "https://spdx.org/licenses/Apache-2.0"
 LICENCES = {"data/published/": "https://spdx.org/licenses/CC-BY-SA-4.0"}
@@ -46,10 +46,6 @@ WORDS = (
     "the data sets, which have their own licences. Completions are the model's own words, kept as written: one can "
     "quote its prompt, and with it an option or a phrase of an item."
 )
-DIGITS = 16  # of the sha256 that stands for a text
-
-
-# ---- what goes in -------------------------------------------------------------------------------
 
 
 def members(root: Path) -> dict[str, bytes]:
@@ -58,47 +54,12 @@ def members(root: Path) -> dict[str, bytes]:
     files = {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
     files = {name: content for name, content in files.items() if name not in QUOTES_DATA}
     missing = [name for name in NEEDED if name not in files]
-    outputs = cells.cell_files(root / "data/outputs")
+    outputs = cell_files(root / "data/outputs")
     if missing or not outputs:
         raise UserError(f"{(missing or ['data/outputs'])[0]} is missing: nothing to release yet. Make it: dvc repro")
     tasks = {f"data/tasks/{path.name}": hashed_items(path) for path in sorted((root / "data/tasks").glob("*.jsonl"))}
     answered = {f"{CELLS}/{path.parent.name}/{path.name}": without_prompts(path) for path in outputs}
     return dict(sorted({**files, **tasks, **answered}.items()))
-
-
-def hashed_items(path: Path) -> bytes:
-    """A prepared task with a hash in the place of every text: what the statistics need of it."""
-    rows = [json.loads(line) for line in path.open(encoding="utf-8")]
-    return _lines([{**row, **{key: hashed(row[key]) for key in ("input", "options", "answer")}} for row in rows])
-
-
-def hashed(text: str | Sequence[str]) -> str | list[str]:
-    """DIGITS of a text's sha256, and its full stop, which the published scorer treats by itself."""
-    if not isinstance(text, str):
-        return [str(hashed(each)) for each in text]
-    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS] + ("." if text.endswith(".") else "")
-
-
-def without_prompts(path: Path) -> bytes:
-    """A cell's file with each prompt's id and sha256 in its place."""
-    head, answers = cells.read(path)
-    return _lines([cells.header_row(head), *map(_answer, answers)])
-
-
-def _answer(answers: Answers) -> dict[str, Any]:
-    return {"id": answers.prompt.id, "prompt_sha256": prompt_sha256(answers), **cells.answers_row(answers)}
-
-
-def prompt_sha256(answers: Answers) -> str:
-    """sha256 of a prompt: prefix, text, options, continuations, gold answer."""
-    return digest(asdict(answers.prompt))
-
-
-def _lines(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-
-
-# ---- what describes it ----------------------------------------------------------------------------
 
 
 def crate(files: Mapping[str, bytes], version: str, date: str, commit: str) -> dict[str, Any]:
@@ -149,9 +110,6 @@ def commit(root: Path) -> tuple[str, str]:
         raise UserError(f"{root} is no git checkout, so the release could not say which code made it") from error
     found, day = done.stdout.split()
     return found, day
-
-
-# ---- the archive ------------------------------------------------------------------------------------
 
 
 def write(root: Path, archive: Path | None = None) -> Path:

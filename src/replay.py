@@ -21,16 +21,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src import cells, config, scoring
-from src.config import Compat, Model, Task, UserError
-from src.engine import Completion
-from src.frames import write_csv
-from src.prompts import LETTERS, Prompt, without_full_stop
+from src.base import conf
+from src.base.cli import command
+from src.base.errors import UserError
+from src.base.files import ROOT
+from src.base.frames import write_csv
+from src.base.schema import Compat, Model, Task
+from src.cell.file import load_encoder, means_of
+from src.engine.job import Completion
+from src.question import prompts
+from src.question.prompts import LETTERS, Prompt
+from src.scoring.bertscore import BertScorer
+from src.scoring.match import Rules
+from src.scoring.score import score_cell
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PUBLISHED = config.ROOT / "data/published/scores.csv"
+PUBLISHED = ROOT / "data/published/scores.csv"
 OUT = Path("data/replay/replay_agreement.csv")
 PATTERN = r"(?:.*/)?(?P<model>[^/]+)/(?P<task>[^/]+)/(?P<prompt>[a-z_-]+)_(?P<shots>\d+)shot(?:_(?P<seed>[^/]+))?\.json"
 LISTS = ("input", "target", "options", "prediction")
@@ -48,7 +56,6 @@ COLUMNS = (
 )  # fmt: skip
 RUN_COLUMNS = dict(zip(METRICS, ("exact_match_accuracy", "edit_distance", "bert_score_accuracy"), strict=True))
 NOT_SCORED = -100.0  # what a table of runs holds for a missing score
-
 Scores = dict[str, float]
 
 
@@ -141,7 +148,7 @@ def place_of_run(row: Mapping[str, str], names: Mapping[str, str]) -> Place:
 def model_names() -> dict[str, str]:
     """Our name of each model of conf/model by what else it is called: hub id, with and without its owner; API name."""
     found: dict[str, str] = {}
-    for model in (config.load("model", name, Model) for name in config.known("model")):
+    for model in (conf.load("model", name, Model) for name in conf.known("model")):
         known = (model.hub, model.hub and model.hub.split("/")[-1], model.api)
         found |= {name: model.name for name in known if name}
     return found
@@ -219,7 +226,9 @@ def target_of(target: str, options: Sequence[str], lettered: bool) -> int:
 
 
 def _bare(text: str) -> str:
-    return without_full_stop(without_full_stop(text.strip()).removeprefix('"').removesuffix('"')).strip()
+    return prompts.without_full_stop(
+        prompts.without_full_stop(text.strip()).removeprefix('"').removesuffix('"')
+    ).strip()
 
 
 def said(prompt: str, prediction: str, compat: Compat) -> str:
@@ -249,29 +258,29 @@ def prompt_of(i: int, run: Mapping[str, Sequence[Any]], lettered: bool) -> Promp
     except UserError as error:
         raise UserError(f"item {i}: {error}") from None
     answer = options[target] if target is not None else _bare(run["target"][i])
-    return Prompt(str(i), str(i), "", run["input"][i], options, (), target, without_full_stop(answer))
+    return Prompt(str(i), str(i), "", run["input"][i], options, (), target, prompts.without_full_stop(answer))
 
 
 @functools.cache
 def strips_options(task: str) -> bool:
     """Whether the task is one whose options lose their full stop too (conf/task)."""
-    return task in config.known("task") and config.load("task", task, Task).strip_full_stop_from_options
+    return task in conf.known("task") and conf.load("task", task, Task).strip_full_stop_from_options
 
 
-def rescore(path: Path, place: Place, compat: Compat, bert: scoring.BertScorer | None = None) -> Replayed:
+def rescore(path: Path, place: Place, compat: Compat, bert: BertScorer | None = None) -> Replayed:
     """One file scored by our rules. Raises UserError where it cannot be."""
     run = read_run(path)
     lettered = place.prompt.startswith("closed_adv")
     asked = [prompt_of(i, run, lettered) for i in range(len(run["input"]))]
     texts = {p.id: said(p.text, run["prediction"][i], compat) for i, p in enumerate(asked)}
-    scores = scoring.score_cell(
+    scores = score_cell(
         asked,
         {name: {0: Completion(text, 0, "eos")} for name, text in texts.items()},
         {},
-        scoring.Rules(lettered, compat, strips_options(place.task)),
+        Rules(lettered, compat, strips_options(place.task)),
         bert,
     )
-    means = {name: value for name, value in cells.means(scores).items() if name in METRICS}
+    means = {name: value for name, value in means_of(scores).items() if name in METRICS}
     judged = run.get(JUDGEMENTS)
     differ = sum((j == "T") != bool(s.exact_match) for j, s in zip(judged, scores, strict=True)) if judged else None
     return Replayed(place, len(asked), means, differ)
@@ -376,19 +385,19 @@ def by_table(runs: Mapping[str, Mapping[str, str]]) -> tuple[Callable[[str], Pla
 
 def rules(name: str, changes: Sequence[str]) -> Compat:
     """A compat of conf/compat with some switches set otherwise ("strip_letters=false"). Raises UserError."""
-    found = config.load("compat", name, Compat)
+    found = conf.load("compat", name, Compat)
     for change in changes:
         key, _, value = change.partition("=")
         if key == "name" or key not in asdict(found) or value not in ("true", "false"):
             known = ", ".join(k for k in asdict(found) if k != "name")
             raise UserError(f"--switch {change}: write <name>=true or <name>=false. Known: {known}")
-        found = config.typed(Compat, asdict(found) | {key: value == "true"}, change)
+        found = conf.typed(Compat, asdict(found) | {key: value == "true"}, change)
     return found
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    parser = config.command("replay", __doc__, "released/", "released/ --runs runs.csv")
+    parser = command("replay", __doc__, "released/", "released/ --runs runs.csv")
     parser.add_argument("folder", type=Path, help="folder of output files")
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
@@ -416,7 +425,7 @@ def replayed(given: argparse.Namespace) -> pd.DataFrame:
     if not located:
         raise UserError(f"{given.folder} holds no *.json")
     compat = rules(given.compat, given.switch)
-    bert = cells.load_encoder(given.encoder) if given.encoder else None
+    bert = load_encoder(given.encoder) if given.encoder else None
     rows = replay(located, lambda path, place: rescore(given.folder / path, place, compat, bert), reference)
     return pd.DataFrame(rows, columns=list(COLUMNS)).convert_dtypes()
 

@@ -13,10 +13,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from src import cells, config
-from src.config import UserError
-from src.frames import read_frame
-from src.names import PUBLISHED
+from src.base.cli import command
+from src.base.errors import UserError
+from src.base.files import ROOT
+from src.base.frames import read_frame
+from src.base.metrics import PUBLISHED
+from src.cell.file import cell_files, read_header
 
 TABLES, OUTPUTS = Path("reports/tables"), Path("data/outputs")
 CELLS, SCORES = Path("data/stats/cells.parquet"), Path("data/published/scores.csv")
@@ -86,8 +88,8 @@ def known_cells(root: Path) -> dict[str, dict[str, str]]:
     if (root / CELLS).exists():
         frame = read_frame(root, str(CELLS))[list(HASHES)].drop_duplicates("fingerprint").astype("string").fillna("")
         known = {row["fingerprint"]: dict(row) for row in frame.to_dict("records")}
-    for path in cells.cell_files(root / OUTPUTS):
-        head = cells.read_header(path)
+    for path in cell_files(root / OUTPUTS):
+        head = read_header(path)
         hashes = head.chosen(("data_sha256", "prompts_sha256", "completions_sha256"))
         known.setdefault(head.fingerprint, {}).update(hashes, file=str(path.relative_to(root)))
     return known
@@ -95,12 +97,12 @@ def known_cells(root: Path) -> dict[str, dict[str, str]]:
 
 def main() -> None:
     """`python -m src.trace NUMBER|FINGERPRINT`. A user's mistake is one line on stderr and exit code 1."""
-    parser = config.command("trace", __doc__, "0.547", "1f4ca44d19f2 --most 5")
+    parser = command("trace", __doc__, "0.547", "1f4ca44d19f2 --most 5")
     parser.add_argument("asked", metavar="NUMBER|FINGERPRINT", help="as printed, e.g. 0.547 or 1f4ca44d19f2")
     parser.add_argument("--most", type=int, default=20, help="finds shown (20)")
     given = parser.parse_args()
     try:
-        report(given.asked, given.most, config.ROOT)
+        report(given.asked, given.most, ROOT)
     except UserError as error:
         sys.exit(f"error: {error}")
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import functools
 
-from src import config
-from src.config import Condition, Model, Task
+from src.base import conf
+from src.base.schema import Condition, Model, Task
 
 
 @functools.cache
 def conditions() -> dict[str, Condition]:
-    return {found.name: found for found in config.load_all("condition", config.known("condition"), Condition)}
+    return {found.name: found for found in conf.load_all("condition", conf.known("condition"), Condition)}
 
 
 @functools.cache
 def models() -> list[Model]:
-    return config.load_all("model", config.known("model"), Model)
+    return conf.load_all("model", conf.known("model"), Model)
 
 
 def of_source(*sources: str) -> list[str]:
@@ -25,4 +25,4 @@ def of_source(*sources: str) -> list[str]:
 
 @functools.cache
 def _tasks() -> dict[str, Task]:
-    return {found.name: found for found in config.load_all("task", config.known("task"), Task)}
+    return {found.name: found for found in conf.load_all("task", conf.known("task"), Task)}

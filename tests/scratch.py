@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from src import config
+from src.base.files import ROOT
 
 
 def run(folder: Path, *words: str, code: int = 0, **variables: str) -> str:
@@ -26,11 +26,11 @@ def run(folder: Path, *words: str, code: int = 0, **variables: str) -> str:
 
 def clone(folder: Path) -> Path:
     """The project's files in `folder`, committed there; nothing that DVC or a run has made."""
-    listed = run(config.ROOT, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
+    listed = run(ROOT, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
     for name in filter(None, listed):
-        if (config.ROOT / name).is_file():
+        if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(config.ROOT / name, folder / name)
+            shutil.copy2(ROOT / name, folder / name)
     run(folder, "git", "init", "-q", "-b", "main")
     run(folder, "git", "config", "user.name", "A Tester")
     run(folder, "git", "config", "user.email", "tester@localhost")
@@ -46,9 +46,9 @@ def commit(folder: Path) -> Path:
 
 def with_outs(folder: Path) -> Path:
     """A clone's pipeline as far as it has run here: DVC's cache and the example store by hard links, checked out."""
-    cache = Path(run(config.ROOT, "python", "-m", "dvc", "cache", "dir").strip())
+    cache = Path(run(ROOT, "python", "-m", "dvc", "cache", "dir").strip())
     linked(cache, folder / ".dvc/cache")
-    linked(config.ROOT / "data/store", folder / "data/store")
+    linked(ROOT / "data/store", folder / "data/store")
     run(folder, "python", "-m", "dvc", "config", "--local", "cache.type", "hardlink,symlink,copy")
     run(folder, "python", "-m", "dvc", "checkout", "--quiet", "--allow-missing")
     return folder

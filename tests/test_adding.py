@@ -10,12 +10,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from src import claims, config, report
+from src import audit, report
+from src.base.files import ROOT
+from src.base.verdict import UNCHECKED, VERDICTS
 from tests import scratch, warm
 from tests.test_report import project
 from tests.tiny import tiny
 
-TEXT = (config.ROOT / "docs/adding.md").read_text()
+TEXT = (ROOT / "docs/adding.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL))
 DIFFS = {title: "".join(re.findall(r"^```diff\n(.*?)^```", text, re.M | re.S)) for title, text in SECTIONS.items()}
 YAML_ALONE = ("A task", "A model", "A condition", "A table", "A figure", "A claim")
@@ -38,7 +40,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared(copy: Path) -> Path:
     scratch.run(copy, "python", "-m", "src.fetch", "riddles", DATA_DIR="mine")
     scratch.run(copy, "python", "-m", "src.config", "suite=pilot", "sources=[riddles]", "tasks=[riddles]")
-    scratch.run(copy, "python", "-m", "src.data")
+    scratch.run(copy, "python", "-m", "src.prepare")
     return copy
 
 
@@ -50,7 +52,10 @@ def test_what_is_said_to_take_one_yaml_takes_one_new_yaml(title: str) -> None:
 
 
 def test_a_metric_takes_a_scorer_and_a_name() -> None:
-    assert set(re.findall(r"^\+\+\+ b/(\S+)", DIFFS["A metric"], re.MULTILINE)) == {"src/scoring.py", "src/names.py"}
+    assert set(re.findall(r"^\+\+\+ b/(\S+)", DIFFS["A metric"], re.MULTILINE)) == {
+        "src/scoring/score.py",
+        "src/base/metrics.py",
+    }
 
 
 def test_an_added_task_is_prepared_with_its_exemplars_set_apart(prepared: Path) -> None:
@@ -68,7 +73,7 @@ def test_an_added_model_and_condition_are_planned(copy: Path) -> None:
 
 @pytest.mark.slow
 def test_an_added_model_answers_an_added_task_under_an_added_condition_by_an_added_metric(prepared: Path) -> None:
-    scratch.linked(config.ROOT / "data/raw/minilm", prepared / "data/raw/minilm")
+    scratch.linked(ROOT / "data/raw/minilm", prepared / "data/raw/minilm")
     words = ["+model=my_llama", "task=riddles", "conditions=[closed_few,closed_few_polite]", "limit=2"]
     for command in (("src.run", *words, "out=mine/out/my_llama"), ("src.collect", "mine/out", "mine/scores.parquet")):
         done = warm.ran(*command, cwd=prepared)
@@ -94,8 +99,8 @@ def test_an_added_table_and_figure_are_in_the_report(copy: Path, tmp_path: Path)
 def test_an_added_claim_gets_its_verdicts(copy: Path, tmp_path: Path) -> None:
     root = project(tmp_path / "project")
     shutil.copytree(copy / "conf/claim", root / "conf/claim")
-    (claim,) = [each for each in claims.load_claims(root) if each.name == "own_zero_shot"]
-    words = claims.vocabulary(root, 0.05)
-    rows = list(claims.audit_rows(claim, claims.rows_of(root, claim, words), words))
+    (claim,) = [each for each in audit.load_claims(root) if each.name == "own_zero_shot"]
+    words = audit.vocabulary(root, 0.05)
+    rows = list(audit.audit_rows(claim, audit.rows_of(root, claim, words), words))
     assert len(rows) == 3
-    assert {row["verdict"] for row in rows} <= set(claims.VERDICTS) - {claims.UNCHECKED}
+    assert {row["verdict"] for row in rows} <= set(VERDICTS) - {UNCHECKED}

@@ -9,10 +9,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from src import annotate, cells, frames, stats
-from src.config import Compat, UserError
-from src.engine import Completion
-from src.prompts import Prompt
+from src import annotate
+from src.base import frames
+from src.base.errors import UserError
+from src.base.schema import Compat
+from src.cell.file import Answers, Header, digests, write_cell
+from src.engine.job import Completion
+from src.question.prompts import Prompt
+from src.statistics import table2
 
 SAID = [' "yes"', ' "no"', ' "yes"', "=1+1"]
 
@@ -21,20 +25,20 @@ SAID = [' "yes"', ' "no"', ' "yes"', "=1+1"]
 def outputs(tmp_path: Path) -> Path:
     """One cell of four outputs."""
     answers = [
-        cells.Answers(
+        Answers(
             Prompt(f"t/{i}", f"g{i}", "", f"Question {i}?", ("yes", "no"), (" a", " b"), 0, "yes"),
             {7: Completion(said, 3, "eos"), 9: Completion("other", 3, "eos")},
             None,
         )
         for i, said in enumerate(SAID)
     ]
-    asked, completed = cells.digests(answers)
-    head = cells.Header(
+    asked, completed = digests(answers)
+    head = Header(
         fingerprint="abc123abc123", suite="s", model="m", weights="w", task="t", condition="closed_zero",
         prompt="closed", lettered=False, shots=0, compat=Compat(name="fixed"), encoder="e",
         prompts_sha256=asked, completions_sha256=completed, data_sha256="",
     )  # fmt: skip
-    cells.write(tmp_path / "m/t__closed_zero.jsonl", head, answers)
+    write_cell(tmp_path / "m/t__closed_zero.jsonl", head, answers)
     return tmp_path
 
 
@@ -99,7 +103,7 @@ def test_table4_holds_the_papers_rows_and_the_graded_ones(tmp_path: Path) -> Non
     one = annotate.grades(sheet(tmp_path / "a.csv", "1", "1", "1", "0"))
     frames.write_csv(pd.DataFrame(annotate.summarise([one], SCORES)), tmp_path / "graded.csv")
     paper = [{"task": "social_iqa", "metric": 36, "manual": 38, "baseline": 34}]
-    table = stats.table4_manual(paper, pd.read_csv(tmp_path / "graded.csv")).set_index("source")
+    table = table2.table4_manual(paper, pd.read_csv(tmp_path / "graded.csv")).set_index("source")
     published, own = table.loc["published"], table.loc["own"]
     assert (published["n"], published["k_metric"], published["k_manual"]) == (50, 18, 19)
     assert published["manual_low"] == pytest.approx(0.2586, abs=1e-4)

@@ -10,11 +10,28 @@ from typing import Any
 
 import pytest
 
-from src import cells, config
-from src.cells import Answers, Header, Recorded
-from src.config import Compat, Condition, UserError
-from src.engine import Completion, Likelihood
-from src.prompts import Prompt
+from src.base import conf
+from src.base.errors import UserError
+from src.base.schema import Compat, Condition
+from src.cell import file
+from src.cell.file import (
+    Answers,
+    Header,
+    Recorded,
+    cell_files,
+    condition_of,
+    digests,
+    files_in,
+    glance,
+    is_cell,
+    path_of,
+    read_cell,
+    read_header,
+    score,
+    write_cell,
+)
+from src.engine.job import Completion, Likelihood
+from src.question.prompts import Prompt
 
 OPTIONS = ("a stone", "a cork", "a leaf", "a feather")
 RECORDED = Recorded({"primary_metric": "exact_match"}, {"tokens": 7.0}, {"device": "cpu"})
@@ -37,7 +54,7 @@ def answers() -> list[Answers]:
 
 @pytest.fixture
 def head(answers: list[Answers]) -> Header:
-    prompts_sha256, completions_sha256 = cells.digests(answers)
+    prompts_sha256, completions_sha256 = digests(answers)
     return Header(
         fingerprint="0123456789ab", suite="s", model="m", weights="w", task="t", condition="closed_few",
         prompt="closed", lettered=False, shots=5, compat=Compat(name="fixed", first_listed=True), encoder="e",
@@ -47,8 +64,8 @@ def head(answers: list[Answers]) -> Header:
 
 @pytest.fixture
 def path(tmp_path: Path, head: Header, answers: list[Answers]) -> Path:
-    path = cells.path_of(tmp_path / "m", head.task, head.condition)
-    cells.write(path, head, answers)
+    path = path_of(tmp_path / "m", head.task, head.condition)
+    write_cell(path, head, answers)
     return path
 
 
@@ -57,10 +74,10 @@ def test_what_is_written_is_read_back(
     path: Path, head: Header, answers: list[Answers], recorded: Recorded | None
 ) -> None:
     head = replace(head, recorded=recorded)
-    cells.write(path, head, answers)
-    assert cells.read(path) == (head, answers)
-    assert cells.read_header(path) == head
-    assert cells.glance(path) == (head, {105, 2266}, 2)
+    write_cell(path, head, answers)
+    assert read_cell(path) == (head, answers)
+    assert read_header(path) == head
+    assert glance(path) == (head, {105, 2266}, 2)
 
 
 def test_the_header_stands_first_its_keys_in_order_and_the_prefix_once(path: Path) -> None:
@@ -86,7 +103,7 @@ def changed(change: Callable[[dict[str, Any]], object]) -> Callable[[str], str]:
     return edit
 
 
-READERS = [cells.read, cells.read_header, cells.glance]
+READERS = [read_cell, read_header, glance]
 
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda each: each.__name__)
@@ -117,7 +134,7 @@ def test_a_damaged_first_line_is_refused_by_every_reader(
 def test_a_changed_text_is_an_edit(path: Path) -> None:
     path.write_text(path.read_text().replace("a cork", "a boat"))
     with pytest.raises(UserError, match="was edited: its prompts differ"):
-        cells.read(path)
+        read_cell(path)
 
 
 def test_a_file_of_another_kind_is_told_from_a_cell(path: Path, tmp_path: Path) -> None:
@@ -125,32 +142,32 @@ def test_a_file_of_another_kind_is_told_from_a_cell(path: Path, tmp_path: Path) 
     for name, text in others.items():
         (tmp_path / name).write_text(text)
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    assert cells.is_cell(path)
-    assert not any(cells.is_cell(tmp_path / name) for name in (*others, "binary"))
+    assert is_cell(path)
+    assert not any(is_cell(tmp_path / name) for name in (*others, "binary"))
 
 
 def test_cells_are_found_by_model_and_condition(tmp_path: Path, head: Header, answers: list[Answers]) -> None:
     names = [("m", "t", "closed_few"), ("m", "u", "open_few"), ("n", "t", "closed_few")]
-    every = [cells.path_of(tmp_path / model, task, condition) for model, task, condition in names]
+    every = [path_of(tmp_path / model, task, condition) for model, task, condition in names]
     for path in every:
-        cells.write(path, head, answers)
+        write_cell(path, head, answers)
     (tmp_path / "m/ledger.json").write_text("[]")
-    assert cells.cell_files(tmp_path) == every
-    assert cells.cell_files(tmp_path, condition="closed_few") == [every[0], every[2]]
-    assert cells.cell_files(tmp_path, "n") == [every[2]]
-    assert cells.files_in(tmp_path / "m") == every[:2]
-    assert [cells.condition_of(path) for path in every] == [condition for _, _, condition in names]
+    assert cell_files(tmp_path) == every
+    assert cell_files(tmp_path, condition="closed_few") == [every[0], every[2]]
+    assert cell_files(tmp_path, "n") == [every[2]]
+    assert files_in(tmp_path / "m") == every[:2]
+    assert [condition_of(path) for path in every] == [condition for _, _, condition in names]
 
 
 def test_a_summary_is_the_primary_metric_over_examples_beside_exact_chance(
     head: Header, answers: list[Answers]
 ) -> None:
-    scored = cells.scored(head, answers, None, "exact_match")
+    scored = file.scored(head, answers, None, "exact_match")
     summary = scored.summary
     assert (summary.n, summary.accuracy, summary.chance, summary.above_chance) == (2, 0.75, 0.25, 0.5)
     assert summary.unparsed == 0
     assert summary.means["likelihood"] == 1  # of the one example that has any
-    without = cells.summary(answers, scored.scores, "bertscore_accuracy")
+    without = file.summary(answers, scored.scores, "bertscore_accuracy")
     assert without.accuracy is without.above_chance is None
 
 
@@ -159,12 +176,12 @@ def test_the_encoder_is_loaded_for_answers_in_words_alone(head: Header, answers:
         raise UserError(f"asked for {name}")
 
     with pytest.raises(UserError, match="asked for e"):
-        cells.score(head, answers, refuse)
-    assert cells.score(replace(head, lettered=True), answers, refuse)
-    assert cells.score(head, answers, None)
+        score(head, answers, refuse)
+    assert score(replace(head, lettered=True), answers, refuse)
+    assert score(head, answers, None)
 
 
 def test_a_plain_condition_is_named_by_its_format_and_shots_and_no_control_is() -> None:
-    for name in config.known("condition"):
-        condition = config.load("condition", name, Condition)
+    for name in conf.known("condition"):
+        condition = conf.load("condition", name, Condition)
         assert condition.plain == (name == f"{condition.prompt}_{'few' if condition.few_shot else 'zero'}")

@@ -8,8 +8,20 @@ import pytest
 import yaml
 from scipy.stats import binom
 
-from src import claims
-from src.config import ROOT, UserError
+from src.audit import (
+    TABLES,
+    audit_frames,
+    audit_rows,
+    difference_high,
+    difference_low,
+    k_needed,
+    load_claims,
+    rows_of,
+    vocabulary,
+)
+from src.base.errors import UserError
+from src.base.files import ROOT
+from src.base.verdict import VERDICTS
 
 CLAIM = {
     "place": "Table 9", "frame": "data/stats/made.parquet", "item": "task", "paper": "says", "value": "accuracy",
@@ -38,7 +50,7 @@ ROWS = pd.DataFrame(
 def root(tmp_path: Path) -> Path:
     for folder in ("conf/claim", "data/stats", "data/published"):
         (tmp_path / folder).mkdir(parents=True)
-    shutil.copy(ROOT / claims.TABLES, tmp_path / claims.TABLES)
+    shutil.copy(ROOT / TABLES, tmp_path / TABLES)
     ROWS.to_parquet(tmp_path / "data/stats/made.parquet")
     return tmp_path
 
@@ -49,7 +61,7 @@ def write(root: Path, **changes: object) -> None:
 
 def test_one_yaml_is_a_claim_with_a_verdict_a_reason_and_a_curve(root: Path):
     write(root)
-    rows, curves = claims.audit(root, 0.05)
+    rows, curves = audit_frames(root, 0.05)
     assert list(rows["verdict"]) == [
         "follows",
         "within noise",
@@ -73,7 +85,7 @@ def test_a_curve_can_measure_the_rows_it_takes_in_more_ways_than_one(root: Path)
     }
     grid = {**CLAIM["grid"], "measures": measures, "holds": "value > 0.5 and sure"}
     write(root, derive={"gain": "accuracy - chance"}, grid=grid)
-    curves = claims.audit(root, 0.05)[1]
+    curves = audit_frames(root, 0.05)[1]
     assert list(curves["analysis"]) == [
         f"by: {by}; of: all; measure: {measure}" for by in ("bare", "margin") for measure in ("least", "mean")
     ]
@@ -88,7 +100,7 @@ def test_a_curve_can_read_another_frame_than_its_claim(root: Path):
         root,
         grid={**CLAIM["grid"], "frame": "data/stats/other.parquet", "derive": {"twice": "2 * k"}, "factors": factors},
     )
-    assert list(claims.audit(root, 0.05)[1]["count"]) == [3, 2]
+    assert list(audit_frames(root, 0.05)[1]["count"]) == [3, 2]
 
 
 def test_a_claim_can_ask_for_single_numbers_of_a_frame(root: Path):
@@ -97,16 +109,16 @@ def test_a_claim_can_ask_for_single_numbers_of_a_frame(root: Path):
     claim = {key: CLAIM[key] for key in ("place", "frame", "rule", "value", "flip")} | {"if_yes": sides, "why": "x"}
     path = root / "conf/claim/single.yaml"
     path.write_text(yaml.safe_dump({**claim, "summary": summary}))
-    row = claims.audit(root, 0.05)[0].iloc[0]
+    row = audit_frames(root, 0.05)[0].iloc[0]
     assert (row["verdict"], row["criterion"], row["value"]) == ("follows", "a", 0.9)
     path.write_text(yaml.safe_dump({**claim, "summary": {**summary, "low": "@only(low, n == 10)"}}))
     with pytest.raises(UserError, match="@only"):
-        claims.audit(root, 0.05)
+        audit_frames(root, 0.05)
 
 
 def test_where_the_paper_says_no_the_other_side_judges(root: Path):
     write(root, paper="not says")
-    assert list(claims.audit(root, 0.05)[0]["verdict"][:3]) == ["contradicted", "within noise", "follows"]
+    assert list(audit_frames(root, 0.05)[0]["verdict"][:3]) == ["contradicted", "within noise", "follows"]
 
 
 @pytest.mark.parametrize(
@@ -122,12 +134,12 @@ def test_where_the_paper_says_no_the_other_side_judges(root: Path):
 def test_an_odd_claim_is_named(root: Path, change: dict[str, object], said: str):
     write(root, **change)
     with pytest.raises(UserError, match=said) as error:
-        claims.audit(root, 0.05)
+        audit_frames(root, 0.05)
     assert "conf/claim/made.yaml" in str(error.value)
 
 
 def test_every_claim_of_the_project_speaks_of_a_place_and_a_rule():
-    found = claims.load_claims(ROOT)
+    found = load_claims(ROOT)
     assert {"table2_above", "table2_predictable", "table2_emergent", "table4_manual"} <= {c.name for c in found}
     assert all(c.place and c.rule and c.flip for c in found)
 
@@ -189,9 +201,9 @@ def test_a_pair_is_judged_under_holm_in_both_directions(
 def one_verdict(root: Path, frame: str, rows: pd.DataFrame, name: str) -> str:
     """The verdict of one of the project's claims on made rows."""
     rows.to_parquet(root / f"data/stats/{frame}.parquet")
-    claim = next(each for each in claims.load_claims(ROOT) if each.name == name)
-    words = claims.vocabulary(root, 0.05)
-    (found,) = claims.audit_rows(claim, claims.rows_of(root, claim, words), words)
+    claim = next(each for each in load_claims(ROOT) if each.name == name)
+    words = vocabulary(root, 0.05)
+    (found,) = audit_rows(claim, rows_of(root, claim, words), words)
     return str(found["verdict"])
 
 
@@ -208,19 +220,19 @@ def test_no_pair_and_no_question_has_two_words():
 
 
 def test_k_needed_is_the_first_count_whose_tail_is_small_enough():
-    k = int(claims.k_needed(80, 1 / 3, 22, 0.05))
+    k = int(k_needed(80, 1 / 3, 22, 0.05))
     assert binom.sf(k - 1, 80, 1 / 3) < 0.05 / 22 <= binom.sf(k - 2, 80, 1 / 3)
 
 
 def test_the_interval_of_a_difference_is_newcombes():
     """Newcombe (1998), Statistics in Medicine 17:873, table II, method 10: 9/10 against 3/10."""
-    assert claims.difference_low([9], [3], 10)[0] == pytest.approx(0.1705, abs=5e-5)
-    assert claims.difference_high([9], [3], 10)[0] == pytest.approx(0.8090, abs=5e-5)
+    assert difference_low([9], [3], 10)[0] == pytest.approx(0.1705, abs=5e-5)
+    assert difference_high([9], [3], 10)[0] == pytest.approx(0.8090, abs=5e-5)
 
 
 def test_the_tracked_audit_has_no_empty_row():
     rows = pd.read_csv(ROOT / "reports/tables/audit.csv")
     assert len(rows) > 100
-    assert set(rows["verdict"]) <= set(claims.VERDICTS)
+    assert set(rows["verdict"]) <= set(VERDICTS)
     assert rows["why"].str.len().min() > 0
     assert rows["statement"].str.len().min() > 0

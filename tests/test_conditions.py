@@ -10,10 +10,17 @@ from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src import cells, collect, config, data, prompts, run, scoring
-from src.config import UserError, Wording
-from src.data import Example
-from src.engine import Completion, Likelihood
+from src import collect, run
+from src.base import conf, grid
+from src.base.errors import UserError
+from src.base.schema import Compat, Wording
+from src.cell.file import Answers, means_of
+from src.engine.job import Completion, Likelihood
+from src.question import examples, prompts
+from src.question.controls import derangement, resampled
+from src.question.examples import Example
+from src.scoring.match import Rules
+from src.scoring.score import score_cell
 from tests import members
 from tests.tiny import tiny
 
@@ -21,7 +28,7 @@ CONDITIONS = members.conditions()
 PLAIN = [name for name, condition in CONDITIONS.items() if condition.control is None]
 BASES = ("closed_zero", "closed_few", "closed_adv_zero", "closed_adv_few")
 NAME = "social_iqa"
-TASK = config.load_task(NAME)
+TASK = conf.load_task(NAME)
 FLOATS = ("cork", "iron", "lead")
 SHOTS = [Example(f"{NAME}/s{i}", f"s{i}", f"What floats, case {i}?", FLOATS, 0, "cork", i) for i in range(5)]
 
@@ -47,7 +54,7 @@ def test_the_six_plain_conditions_are_no_controls_and_ask_each_example_once():
     assert {f"{p}_{s}" for p in ("closed", "closed_adv", "open") for s in ("zero", "few")} == set(PLAIN)
     tests = [an_item(i) for i in range(9)]
     for name in PLAIN:
-        one_by_one = [prompts.render(e, SHOTS, TASK, CONDITIONS[name]) for e in data.sampled(tests, 4)]
+        one_by_one = [prompts.render(e, SHOTS, TASK, CONDITIONS[name]) for e in examples.sampled(tests, 4)]
         assert ask(tests, name, limit=4) == one_by_one
 
 
@@ -93,7 +100,7 @@ def test_swapped_inputs_have_no_fixed_point_and_keep_options_and_count(tests, li
     for name, prompt in asked.items():
         assert (prompt.options, prompt.target) == (plain[name].options, plain[name].target)
         assert prompt.text != plain[name].text
-    partner = prompts.derangement(tests)
+    partner = derangement(tests)
     assert len({e.id for e in partner.values()}) == len(partner)  # one to one
     sizes = {e.id: len(e.options) for e in tests}
     assert all(sizes[name] == len(other.options) for name, other in partner.items())
@@ -103,20 +110,20 @@ def test_swapped_inputs_have_no_fixed_point_and_keep_options_and_count(tests, li
 def test_a_partner_does_not_depend_on_the_order_of_the_file(tests, order):
     shuffled = tests[:]
     order.shuffle(shuffled)
-    assert prompts.derangement(shuffled) == prompts.derangement(tests)
+    assert derangement(shuffled) == derangement(tests)
 
 
 def test_swapped_inputs_come_from_another_context():
     tests = [an_item(i, group=f"g{i // 3}") for i in range(30)]
     contexts = {e.id: e.group for e in tests}
-    assert all(contexts[name] != other.group for name, other in prompts.derangement(tests).items())
+    assert all(contexts[name] != other.group for name, other in derangement(tests).items())
 
 
 @given(seed=st.integers(0, 1000), n=st.integers(6, 40), limit=st.integers(1, 40), order=st.randoms())
 def test_resampled_exemplars_are_never_tested_and_depend_on_the_seed_alone(seed, n, limit, order):
     tests = [an_item(i) for i in range(n)]
     condition = replace(CONDITIONS["closed_few_resampled_1"], exemplar_seed=seed)
-    shots = prompts.resampled(tests, len(SHOTS), seed)
+    shots = resampled(tests, len(SHOTS), seed)
     asked = prompts.ask(tests, SHOTS, TASK, condition, limit=limit)
     assert not {p.id for p in asked} & {e.id for e in shots}
     assert len(asked) == min(limit, n - len(SHOTS))
@@ -129,17 +136,17 @@ def test_resampled_exemplars_are_never_tested_and_depend_on_the_seed_alone(seed,
 
 def test_another_seed_draws_other_exemplars_and_seed_zero_is_a_seed():
     tests = [an_item(i) for i in range(200)]
-    drawn = {tuple(e.id for e in prompts.resampled(tests, 5, seed)) for seed in range(4)}
+    drawn = {tuple(e.id for e in resampled(tests, 5, seed)) for seed in range(4)}
     assert len(drawn) == 4
     zero = prompts.ask(tests, SHOTS, TASK, replace(CONDITIONS["closed_few_resampled_1"], exemplar_seed=0))
     assert zero != ask(tests, "closed_few")
 
 
 def test_drawn_exemplars_show_their_own_options_not_those_of_the_published_ones():
-    task = config.load_task("modified_arithmetic")
+    task = conf.load_task("modified_arithmetic")
     assert task.exemplar_options["closed"]
     tests = [an_item(i) for i in range(20)]
-    shots = prompts.resampled(tests, 5, 1)
+    shots = resampled(tests, 5, 1)
     asked = prompts.ask(tests, SHOTS, task, CONDITIONS["closed_few_resampled_1"])
     assert all(option in asked[0].prefix for shot in shots for option in shot.options)
 
@@ -153,7 +160,7 @@ def test_content_free_is_the_template_with_an_empty_input(base, begins):
     for plain, free in zip(ask(tests, base), ask(tests, f"{base}_content_free"), strict=True):
         assert free.text.startswith(begins)
         assert (free.id, free.options, free.continuations) == (plain.id, plain.options, plain.continuations)
-    tracked = config.load_task("tracking_shuffled_objects")
+    tracked = conf.load_task("tracking_shuffled_objects")
     assert ask(tests, "closed_zero_content_free", tracked)[0].text.startswith(" The possible")
 
 
@@ -227,10 +234,10 @@ def test_leaking_edits_nothing_in_place(earlier, prompt):
 
 def test_the_order_of_a_runs_tasks_decides_what_leaks_and_only_under_the_switch():
     def inherited(*overrides):
-        config.register()
-        with initialize_config_dir(str(config.CONF), version_base="1.3"):
-            made = config.compose_run(compose("config", overrides=["+model=gpt2", *overrides]))
-        return [t.name for t in run.before(made, next(c for c in made.cells if c.task.name == NAME))]
+        grid.register()
+        with initialize_config_dir(str(conf.CONF), version_base="1.3"):
+            made = grid.compose_run(compose("config", overrides=["+model=gpt2", *overrides]))
+        return [t.name for t in grid.tasks_before(made, next(c for c in made.cells if c.task.name == NAME))]
 
     assert inherited(f"tasks=[codenames,{NAME}]") == ["codenames"]
     assert inherited(f"tasks=[{NAME},codenames]") == []
@@ -242,7 +249,7 @@ def test_the_order_of_a_runs_tasks_decides_what_leaks_and_only_under_the_switch(
 def answers(prompt, *logprob):
     n = len(prompt.options)
     said = {1: Completion(" no", 2, "eos")}
-    return cells.Answers(prompt, said, Likelihood(tuple(logprob), (3,) * n))
+    return Answers(prompt, said, Likelihood(tuple(logprob), (3,) * n))
 
 
 def test_prior_corrected_likelihood_takes_off_what_the_empty_input_gives():
@@ -269,8 +276,8 @@ def test_a_mean_is_over_examples_not_over_variants():
     asked = ask(tests, "closed_adv_zero_shifts")
     right = {p.id: " (a)" if p.id.startswith(f"{NAME}/0~") and p.target == 0 else " (z)" for p in asked}
     said = {name: {1: Completion(text, 3, "eos")} for name, text in right.items()}
-    scores = scoring.score_cell(asked, said, {}, scoring.Rules(True, config.Compat(name="fixed")))
-    assert cells.means(scores)["exact_match"] == pytest.approx((1 / 2 + 0 / 5) / 2)
+    scores = score_cell(asked, said, {}, Rules(True, Compat(name="fixed")))
+    assert means_of(scores)["exact_match"] == pytest.approx((1 / 2 + 0 / 5) / 2)
 
 
 @pytest.fixture(scope="module")
@@ -294,8 +301,8 @@ def frame(tmp_path_factory):
         f"conditions=[{','.join(names)}]", f"out='{place / 'out/tiny'}'",
         f"tracking.uri='sqlite:///{place / 'runs.db'}'",
     ]  # fmt: skip
-    config.register()
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+    grid.register()
+    with initialize_config_dir(str(conf.CONF), version_base="1.3"):
         assert run.execute(compose("config", overrides=overrides)) == 0
     return collect.collect(place / "out")
 

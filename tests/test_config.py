@@ -6,40 +6,45 @@ import sys
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from src import config
-from src.config import CONF, ROOT, Compat, Condition, Encoder, Model, UserError
+from src.base import conf, grid
+from src.base.conf import CONF
+from src.base.errors import UserError
+from src.base.files import ROOT
+from src.base.schema import Compat, Condition, Encoder, Model
+from src.cell.file import fingerprint
 
 SCHEMAS = {"model": Model, "condition": Condition, "compat": Compat, "bertscore": Encoder}
-MEMBERS = [(group, name) for group in SCHEMAS for name in config.known(group)]
+MEMBERS = [(group, name) for group in SCHEMAS for name in conf.known(group)]
 
 
 @pytest.mark.parametrize(("group", "name"), MEMBERS)
 def test_every_member_composes_under_its_own_name(group, name):
-    assert config.load(group, name, SCHEMAS[group]).name == name
+    assert conf.load(group, name, SCHEMAS[group]).name == name
 
 
-@pytest.mark.parametrize("name", config.known("task"))
+@pytest.mark.parametrize("name", conf.known("task"))
 def test_every_task_composes_and_names_a_source(name):
-    task = config.load_task(name)
+    task = conf.load_task(name)
     assert task.name == name
     assert (CONF / "source" / f"{task.source}.yaml").exists()
 
 
 def composed(*overrides):
-    config.register()
+    grid.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return config.compose_run(compose("config", overrides=list(overrides)))
+        return grid.compose_run(compose("config", overrides=list(overrides)))
 
 
-@pytest.mark.parametrize("suite", config.known("suite"))
+@pytest.mark.parametrize("suite", conf.known("suite"))
 def test_every_suite_names_only_what_exists(suite):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         found = compose("params", overrides=[f"suite={suite}"])
     assert found.suite == suite
     for group in ("model", "task", "condition"):
-        assert set(found[f"{group}s"]) <= set(config.known(group))
-    assert set(found.sources) <= set(config.known("source"))
+        assert set(found[f"{group}s"]) <= set(conf.known(group))
+    assert set(found.sources) <= set(conf.known("source"))
 
 
 def test_the_paper_suite_is_the_papers_grid():
@@ -56,7 +61,7 @@ def test_params_yaml_is_what_its_suite_composes_to():
     committed = yaml.safe_load((ROOT / "params.yaml").read_text())
     with initialize_config_dir(str(CONF), version_base="1.3"):
         found = compose("params", overrides=[f"suite={committed['suite']}"])
-    assert committed == config.OmegaConf.to_container(found)
+    assert committed == OmegaConf.to_container(found)
 
 
 def test_task_and_condition_narrow_the_grid_and_limit_overrides_the_suite():
@@ -104,12 +109,12 @@ def test_what_cannot_be_run_is_said(overrides, said):
 )
 def test_misspelt_words_get_near_misses(words, said):
     with pytest.raises(UserError, match=said):
-        config.checked_overrides(words)
+        grid.checked_overrides(words)
 
 
 def test_a_field_that_its_yaml_leaves_out_is_set_like_any_other():
     words = ["+model=gpt2", "--cfg", "job", "model.trust_remote_code=true", "task=rhyming", "condition=open_few"]
-    assert config.checked_overrides([*words, "compat.batch_budget=true"]) == [
+    assert grid.checked_overrides([*words, "compat.batch_budget=true"]) == [
         "+model=gpt2", "++model.trust_remote_code=true", "task=rhyming", "condition=open_few",
         "++compat.batch_budget=true", "--cfg", "job",
     ]  # fmt: skip
@@ -132,7 +137,7 @@ def test_a_users_mistake_ends_without_traceback():
 def test_the_fingerprint_moves_with_what_decides_a_score_and_with_nothing_else():
     def mark(*overrides, identity="a", prompts="p", data="d"):
         run = composed("+model=gpt2", "task=gsm8k", *overrides)
-        return config.fingerprint(run, run.cells[0], {"identity": identity}, prompts, data)
+        return fingerprint(run, run.cells[0], {"identity": identity}, prompts, data)
 
     first = mark()
     assert first == mark("token_budget=99", "suite=paper")

@@ -7,13 +7,13 @@ import re
 import pytest
 import yaml
 
-from src import config
+from src.base.files import ROOT
 
-README = (config.ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 
 
 def test_the_findings_in_the_readme_are_the_tracked_ones():
-    found = json.loads((config.ROOT / "reports/metrics.json").read_text())["published"]["table2"]
+    found = json.loads((ROOT / "reports/metrics.json").read_text())["published"]["table2"]
     said = " ".join(README.split())
     assert f"| {found['paper_above']} of {found['tasks']} | {found['above_raw']} by a bare comparison, " in said
     assert f"{found['above']} corrected for {found['tests']} tests" in said
@@ -21,12 +21,12 @@ def test_the_findings_in_the_readme_are_the_tracked_ones():
 
 
 def table(name):
-    with (config.ROOT / f"reports/tables/{name}.csv").open() as file:
+    with (ROOT / f"reports/tables/{name}.csv").open() as file:
         return list(csv.DictReader(file))
 
 
 def test_the_questions_in_the_readme_are_the_tracked_ones():
-    found = json.loads((config.ROOT / "reports/metrics.json").read_text())["published"]["figure2"]
+    found = json.loads((ROOT / "reports/metrics.json").read_text())["published"]["figure2"]
     assert (found["agree"], found["tasks"]) == (14, 20)  # codenames has no chance level: no verdict on either side
     questions, curves = (table(name) for name in ("questions", "specifications"))
     by_name = {(row["question"], row["criterion"]): row for row in questions}
@@ -61,7 +61,7 @@ def test_no_p_value_stands_in_the_column_of_an_interval():
 
 
 def test_the_audit_in_the_readme_is_the_tracked_one():
-    found = json.loads((config.ROOT / "reports/metrics.json").read_text())["audit"]
+    found = json.loads((ROOT / "reports/metrics.json").read_text())["audit"]
     said = " ".join(README.split())
     assert f"Of {sum(found.values())} statements" in said
     assert f"bear out {found['follows']}, contradict {found['contradicted']}," in said
@@ -71,41 +71,41 @@ def test_the_audit_in_the_readme_is_the_tracked_one():
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
 def test_links_of_the_readme_resolve(link):
-    assert (config.ROOT / link).exists()
+    assert (ROOT / link).exists()
 
 
 def test_every_target_of_the_makefile_does_something():
-    text = (config.ROOT / "Makefile").read_text()
+    text = (ROOT / "Makefile").read_text()
     (targets,) = re.findall(r"^\.PHONY: (.+)$", text, re.MULTILINE)
     for name in targets.split():
         assert re.search(rf"^{name}:.*\n\t\S", text, re.MULTILINE), f"make {name} would do nothing and say so nowhere"
 
 
 def test_every_stage_depends_on_files_that_exist_or_are_made():
-    stages = yaml.safe_load((config.ROOT / "dvc.yaml").read_text())["stages"]
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     for name, stage in stages.items():
         for dep in stage.get("do", stage).get("deps", []):
             if not dep.startswith("data/") and "${" not in dep:
-                assert (config.ROOT / dep).exists(), f"{name}: {dep}"
+                assert (ROOT / dep).exists(), f"{name}: {dep}"
 
 
 def test_what_a_stage_runs_is_among_its_dependencies():
     """A change in a module reruns the stages whose numbers it can move."""
-    stages = yaml.safe_load((config.ROOT / "dvc.yaml").read_text())["stages"]
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     for name in ("prepare", "hashes", "collect", "stats", "audit", "fidelity", "report"):
         module = stages[name]["cmd"].split()[2].replace(".", "/") + ".py"
         assert module in stages[name]["deps"], name
 
 
 def test_scoring_is_no_dependency_of_inference():
-    infer = yaml.safe_load((config.ROOT / "dvc.yaml").read_text())["stages"]["infer"]["do"]
+    infer = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["infer"]["do"]
     assert "src/scoring.py" not in infer["deps"]
 
 
 def test_the_effects_in_the_deviations_are_the_measured_ones():
-    text = (config.ROOT / "docs/deviations.md").read_text()
+    text = (ROOT / "docs/deviations.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \|$", text.split("## Measured")[1], re.MULTILINE)
-    with (config.ROOT / "data/reference/deviations.csv").open() as file:
+    with (ROOT / "data/reference/deviations.csv").open() as file:
         found = [row for row in csv.DictReader(file) if row["metric"] == "exact_match"]
     order = [("closed", "False"), ("closed", "True"), ("closed_adv", "False"), ("closed_adv", "True")]
     assert {name for name, _ in rows} == {row["switch"] for row in found}
@@ -118,7 +118,7 @@ def test_the_effects_in_the_deviations_are_the_measured_ones():
 
 
 def test_the_benchmark_in_the_readme_is_the_tracked_one():
-    found = json.loads((config.ROOT / "reports/benchmarks/engine.json").read_text())["rows"]
+    found = json.loads((ROOT / "reports/benchmarks/engine.json").read_text())["rows"]
     for row in found:
         if row["against"] == "lm_eval":
             ratio = f"{row['ratio_median']:.1f} x ({row['ratio_min']:.1f} to {row['ratio_max']:.1f})"

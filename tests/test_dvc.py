@@ -14,17 +14,19 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from src import config, data, run
-from src.store import Store
+from src import prepare, run
+from src.base import conf, grid
+from src.base.files import ROOT
+from src.cell.store import Store
 from tests import scratch
 from tests.test_pipeline import made_up
 from tests.tiny import tiny
 
-ROWS = re.findall(r"^\| (.+?) \| ((?:`\S+` ?)+) \|", (config.ROOT / "docs/reruns.md").read_text(), re.MULTILINE)
+ROWS = re.findall(r"^\| (.+?) \| ((?:`\S+` ?)+) \|", (ROOT / "docs/reruns.md").read_text(), re.MULTILINE)
 TABLE = {change: re.findall("`(.+?)`", stages) for change, stages in ROWS}
 
 
-def dvc(*words: str, folder: Path = config.ROOT, **variables: str) -> str:
+def dvc(*words: str, folder: Path = ROOT, **variables: str) -> str:
     return scratch.run(folder, "python", "-m", "dvc", *words, **variables)
 
 
@@ -82,12 +84,12 @@ CHANGES: dict[str, Callable[[Path], None]] = {
     "another model's YAML": added(BASE),
     "`encoder`": lambda folder: asked(folder, encoder="roberta_large"),
     "an encoder's YAML (`conf/bertscore/`)": edited("conf/bertscore/minilm.yaml", "num_layers: ", "num_layers: 1"),
-    "a scorer (`src/scoring.py`)": added("src/scoring.py"),
+    "a scorer (`src/scoring/match.py`)": added("src/scoring/match.py"),
     "`alpha`": lambda folder: asked(folder, alpha=0.01),
     "a table or figure (`conf/table/`, `conf/figure/`)": added("conf/table/seeds.yaml"),
     "a claim (`conf/claim/`)": added("conf/claim/rq1_count.yaml"),
-    "a statistic (`src/stats_cell.py`)": added("src/stats_cell.py"),
-    "the engine's code (`src/engine/`)": added("src/engine/decoding.py"),
+    "a statistic (`src/statistics/tests.py`)": added("src/statistics/tests.py"),
+    "the engine's code (`src/engine/`)": added("src/engine/decoder.py"),
     "a pinned source (`conf/source/rhyming.yaml`)": added("conf/source/rhyming.yaml"),
 }
 
@@ -132,9 +134,9 @@ def test_a_change_reruns_the_stages_that_the_table_names(copy: Path, before: set
 
 def test_fewer_tasks_asked_leave_every_fetched_one_prepared() -> None:
     """A published score is judged against its task's chance, whether or not an own model is asked that task."""
-    given = config.composed_params(["suite=pilot"])
-    assert data.to_prepare({**given, "tasks": ["social_iqa"]}) == given["tasks"]
-    assert data.to_prepare({**given, "tasks": ["gsm8k"]}) == sorted([*given["tasks"], "gsm8k"])
+    given = grid.composed_params(["suite=pilot"])
+    assert prepare.to_prepare({**given, "tasks": ["social_iqa"]}) == given["tasks"]
+    assert prepare.to_prepare({**given, "tasks": ["gsm8k"]}) == sorted([*given["tasks"], "gsm8k"])
 
 
 # ---- What the example store saves
@@ -154,8 +156,8 @@ def gained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., int]:
 
     def records(*words: str) -> int:
         before = len(Store(place / "store"))
-        config.register()
-        with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        grid.register()
+        with initialize_config_dir(str(conf.CONF), version_base="1.3"):
             assert run.execute(compose("config", overrides=[*given, *words])) == 0
         return len(Store(place / "store")) - before
 

@@ -18,23 +18,20 @@ import pytest
 import torch
 from scipy import stats
 
-from src import config, data
-from src.config import Condition, Generation, UserError
-from src.engine import Request, Result
-from src.engine.decoding import (
-    FLASH_FROM,
-    SHARED,
-    Decoder,
-    Sampler,
-    prompt_hash,
-    shared_prefix_attention,
-    uniforms,
-)
+from src.base import conf, grid
+from src.base.errors import UserError
+from src.base.files import ROOT
+from src.base.schema import Condition, Generation
+from src.engine.attention import FLASH_FROM, SHARED, shared_prefix_attention
+from src.engine.decoder import Decoder
+from src.engine.job import Request, Result
 from src.engine.local import LocalEngine
-from src.prompts import Prompt, ask
+from src.engine.sampling import Sampler, prompt_hash, uniforms
+from src.question import examples
+from src.question.prompts import Prompt, ask
 from tests.tiny import local_engine, tiny
 
-SMOLLM2 = config.ROOT / "data/raw/smollm2_135m_instruct/fp32"
+SMOLLM2 = ROOT / "data/raw/smollm2_135m_instruct/fp32"
 SHARING = ("gpt2", "gptj", "falcon_7b", "falcon_40b", "llama", "gpt_neox")
 ARCHITECTURES = (*SHARING, "falcon_alibi", "t5")
 WORDS = re.findall(r"\w+", "mouse house stone cork water float answer larger is the of and not tree river blue")
@@ -341,13 +338,13 @@ def test_keys_need_no_weights(make: Make, tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     code = (
         "import sys; from pathlib import Path; from tests.tiny import local_engine\n"
-        "from src.prompts import Prompt\n"
+        "from src.question.prompts import Prompt\n"
         "e = local_engine(Path(sys.argv[1]), 'revision')\n"
         "p = Prompt('a', 'g', '', 'the stone', ('a',), (' a',), 0, 'a')\n"
-        "print(e.completion_key(p, 1), e.likelihood_key(p), e.tokens); assert 'src.engine.decoding' not in sys.modules"
+        "print(e.completion_key(p, 1), e.likelihood_key(p), e.tokens); assert 'src.engine.choice' not in sys.modules"
     )
     out = subprocess.run(
-        [sys.executable, "-c", code, str(folder)], cwd=config.ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, str(folder)], cwd=ROOT, capture_output=True, text=True, check=True
     )
     prompt = Prompt("a", "g", "", "the stone", ("a",), (" a",), 0, "a")
     engine = make("gpt2", Generation())
@@ -443,13 +440,13 @@ def real_prompts(engine: LocalEngine) -> dict[str, list[Prompt]]:
     """
 
     def asked(name: str, shots: str, count: int) -> list[Prompt]:
-        exemplars, tests, _ = data.load(name)
-        condition = config.load("condition", f"closed_{shots}", Condition)
-        found = ask(tests, exemplars, config.load_task(name), condition, count)
+        exemplars, tests, _ = examples.load(name)
+        condition = conf.load("condition", f"closed_{shots}", Condition)
+        found = ask(tests, exemplars, conf.load_task(name), condition, count)
         found = [replace(prompt, id=f"{shots}/{prompt.id}") for prompt in found]
         return sorted(found, key=lambda prompt: (len(engine.ids(prompt)), prompt.id))
 
-    zero = [asked(name, "zero", 8) for name in config.params()["tasks"][:20]]
+    zero = [asked(name, "zero", 8) for name in grid.params()["tasks"][:20]]
     shortest = sorted((prompts[0] for prompts in zero), key=lambda prompt: (len(engine.ids(prompt)), prompt.id))
     rest = [*shortest[SHORT:], *(prompts[-1] for prompts in zero), *(p for name in FEW for p in asked(name, "few", 2))]
     return {"short": shortest[:SHORT], "the_rest": rest}
@@ -458,7 +455,7 @@ def real_prompts(engine: LocalEngine) -> dict[str, list[Prompt]]:
 SHORT = 10
 
 
-@pytest.mark.skipif(not SMOLLM2.exists(), reason=f"{SMOLLM2.relative_to(config.ROOT)} is missing: dvc repro makes it")
+@pytest.mark.skipif(not SMOLLM2.exists(), reason=f"{SMOLLM2.relative_to(ROOT)} is missing: dvc repro makes it")
 @pytest.mark.parametrize("part", ["short", pytest.param("the_rest", marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_a_real_model_writes_what_generate_writes(part: str) -> None:
@@ -487,13 +484,13 @@ def test_a_real_model_writes_what_generate_writes(part: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SMOLLM2.exists(), reason=f"{SMOLLM2.relative_to(config.ROOT)} is missing: dvc repro makes it")
+@pytest.mark.skipif(not SMOLLM2.exists(), reason=f"{SMOLLM2.relative_to(ROOT)} is missing: dvc repro makes it")
 @pytest.mark.parametrize("few", [False, True], ids=["zero", "few"])
 def test_a_real_cell_does_not_depend_on_batches_or_order(few: bool) -> None:
     """Real prompts at 1, 3 and 8 a batch and in another order: what differs is a near-tie, and listed as one."""
-    task = config.load_task("social_iqa")
-    shots, tests, _ = data.load(task.name)
-    condition = config.load("condition", f"closed_{'few' if few else 'zero'}", Condition)
+    task = conf.load_task("social_iqa")
+    shots, tests, _ = examples.load(task.name)
+    condition = conf.load("condition", f"closed_{'few' if few else 'zero'}", Condition)
     asked = ask(tests, shots, task, condition, 8)
     engine, found = local_engine(SMOLLM2, "x", PROTOCOL), {}
     for name, rows, order in (("1", 1, asked), ("3", 3, asked), ("8", 8, asked), ("shuffled", 8, asked[::-1])):

@@ -22,9 +22,15 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from src import cells, config, data, fetch
-from src.config import ROOT, Model, UserError
-from src.store import Store
+from src import prepare
+from src.base import conf, errors, grid
+from src.base.errors import UserError
+from src.base.files import ROOT, whole
+from src.base.schema import Model
+from src.cell.file import read_cell
+from src.cell.store import Store
+from src.question import examples
+from src.source import pins, weights
 from tests.test_pipeline import made_up
 from tests.tiny import local_engine, tiny
 
@@ -50,10 +56,10 @@ def composed(*words: str) -> Callable[[Path], Callable[[], object]]:
     """These words on the command line, composed and checked as `python -m src.run` does."""
 
     def act() -> object:
-        config.register()
-        seen = config.checked_overrides(words)
-        with initialize_config_dir(str(config.CONF), version_base="1.3"):
-            return config.compose_run(compose("config", overrides=seen))
+        grid.register()
+        seen = grid.checked_overrides(words)
+        with initialize_config_dir(str(conf.CONF), version_base="1.3"):
+            return grid.compose_run(compose("config", overrides=seen))
 
     return lambda _: act
 
@@ -64,7 +70,7 @@ def params(change: Callable[[str], str] | bytes) -> Callable[[Path], Callable[[]
     def wrong(place: Path) -> Callable[[], object]:
         path, text = place / "params.yaml", (ROOT / "params.yaml").read_text()
         path.write_bytes(change if isinstance(change, bytes) else change(text).encode())
-        return lambda: config.params(path)
+        return lambda: grid.params(path)
 
     return wrong
 
@@ -73,11 +79,11 @@ def raw(content: bytes) -> Callable[[Path], Callable[[], object]]:
     """A raw task file with this content."""
 
     def wrong(place: Path) -> Callable[[], object]:
-        task = config.load_task(TASK)
+        task = conf.load_task(TASK)
         path = place / task.source / task.file
         path.parent.mkdir(parents=True)
         path.write_bytes(content)
-        return lambda: data.prepare(task, place)
+        return lambda: prepare.prepare(task, place)
 
     return wrong
 
@@ -88,8 +94,8 @@ def prepared(harm: Callable[[bytes], bytes], summary: bool = False) -> Callable[
     def wrong(place: Path) -> Callable[[], object]:
         (place / f"{TASK}.jsonl").write_bytes(harm(made_up(TASK).encode()))
         if summary:
-            (place / data.SUMMARY).write_text(f"task,sha256\n{TASK},{'0' * 64}\n")
-        return lambda: data.load(TASK, place)
+            (place / examples.SUMMARY).write_text(f"task,sha256\n{TASK},{'0' * 64}\n")
+        return lambda: examples.load(TASK, place)
 
     return wrong
 
@@ -112,7 +118,7 @@ def whole_checkpoint() -> Path:
 
 def loaded(folder: Path) -> object:
 
-    found, identity = fetch.weights(Model(name="mine", path=str(folder)))
+    found, identity = weights.located(Model(name="mine", path=str(folder)))
     engine = local_engine(found, identity)
     return engine.tokenizer, engine.backend
 
@@ -136,11 +142,11 @@ def source(harm: Callable[[Path], object]) -> Callable[[Path], Callable[[], obje
     """A fetched file of conf/source/bigbench, harmed and checked."""
 
     def wrong(place: Path) -> Callable[[], object]:
-        pinned = fetch.load_source("bigbench", ROOT)
+        pinned = pins.load_source("bigbench", ROOT)
         name, sha256 = next(iter(pinned.files.items()))
         path = place / Path(name).name
         harm(path)
-        return lambda: fetch.check(pinned, path, sha256)
+        return lambda: pins.check(pinned, path, sha256)
 
     return wrong
 
@@ -154,14 +160,14 @@ def cut_cell(place: Path) -> Callable[[], object]:
     path = place / "model/a__b.jsonl"
     path.parent.mkdir()
     path.write_text('{"fingerprint": "0", "pref')
-    return lambda: cells.read(path)
+    return lambda: read_cell(path)
 
 
 def stage_into_a_file(place: Path) -> Callable[[], object]:
     file = a_file(place)
 
     def act() -> None:
-        with config.told("prepare"), config.whole(file / "out.csv") as part:
+        with errors.told("prepare"), whole(file / "out.csv") as part:
             part.write_text("x")
 
     return act
@@ -169,7 +175,7 @@ def stage_into_a_file(place: Path) -> Callable[[], object]:
 
 def full_disk(place: Path) -> Callable[[], object]:
     def act() -> None:
-        with config.told("collect"), config.whole(place / "scores.csv") as part:
+        with errors.told("collect"), whole(place / "scores.csv") as part:
             part.write_text("half of what")
             Path("/dev/full").write_text("x" * 10**6)
 
@@ -245,7 +251,7 @@ CASES = [
     Case("params.yaml", "alpha of 5", f"params.yaml cannot be used: alpha=5: alpha is a number between 0 and 1... {AGAIN}",
          params(lambda text: text.replace("alpha: 0.05", "alpha: 5"))),
     Case("data", "raw file missing", f"{TASK}: ... is missing. Make it: dvc repro fetch@bigbench",
-         lambda place: lambda: data.prepare(config.load_task(TASK), place)),
+         lambda place: lambda: prepare.prepare(conf.load_task(TASK), place)),
     Case("data", "wrong hash", "bigbench: ... has sha256 ..., conf/source/bigbench.yaml expects ... fetch it again.",
          source(lambda path: path.write_text("{}"))),
     Case("data", "wrong count", f"{TASK}: ... holds 0 examples, conf/task/{TASK}.yaml says 70. Fetch it again: dvc repro -f ...",
@@ -257,7 +263,7 @@ CASES = [
     Case("data", "another format", f"{TASK}: ... cannot be read as bigbench (KeyError: 'examples'). Fetch it again: ...",
          raw(b'{"rows": []}')),
     Case("data", "task not prepared", f"... is missing: the task {TASK} is not prepared. Make it: dvc repro prepare",
-         lambda place: lambda: data.load(TASK, place)),
+         lambda place: lambda: examples.load(TASK, place)),
     Case("data", "prepared task cut short", f"... is not whole (...). {PREPARE}", prepared(lambda text: text[:-40])),
     Case("data", "prepared task edited", f"... was edited: its sha256 is not that of .... {PREPARE}",
          prepared(lambda text: text.replace(b"sinks", b"swims"), summary=True)),
@@ -335,7 +341,7 @@ def can_remount() -> bool:
     return shutil.which("unshare") is not None and subprocess.run(tried, capture_output=True).returncode == 0
 
 
-GIT_STATE = "from src.tracking import git_state; print(git_state())"
+GIT_STATE = "from src.lab.runs import git_state; print(git_state())"
 READ_ONLY = (
     "unshare",
     "-m",
@@ -348,12 +354,12 @@ ENDS = [
     Process("process", "misspelt model", "error: Unknown model 'lama_7b'. Did you mean llama_7b...",
             ("src.run", "+model=lama_7b")),
     Process("process", "params.yaml with a key twice", "error: params.yaml cannot be used: ...duplicate key limit...",
-            ("src.data",), write("params.yaml", lambda text: text + "limit: 3\n")),
+            ("src.prepare",), write("params.yaml", lambda text: text + "limit: 3\n")),
     Process("process", "no cell to collect", "error: data/outputs holds no cell. Make them: dvc repro infer",
             ("src.collect",)),
     Process("process", "unknown suite", "error: Unknown suite 'papr'. Did you mean paper?...", ("src.config", "suite=papr")),
     Process("process", "raw data missing", "error: ...analytic_entailment: ... is missing. Make it: dvc repro fetch@bigbench...",
-            ("src.data",)),
+            ("src.prepare",)),
     Process("disk", "full while params.yaml is written", "error: params.yaml: File too large (...). Free space or mend it...",
             ("src.config", "suite=paper"), limit=100),
     Process("environment", "read-only checkout", "error: params.yaml: Read-only file system (...). Free space or mend it...",
@@ -381,7 +387,7 @@ def tree(tmp_path: Path) -> Path:
         shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "params.yaml", place)
     (place / "data/published").mkdir(parents=True)
-    shutil.copy(config.EXEMPLARS, place / "data/published")
+    shutil.copy(conf.EXEMPLARS, place / "data/published")
     return place
 
 

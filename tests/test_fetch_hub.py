@@ -13,15 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from src import config, fetch
-from src.config import Encoder, Model
-from src.data import Example
+from src import fetch
+from src.base import conf
+from src.base.errors import UserError
+from src.base.files import ROOT
+from src.base.schema import Encoder, Model
+from src.question.examples import Example
+from src.source import weights
+from src.source.hub import REVISIONS
 from tests.hub import Hub, Repository, serving
 from tests.tiny import tiny
 
-MODEL = config.load("model", "gpt2", Model)
-ENCODER = config.load("bertscore", "roberta_large", Encoder)
-COMMIT = fetch.recorded(config.ROOT)[str(MODEL.hub)]
+MODEL = conf.load("model", "gpt2", Model)
+ENCODER = conf.load("bertscore", "roberta_large", Encoder)
+COMMIT = weights.recorded(ROOT)[str(MODEL.hub)]
 SUITE = ["suite=pilot", "sources=[]", f"encoder={ENCODER.name}", f"+model={MODEL.name}"]
 
 
@@ -53,7 +58,7 @@ def project(tmp_path: Path) -> Path:
 
 def environment(hub: Hub, project: Path, **more: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and k != "DATA_DIR"}
-    own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(project / "hf"), "PYTHONPATH": str(config.ROOT)}
+    own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(project / "hf"), "PYTHONPATH": str(ROOT)}
     return {**kept, **own, "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", **more}
 
 
@@ -86,15 +91,15 @@ def test_a_suite_is_fetched_with_its_scorer_and_then_needs_no_network(
 
 def test_the_first_download_writes_its_commit_back_and_a_run_refuses_another(hub: Hub, project: Path) -> None:
     assert command(hub, project).returncode == 0
-    assert fetch.recorded(project) == {MODEL.hub: COMMIT}
-    fetch.record(str(MODEL.hub), COMMIT, project)  # two processes may both be the first
-    assert fetch.recorded(project) == {MODEL.hub: COMMIT}
-    with pytest.raises(config.UserError, match=rf"{MODEL.name}: conf/revisions.yaml records .* at {COMMIT}, .*b{{40}}"):
-        fetch.weights(Model(name=MODEL.name, hub=MODEL.hub, revision="b" * 40), project)
+    assert weights.recorded(project) == {MODEL.hub: COMMIT}
+    weights.record(str(MODEL.hub), COMMIT, project)  # two processes may both be the first
+    assert weights.recorded(project) == {MODEL.hub: COMMIT}
+    with pytest.raises(UserError, match=rf"{MODEL.name}: conf/revisions.yaml records .* at {COMMIT}, .*b{{40}}"):
+        weights.located(Model(name=MODEL.name, hub=MODEL.hub, revision="b" * 40), project)
 
 
 def test_weights_that_moved_on_at_the_hub_are_not_taken(hub: Hub, project: Path) -> None:
-    (project / fetch.REVISIONS).write_text(f"{MODEL.hub}: '{'c' * 40}'\n")
+    (project / REVISIONS).write_text(f"{MODEL.hub}: '{'c' * 40}'\n")
     done = command(hub, project)
     assert done.returncode == 1
     assert (
@@ -166,7 +171,7 @@ def test_a_repository_that_is_gone_ends_in_a_line_with_what_conf_knows_of_it(
     hub: Hub, project: Path, name: str
 ) -> None:
     done = command(hub, project, *SUITE[:3], f"+model={name}")
-    model = config.load("model", name, Model)
+    model = conf.load("model", name, Model)
     assert done.returncode == 1
     assert "no such repository, or one that this account may not see" in done.stderr
     assert model.gate
@@ -177,7 +182,7 @@ def test_too_little_room_is_said_before_anything_comes(hub: Hub, project: Path) 
     enough = fetch.Need("a", "hub a", 1, project, lambda: "")
     fetch.check_room([enough])
     free = shutil.disk_usage(project).free
-    with pytest.raises(config.UserError, match=r"no space: .* GB are to come .*HF_HOME .*\+model=NAME"):
+    with pytest.raises(UserError, match=r"no space: .* GB are to come .*HF_HOME .*\+model=NAME"):
         fetch.check_room([enough, fetch.Need("b", "hub b", 2 * free, project / "not/yet/there", lambda: "")])
 
 
@@ -192,7 +197,7 @@ def test_what_was_fetched_runs_offline(hub: Hub, project: Path) -> None:
     places = [f"{key}='{project / value}'" for key, value in (("data", "tasks"), ("store", "store"), ("out", "out"))]
     done = subprocess.run(
         [sys.executable, "-m", "src.run", *words, *places, f"tracking.uri='sqlite:///{project / 'runs.db'}'"],
-        cwd=config.ROOT, env=environment(hub, project, HF_HUB_OFFLINE="1", HF_ENDPOINT="http://127.0.0.1:9"),
+        cwd=ROOT, env=environment(hub, project, HF_HUB_OFFLINE="1", HF_ENDPOINT="http://127.0.0.1:9"),
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

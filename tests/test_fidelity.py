@@ -8,17 +8,25 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src import cells, config, data, fidelity, report
-from src.config import Compat
-from src.engine import Completion
-from src.prompts import Prompt
+from src import fidelity
+from src.base import conf
+from src.base.errors import UserError
+from src.base.files import ROOT
+from src.base.schema import Compat
+from src.cell import file
+from src.cell.file import Answers, Header, digests, path_of
+from src.engine.job import Completion
+from src.pages import page
+from src.pages.tables import load_tables, rows_of, write_table
+from src.question import examples
+from src.question.prompts import Prompt
 from tests.members import of_source
 
 KEY = ["task", "switch"]
 
 
 def prepared(names: list[str]) -> None:
-    absent = [name for name in names if not (data.TASKS / f"{name}.jsonl").exists()]
+    absent = [name for name in names if not (examples.TASKS / f"{name}.jsonl").exists()]
     if absent:
         pytest.skip(f"not prepared: {', '.join(absent)} (dvc repro prepare)")
 
@@ -59,7 +67,7 @@ def test_a_prefix_without_the_published_exemplars_is_no_claim_of_either_kind(pre
 
 def test_a_changed_exemplar_is_told(tmp_path: Path) -> None:
     prepared(["common_morpheme"])
-    text = (data.TASKS / "common_morpheme.jsonl").read_text()
+    text = (examples.TASKS / "common_morpheme.jsonl").read_text()
     rows = [json.loads(line) for line in text.splitlines()]
     rows[0]["input"] += " indeed"
     (tmp_path / "common_morpheme.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -68,7 +76,7 @@ def test_a_changed_exemplar_is_told(tmp_path: Path) -> None:
 
 
 def test_a_task_that_is_not_prepared_has_nulls_and_a_note(tmp_path: Path) -> None:
-    found = fidelity.count_row(config.load_task("strange_stories"), tmp_path)
+    found = fidelity.count_row(conf.load_task("strange_stories"), tmp_path)
     assert (found["n"], found["ceiling"], found["note"]) == (None, None, "not prepared")
     [row] = {(r["equal"], r["note"]) for r in fidelity.prefix_rows(tmp_path) if r["task"] == "strange_stories"}
     assert row == (None, "not prepared")
@@ -80,13 +88,13 @@ SIBLINGS = {"logical_deduction": 10, "tracking_shuffled_objects": 10, "strange_s
 @pytest.mark.parametrize(("name", "siblings"), SIBLINGS.items())
 def test_items_that_share_an_exemplars_context_are_as_many_as_the_protocol_says(name: str, siblings: int) -> None:
     prepared([name])
-    assert fidelity.count_row(config.load_task(name), data.TASKS)["siblings"] == siblings
+    assert fidelity.count_row(conf.load_task(name), examples.TASKS)["siblings"] == siblings
 
 
 @pytest.mark.parametrize("name", sorted(set(of_source("bigbench")) - {"fact_checker"}))
 def test_n_is_the_published_one_or_says_why_not_and_no_exemplar_is_tested(name: str) -> None:
     prepared([name])
-    found = fidelity.count_row(config.load_task(name), data.TASKS)
+    found = fidelity.count_row(conf.load_task(name), examples.TASKS)
     assert found["n"] == found["n_published"] or found["note"]
     assert found["exemplars_in_test"] == 0
     assert found["siblings"] == SIBLINGS.get(name, 0)
@@ -95,14 +103,14 @@ def test_n_is_the_published_one_or_says_why_not_and_no_exemplar_is_tested(name: 
 def test_the_full_stop_rule_caps_strange_stories() -> None:
     """Protocol, defect 7: ceiling .726, a random chooser scores .1816."""
     prepared(["strange_stories"])
-    found = fidelity.count_row(config.load_task("strange_stories"), data.TASKS)
+    found = fidelity.count_row(conf.load_task("strange_stories"), examples.TASKS)
     assert found["ceiling"] == pytest.approx(85 / 117)
     assert found["chance_scored"] == pytest.approx(0.1816, abs=5e-5)
 
 
 def test_a_repeated_item_and_a_tested_exemplar_are_counted(tmp_path: Path) -> None:
-    task = config.load_task("common_morpheme")
-    told = data.Example("t/0", "g", "Is ice cold", ("yes", "no"), 0, "yes", 0)
+    task = conf.load_task("common_morpheme")
+    told = examples.Example("t/0", "g", "Is ice cold", ("yes", "no"), 0, "yes", 0)
     rows = [told, *(dataclasses.replace(told, id=f"t/{i}", exemplar=None, group=f"g{i}") for i in (1, 2))]
     rows.append(dataclasses.replace(rows[1], id="t/3", group="g", input="Is fire cold", target=1, answer="no"))
     lines = "".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows)
@@ -129,15 +137,15 @@ def write_cell(outputs: Path, name: str, said: str, options: tuple[str, ...], ta
     lettered = bool(changes.pop("lettered", False))
     answer = options[target].removesuffix(".")
     prompt = Prompt(f"{name}/0", name, "", "Which?", options, tuple(f" {o}" for o in options), target, answer)
-    answers = [cells.Answers(prompt, {0: Completion(said, 3, "eos")}, None)]
-    asked, completed = cells.digests(answers)
-    head = cells.Header(
+    answers = [Answers(prompt, {0: Completion(said, 3, "eos")}, None)]
+    asked, completed = digests(answers)
+    head = Header(
         fingerprint=f"{name}-{folder}", suite="s", model="m", weights="w", task=name, condition="c",
         prompt="closed_adv" if lettered else "closed", lettered=lettered, shots=0,
         compat=Compat(name="x", **changes), encoder="e",  # type: ignore[arg-type]
         prompts_sha256=asked, completions_sha256=completed, data_sha256="",
     )  # fmt: skip
-    cells.write(cells.path_of(outputs / folder, name, "c"), head, answers)
+    file.write_cell(path_of(outputs / folder, name, "c"), head, answers)
 
 
 @pytest.fixture(scope="module")
@@ -236,12 +244,12 @@ def test_the_tables_show_the_frames(effects: pd.DataFrame, prefixes: pd.DataFram
     (tmp_path / "data/fidelity").mkdir(parents=True)
     prefixes.reset_index().to_parquet(tmp_path / "data/fidelity/prefixes.parquet")
     effects.reset_index().to_parquet(tmp_path / "data/fidelity/compat.parquet")
-    found = {table.name: table for table in report.load_tables(config.ROOT)}
+    found = {table.name: table for table in load_tables(ROOT)}
     for name, n in (("fidelity_prefixes", 66), ("compat_scores", len(effects))):
-        rows = report.rows_of(tmp_path, found[name])
-        report.write_table(rows, found[name], tmp_path / "tables")
+        rows = rows_of(tmp_path, found[name])
+        write_table(rows, found[name], tmp_path / "tables")
         assert len(pd.read_csv(tmp_path / f"tables/{name}.csv")) == n
-        assert report.page_table(rows, found[name], set()).count("<tr") > 1
+        assert page.page_table(rows, found[name], set()).count("<tr") > 1
     header = (tmp_path / "tables/fidelity_prefixes.csv").read_text().splitlines()[0]
     assert header.startswith("task,format,sha256_published,sha256_rebuilt,equal")
 
@@ -266,7 +274,7 @@ def test_a_broken_cell_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a_model/t__c.jsonl"
     path.parent.mkdir()
     path.write_text("{")
-    with pytest.raises(config.UserError, match=r"t__c\.jsonl is not a whole cell"):
+    with pytest.raises(UserError, match=r"t__c\.jsonl is not a whole cell"):
         list(fidelity.effects(tmp_path))
 
 

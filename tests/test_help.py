@@ -6,16 +6,16 @@ import sys
 
 import pytest
 
-from src import config
+from src.base.files import ROOT
 
-COMMANDS = sorted(p.stem for p in (config.ROOT / "src").glob("*.py") if '__name__ == "__main__"' in p.read_text())
+COMMANDS = sorted(p.stem for p in (ROOT / "src").glob("*.py") if '__name__ == "__main__"' in p.read_text())
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_says_what_a_command_does_with_two_examples_and_runs_nothing(name, tmp_path):
     asked = [sys.executable, "-m", f"src.{name}", "--help"]
     # from a folder without data or params.yaml: a command that ran its work would fail or leave something
-    environment = {"PYTHONPATH": str(config.ROOT), "PATH": "", "HOME": str(tmp_path), "COLUMNS": "120"}
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(tmp_path), "COLUMNS": "120"}
     done = subprocess.run(asked, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(re.findall(rf"^ +python -m src\.{name}\b", done.stdout, re.MULTILINE)) >= 2

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from src import config
+from src.base.files import ROOT
 
 OPTIONS: dict[str, dict[int, int]] = {
     "analytic_entailment": {2: 65}, "causal_judgment": {2: 188}, "common_morpheme": {4: 45},
@@ -29,7 +29,7 @@ PRINTED = 1e-5
 
 
 def rows(path: str) -> list[dict[str, str]]:
-    with (config.ROOT / path).open(newline="", encoding="utf-8") as file:
+    with (ROOT / path).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

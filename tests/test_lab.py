@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from src import config, preemption
+from src.base.conf import CONF
+from src.base.files import ROOT
+from src.lab import preemption
 from tests import scratch
 from tests.test_shards import keys, wait_for_records
 from tests.tiny import tiny
@@ -80,7 +82,7 @@ def day(tmp_path: Path) -> Day:
     (folder := tmp_path / "login").mkdir()
     for name, architecture in STAND_INS.items():
         weights = tiny(architecture, tmp_path / "weights" / name)
-        conf = config.CONF / f"model/{name}.yaml"
+        conf = CONF / f"model/{name}.yaml"
         (folder / f"conf/model/{name}.yaml").parent.mkdir(parents=True, exist_ok=True)
         stand_in = f"path: {weights}\nweights: random\ndtype: float32\n"
         (tmp_path / f"{name}.yaml").write_text(conf.read_text() + stand_in)
@@ -89,10 +91,10 @@ def day(tmp_path: Path) -> Day:
         (tmp_path / f"{name}.yaml").rename(folder / f"conf/model/{name}.yaml")
     scratch.commit(folder)
     for source in SOURCES:  # and no other: what lies in data/raw is part of what `infer` and `collect` depend on
-        scratch.linked(config.ROOT / "data/raw" / source, folder / "data/raw" / source)
+        scratch.linked(ROOT / "data/raw" / source, folder / "data/raw" / source)
     (folder / ".venv").mkdir()
     (folder / ".venv/ready").touch()  # `make` takes this interpreter and installs nothing
-    return Day(folder, iter(blocks((config.ROOT / "docs/lab.md").read_text())))
+    return Day(folder, iter(blocks((ROOT / "docs/lab.md").read_text())))
 
 
 def cell_runs(folder: Path) -> int:

@@ -9,10 +9,15 @@ import shutil
 import pytest
 from omegaconf import OmegaConf
 
-from src import claims, collect, config, fetch, plan, report, run, stats
-from src.config import ROOT, Generation, Model, UserError
-from src.engine import Request
-from src.prompts import Prompt
+from src import audit, collect, plan, report, run, stats
+from src.base import conf, grid
+from src.base.errors import UserError
+from src.base.files import ROOT
+from src.base.grid import composed, composed_params, register
+from src.base.schema import Generation, Model
+from src.engine.job import Request
+from src.question.prompts import Prompt
+from src.source import weights
 from tests import members
 from tests.test_engine_local import ARCHITECTURES
 from tests.tiny import local_engine, tiny
@@ -64,10 +69,10 @@ def test_a_models_configuration_says_what_a_run_and_a_reader_need(model: Model) 
     assert model.parameters > 1e7
     assert model.licence or model.gate, "its licence, or why none is known"
     if model.twin:
-        base = config.load("model", model.twin, Model)
+        base = conf.load("model", model.twin, Model)
         assert (model.tuned, base.tuned) == (True, False)
         assert (model.family, model.parameters) == (base.family, base.parameters)
-    revision = fetch.pinned(model, ROOT) if model.hub else None
+    revision = weights.pinned(model, ROOT) if model.hub else None
     assert revision is None or (len(revision) == 40 and int(revision, 16) >= 0)
 
 
@@ -83,7 +88,7 @@ def test_a_models_configuration_says_what_a_run_and_a_reader_need(model: Model) 
 def test_who_cannot_get_the_weights_reads_why(name: str, said: str, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=said):
-        fetch.weights(config.load("model", name, Model), tmp_path)
+        weights.located(conf.load("model", name, Model), tmp_path)
 
 
 # ---- the whole pipeline ------------------------------------------------------------------------------
@@ -96,9 +101,9 @@ def root(tmp_path_factory: pytest.TempPathFactory):
     (root / "data").mkdir()
     for name in ("conf", "dvc.yaml", "data/published", "data/tasks", "data/raw"):
         (root / name).symlink_to(ROOT / name)
-    config.register()
+    register()
     grid = {"models": list(STANDS_FOR.values()), "tasks": list(TASKS), "conditions": list(CONDITIONS), "limit": 4}
-    params = config.composed_params(["suite=pilot"]) | grid
+    params = composed_params(["suite=pilot"]) | grid
     (root / "params.yaml").write_text(OmegaConf.to_yaml(params))
     for arch, name in STANDS_FOR.items():
         words = [
@@ -108,11 +113,11 @@ def root(tmp_path_factory: pytest.TempPathFactory):
             f"out='{root / 'data/outputs' / name}'",
             f"tracking.uri='sqlite:///{root / 'runs.db'}'", "tracking.system_metrics=false",
         ]  # fmt: skip
-        assert run.execute(config.composed(words)) == 0, name
+        assert run.execute(composed(words)) == 0, name
     collect.collect(root / "data/outputs").to_parquet(root / "data/scores.parquet", index=False)
     stats.run(root)
     (root / "data/audit").mkdir()
-    for name, frame in zip(("audit", "specifications"), claims.audit(root, 0.05), strict=True):
+    for name, frame in zip(("audit", "specifications"), audit.audit_frames(root, 0.05), strict=True):
         frame.to_parquet(root / f"data/audit/{name}.parquet", index=False)
     report.build(root)
     yield root
@@ -177,27 +182,27 @@ def test_a_device_map_changes_no_answer(arch: str, tmp_path) -> None:
 def test_a_damaged_gguf_is_said_and_leaves_nothing(tmp_path) -> None:
     (tmp_path / "own.gguf").write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(UserError, match="cannot be read as GGUF"):
-        fetch.weights(Model(name="own", path="own.gguf"), tmp_path)
-    assert not [*(tmp_path / fetch.GGUF).iterdir()]
+        weights.located(Model(name="own", path="own.gguf"), tmp_path)
+    assert not [*(tmp_path / weights.GGUF).iterdir()]
 
 
 def test_what_lies_at_a_path_is_looked_at_and_not_read(tmp_path) -> None:
     (tmp_path / "own.gguf").write_bytes(b"GGUF")
-    assert fetch.on_disk(Model(name="own", path="own.gguf"), tmp_path) == tmp_path / "own.gguf"
-    assert fetch.on_disk(Model(name="own", path="none.gguf"), tmp_path) is None
-    assert fetch.tokenizer(Model(name="own", path="own.gguf"), tmp_path) is None
+    assert weights.on_disk(Model(name="own", path="own.gguf"), tmp_path) == tmp_path / "own.gguf"
+    assert weights.on_disk(Model(name="own", path="none.gguf"), tmp_path) is None
+    assert weights.tokenizer(Model(name="own", path="own.gguf"), tmp_path) is None
 
 
 @pytest.mark.slow
 def test_a_gguf_file_is_the_model_it_was_made_from(tmp_path) -> None:
     """The GGUF that the main job fetches, as a user's own file: the same weights, the same words."""
-    model = config.load("model", "smollm2_135m_instruct", Model)
-    folder, _ = fetch.weights(model, ROOT)
+    model = conf.load("model", "smollm2_135m_instruct", Model)
+    folder, _ = weights.located(model, ROOT)
     (tmp_path / "own.gguf").symlink_to(next((ROOT / f"data/raw/{model.source}").glob("**/*.gguf")))
-    own, identity = fetch.weights(Model(name="own", path="own.gguf"), tmp_path)
+    own, identity = weights.located(Model(name="own", path="own.gguf"), tmp_path)
     assert identity.startswith("gguf:")
     assert (own / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
-    assert fetch.weights(Model(name="own", path="own.gguf"), tmp_path) == (own, identity)  # without converting again
+    assert weights.located(Model(name="own", path="own.gguf"), tmp_path) == (own, identity)  # without converting again
 
 
 # ---- the page -----------------------------------------------------------------------------------------
@@ -205,11 +210,11 @@ def test_a_gguf_file_is_the_model_it_was_made_from(tmp_path) -> None:
 
 def page() -> str:
     """docs/models.md."""
-    real = {name for name in config.params()["models"] if (ROOT / "reports/hashes/completions.csv").exists()}
+    real = {name for name in grid.params()["models"] if (ROOT / "reports/hashes/completions.csv").exists()}
 
     def row(model: Model) -> str:
         arch = architecture(model)
-        revision = (fetch.pinned(model, ROOT) or "")[:12] if model.hub else ""
+        revision = (weights.pinned(model, ROOT) or "")[:12] if model.hub else ""
         where = f"{model.hub}{f'@{revision}' if revision else ''}" if model.hub else plan.origin(model)
         memory = "" if model.api else f"{model.parameters * plan.BYTES[model.dtype] / 1e9:.1f}"
         proven = [

@@ -11,14 +11,19 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from src import cells, config, fetch, run
-from src.config import Generation, Model, Serving, UserError
-from src.engine import Request
+from src.base import conf, grid
+from src.base.errors import UserError
+from src.base.files import ROOT
+from src.base.schema import Compat, Generation, Model, Serving
+from src.cell.file import read_cell
+from src.cell.store import Store
+from src.engine import start
+from src.engine.job import Request
 from src.engine.local import LocalEngine
 from src.engine.openai import OpenAIEngine, Pace
-from src.preemption import AGAIN
-from src.prompts import Prompt
-from src.store import Store
+from src.lab.preemption import AGAIN
+from src.question.prompts import Prompt
+from src.source import weights
 from tests import test_pipeline as line
 from tests import warm
 from tests.completions import FAULTS, Served, serving
@@ -37,7 +42,7 @@ def answers(folder):
     found = {}
     for path in sorted(folder.glob("*.jsonl")):
         found[path.name] = [
-            (a.prompt.id, {s: c.text for s, c in a.completions.items()}, a.likelihood) for a in cells.read(path)[1]
+            (a.prompt.id, {s: c.text for s, c in a.completions.items()}, a.likelihood) for a in read_cell(path)[1]
         ]
     return found
 
@@ -148,7 +153,7 @@ def test_a_stop_waits_for_the_calls_on_their_way_and_keeps_them(place, local):  
     store = place / "stores/stopped"
     with serving(served) as url:
         asked = words(url, f"store='{store}'", "engine.concurrency=1", "engine.timeout_s=60")
-        process = warm.started("src.run", *line.words(place, *asked), cwd=config.ROOT)
+        process = warm.started("src.run", *line.words(place, *asked), cwd=ROOT)
         until(lambda: not served.faults, process)
         process.terminate()
         _, said = process.communicate(timeout=60)
@@ -192,9 +197,9 @@ def test_a_setting_that_cannot_be_is_said_before_any_call(place, wrong):  # noqa
 
 
 def test_vllm_takes_top_k_from_the_generation(place):  # noqa: F811
-    found = config.composed_run(line.words(place, "engine=vllm", "generation.top_k=7"))
+    found = grid.composed_run(line.words(place, "engine=vllm", "generation.top_k=7"))
     assert (found.serving.kind, found.serving.extra_body) == ("openai", {"top_k": 7})
-    assert run.engine_of(found).describe()["identity"].endswith("@http://127.0.0.1:8000/v1")
+    assert start.engine_of(found).describe()["identity"].endswith("@http://127.0.0.1:8000/v1")
 
 
 # ---- a real server with a real model ------------------------------------------------------------------
@@ -203,8 +208,8 @@ def test_vllm_takes_top_k_from_the_generation(place):  # noqa: F811
 @pytest.mark.slow
 def test_transformers_serve_says_what_the_local_engine_says(tmp_path):
     """20 short prompts, greedily: SmolLM2 behind `transformers serve` and in this process."""
-    model = config.load("model", "smollm2_135m_instruct", Model)
-    folder, identity = fetch.weights(model, config.ROOT)
+    model = conf.load("model", "smollm2_135m_instruct", Model)
+    folder, identity = weights.located(model, ROOT)
     generation = Generation(temperature=0.0, likelihood=False, extra_tokens=8)
     things = ("cork", "stone", "anvil", "feather", "ship", "leaf", "coin", "brick", "bottle", "ice cube")
     texts = [f"Q: Does a {thing} {verb} in water?\nA:" for thing in things for verb in ("sink", "float")]
@@ -213,7 +218,7 @@ def test_transformers_serve_says_what_the_local_engine_says(tmp_path):
     with transformers_serve(folder, tmp_path) as url:
         how = Serving(name="openai", kind="openai", base_url=url, model=str(folder), concurrency=1, retries=2)
         engine = OpenAIEngine(how, model, generation, None)
-        own = LocalEngine(folder, identity, model, generation, config.load("compat", "fixed", config.Compat))
+        own = LocalEngine(folder, identity, model, generation, conf.load("compat", "fixed", Compat))
         engine.budget = own.budget  # the same number of tokens for both
         said = {r.prompt_id: r.completions for batch in engine.run(requests) for r in batch}
     expected = {r.prompt_id: r.completions for batch in own.run(requests) for r in batch}

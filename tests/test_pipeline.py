@@ -11,9 +11,13 @@ from dataclasses import asdict, replace
 import pytest
 from hydra import compose, initialize_config_dir
 
-from src import cells, collect, config, run
-from src.data import Example
-from src.engine import Completion
+from src import collect, run
+from src.base import conf, grid
+from src.base.errors import UserError
+from src.base.files import ROOT
+from src.cell.file import Answers, digests, read_cell, write_cell
+from src.engine.job import Completion
+from src.question.examples import Example
 from tests import warm
 from tests.tiny import tiny
 
@@ -55,8 +59,8 @@ def words(place, *more, out=None):
 
 
 def execute(place, *more, out=None):
-    config.register()
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+    grid.register()
+    with initialize_config_dir(str(conf.CONF), version_base="1.3"):
         return run.execute(compose("config", overrides=words(place, *more, out=out)))
 
 
@@ -78,7 +82,7 @@ def test_every_cell_is_done_and_in_the_ledger(finished):
 
 
 def test_a_cell_keeps_what_was_asked_and_said(finished):
-    head, answers = cells.read(finished / "outputs/tiny/social_iqa__closed_few.jsonl")
+    head, answers = read_cell(finished / "outputs/tiny/social_iqa__closed_few.jsonl")
     assert (len(answers), head.shots, head.prompt) == (6, 5, "closed")
     assert answers[0].prompt.prefix.count("The possible answers are") == 5
     assert all(len(a.likelihood.logprob) == 3 and set(a.completions) == {2266} for a in answers)
@@ -133,8 +137,8 @@ def test_a_larger_limit_contains_the_smaller_and_touches_no_other_output(finishe
     before = cached_bytes(finished / "outputs/tiny")
     assert execute(finished, "limit=9", out="outputs/larger") == 0
     assert cached_bytes(finished / "outputs/tiny") == before
-    small = cells.read(finished / "outputs/tiny/social_iqa__closed_few.jsonl")[1]
-    large = cells.read(finished / "outputs/larger/social_iqa__closed_few.jsonl")[1]
+    small = read_cell(finished / "outputs/tiny/social_iqa__closed_few.jsonl")[1]
+    large = read_cell(finished / "outputs/larger/social_iqa__closed_few.jsonl")[1]
     assert large[: len(small)] == small
 
 
@@ -143,7 +147,7 @@ def test_prompts_alike_but_for_the_answer_each_get_their_own_budget(finished):
     (finished / "tasks/codenames.jsonl").write_text(made_up("codenames"))
     asked = ("tasks=[codenames]", "conditions=[closed_zero_content_free]")
     assert execute(finished, *asked, out="outputs/content_free") == 0
-    answers = cells.read(finished / "outputs/content_free/codenames__closed_zero_content_free.jsonl")[1]
+    answers = read_cell(finished / "outputs/content_free/codenames__closed_zero_content_free.jsonl")[1]
     assert len({a.prompt.text for a in answers}) == 1
     assert len({a.prompt.answer for a in answers}) == 3
 
@@ -170,7 +174,7 @@ def test_a_cell_that_was_edited_is_not_scored(finished, tmp_path):
     text = (finished / "outputs/tiny/social_iqa__closed_few.jsonl").read_text()
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny/social_iqa__closed_few.jsonl").write_text(text.replace("sinks", "swims"))
-    with pytest.raises(config.UserError, match="was edited"):
+    with pytest.raises(UserError, match="was edited"):
         collect.collect(tmp_path)
 
 
@@ -199,7 +203,7 @@ def long(place, tmp_path_factory):
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_goes_on_where_it_was(place, long, tmp_path, kill):
     asked = [*long[0], f"store='{tmp_path / 'store'}'"]
-    running = warm.started("src.run", *words(place, *asked), cwd=config.ROOT)
+    running = warm.started("src.run", *words(place, *asked), cwd=ROOT)
     for _ in range(6000):
         time.sleep(0.02)
         if sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file()) > 20_000:
@@ -222,7 +226,7 @@ def test_twenty_kills_at_random_moments_leave_what_an_undisturbed_run_leaves(pla
     asked = [*long[0], f"store='{tmp_path / 'store'}'"]
     moments, died = random.Random(20), 0
     for _ in range(20):
-        running = warm.started("src.run", *words(place, *asked, out="killed/again"), cwd=config.ROOT)
+        running = warm.started("src.run", *words(place, *asked, out="killed/again"), cwd=ROOT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             running.wait(timeout=moments.uniform(0.5, 4))
         running.kill()
@@ -241,13 +245,13 @@ def test_twenty_kills_at_random_moments_leave_what_an_undisturbed_run_leaves(pla
 
 
 def test_a_cell_with_every_kind_of_line_break_is_read_as_it_was_written(finished, tmp_path):
-    head, answers = cells.read(finished / "outputs/tiny/social_iqa__closed_few.jsonl")
+    head, answers = read_cell(finished / "outputs/tiny/social_iqa__closed_few.jsonl")
     said = Completion("one\u2028two\u0085three\r\nfour\x0bfive", 5, "eos")
-    answers = [cells.Answers(a.prompt, {2266: said}, a.likelihood) for a in answers]
-    asked, completed = cells.digests(answers)
+    answers = [Answers(a.prompt, {2266: said}, a.likelihood) for a in answers]
+    asked, completed = digests(answers)
     path = tmp_path / "cell.jsonl"
-    cells.write(path, replace(head, prompts_sha256=asked, completions_sha256=completed), answers)
-    assert cells.read(path)[1] == answers
+    write_cell(path, replace(head, prompts_sha256=asked, completions_sha256=completed), answers)
+    assert read_cell(path)[1] == answers
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(config.UserError, match="not a whole cell"):
-        cells.read(path)
+    with pytest.raises(UserError, match="not a whole cell"):
+        read_cell(path)

@@ -5,18 +5,24 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
-from src import cells, config, plan
-from src.config import Model
-from src.data import Example
-from src.engine import Completion
-from src.prompts import Prompt
+from src import plan
+from src.base import conf, grid
+from src.base.files import ROOT
+from src.base.schema import Compat, Model
+from src.cell.file import Answers, Header, Recorded, digests, kept_path, write_cell
+from src.engine.job import Completion
+from src.lab import speed, tokens
+from src.lab.speed import CALIBRATION, Rate, known_rate, timed, tracked_rate
+from src.lab.tokens import by_characters, counted, counter, evaluated, examples_of, rendered
+from src.question.examples import Example
+from src.question.prompts import Prompt
 from tests.tiny import tiny
 
-PAPER = config.composed_params(["suite=paper"])
+PAPER = grid.composed_params(["suite=paper"])
 TASK, CONDITIONS, TUNED = "social_iqa", ["closed_zero", "closed_few"], "gpt2_it"
 
 
@@ -51,14 +57,14 @@ def test_memory_is_parameters_times_bytes_of_the_declared_dtype(whole):
 
 def test_the_examples_are_those_that_the_task_file_leaves():
     """70 examples less 5 exemplars: protocol.md, Grid; gsm8k's exemplars come from another file."""
-    assert plan.evaluated(config.load_task("analytic_entailment"), None) == 65
-    assert plan.evaluated(config.load_task("gsm8k"), None) == 1319
+    assert evaluated(conf.load_task("analytic_entailment"), None) == 65
+    assert evaluated(conf.load_task("gsm8k"), None) == 1319
 
 
 @pytest.mark.parametrize("words", [["suite=papr"], ["limt=3"], ["models=[gpt_2]"]])
 def test_a_mistake_is_one_line(words):
     done = subprocess.run(
-        [sys.executable, "-m", "src.plan", *words], cwd=config.ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "src.plan", *words], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
@@ -67,7 +73,7 @@ def test_a_mistake_is_one_line(words):
 
 def test_members_loaded_at_once_are_those_loaded_one_by_one():
     names = ["gpt2", "t5_small", "llama_7b"]
-    assert config.load_all("model", names, Model) == [config.load("model", name, Model) for name in names]
+    assert conf.load_all("model", names, Model) == [conf.load("model", name, Model) for name in names]
 
 
 def test_the_released_generations_are_reproduced_line_by_line():
@@ -105,23 +111,23 @@ def place(tmp_path, monkeypatch):
     rows = [Example(f"{TASK}/{i}", str(i), f"What sinks, case {i}?", options, 1, "a stone", None) for i in range(8)]
     (tmp_path / "tasks").mkdir()
     (tmp_path / f"tasks/{TASK}.jsonl").write_text("".join(json.dumps(asdict(row)) + "\n" for row in shots + rows))
-    monkeypatch.setattr(plan, "PREPARED", tmp_path / "tasks")
+    monkeypatch.setattr(tokens, "PREPARED", tmp_path / "tasks")
     monkeypatch.setattr(plan, "OUTPUTS", tmp_path / "outputs")
-    monkeypatch.setattr(plan, "CALIBRATION", tmp_path / "calibration.json")
-    for cached in (plan.examples, plan.known_rate):
+    monkeypatch.setattr(speed, "CALIBRATION", tmp_path / "calibration.json")
+    for cached in (examples_of, known_rate):
         cached.cache_clear()
     yield tmp_path
-    for cached in (plan.examples, plan.known_rate):
+    for cached in (examples_of, known_rate):
         cached.cache_clear()
 
 
 def asked(place, limit=6, seeds=(2266,), **model):
-    known = config.load("model", TUNED, Model)
+    known = conf.load("model", TUNED, Model)
     for key, value in {"path": str(place / "weights"), "dtype": "float32", "source": None, **model}.items():
         setattr(known, key, value)
     given = {"tasks": [TASK], "conditions": CONDITIONS, "models": [], "seeds": list(seeds), "limit": limit}
-    what = plan.asked({**given, "encoder": "minilm"})
-    return known, plan.replace(what, models=(known,))
+    what = tokens.asked({**given, "encoder": "minilm"})
+    return known, replace(what, models=(known,))
 
 
 def run(place, *more):
@@ -129,11 +135,11 @@ def run(place, *more):
 
     from src import run
 
-    config.register()
+    grid.register()
     words = [f"+model={TUNED}", f"model.path='{place / 'weights'}'", "model.dtype=float32", "limit=6", "seeds=[2266]"]
     words += [f"data='{place / 'tasks'}'", f"store='{place / 'store'}'", f"tasks=[{TASK}]", "encoder=minilm"]
     words += [f"conditions=[{','.join(CONDITIONS)}]", f"tracking.uri='sqlite:///{place / 'runs.db'}'"]
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+    with initialize_config_dir(str(conf.CONF), version_base="1.3"):
         return run.execute(compose("config", overrides=[*words, f"out='{place / 'outputs' / TUNED}'", *more]))
 
 
@@ -154,7 +160,7 @@ def test_what_was_run_is_done_until_what_is_asked_changes(place):
     assert status(place) == ["done", "missing"]
     shutil.rmtree(place / "weights")
     assert status(place) == ["done", "not_runnable"]
-    rate = plan.tracked_rate(place / "cells")
+    rate = tracked_rate(place / "cells")
     assert rate.model == TUNED
     assert rate.tokens_per_s > 0
 
@@ -163,19 +169,19 @@ def test_what_was_run_is_done_until_what_is_asked_changes(place):
 def test_a_calibration_is_kept_and_scales_with_parameters(place):
     tiny("gpt2", place / "weights")
     model, what = asked(place)
-    cells = [plan.rendered(what, what.tasks[TASK], what.conditions[c]) for c in CONDITIONS]
-    tokens, seconds = plan.timed(model, cells, (2266,), 1.0)
+    cells = [rendered(what, what.tasks[TASK], what.conditions[c]) for c in CONDITIONS]
+    tokens, seconds = timed(model, cells, (2266,), 1.0)
     assert tokens > 0
-    plan.CALIBRATION.write_text(json.dumps(asdict(plan.Rate(model.name, 2e8, tokens / seconds, "measured"))))
+    CALIBRATION.write_text(json.dumps(asdict(Rate(model.name, 2e8, tokens / seconds, "measured"))))
     twice = Model(name="twice", parameters=4e8)
-    assert plan.rate(twice) == pytest.approx(tokens / seconds / 2)
+    assert speed.rate(twice) == pytest.approx(tokens / seconds / 2)
 
 
 def test_tokens_are_exact_with_the_models_tokenizer_and_four_characters_without(place):
     tiny("gpt2", place / "weights")
     model, what = asked(place)
-    cell = plan.rendered(what, what.tasks[TASK], what.conditions["closed_few"])
-    exact, sent = plan.counted(cell, plan.counter(model), 3)
+    cell = rendered(what, what.tasks[TASK], what.conditions["closed_few"])
+    exact, sent = counted(cell, counter(model), 3)
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(place / "weights")
@@ -183,14 +189,14 @@ def test_tokens_are_exact_with_the_models_tokenizer_and_four_characters_without(
     assert exact.prompt == sum(len(tokenizer(p.text)["input_ids"]) for p in cell.prompts)
     assert exact.completion == 3 * 6 * (8 + max(len(tokenizer(o)["input_ids"]) for o in cell.prompts[0].options))
     assert sent == 3 * (exact.prompt + 6 * exact.prefix)
-    rough, _ = plan.counted(cell, plan.by_characters, 3)
+    rough, _ = counted(cell, by_characters, 3)
     assert rough.prefix == len(cell.prompts[0].prefix) / 4
 
 
 def test_a_task_that_is_not_prepared_is_not_runnable_and_counts_with_the_others_mean(place):
     model, what = asked(place, path=None, hub=None, api="a-model")
-    both = {**what.tasks, "gsm8k": config.load_task("gsm8k")}
-    rows = {(r.task, r.condition): r for r in plan.cell_plans(plan.replace(what, tasks=both))[model.name]}
+    both = {**what.tasks, "gsm8k": conf.load_task("gsm8k")}
+    rows = {(r.task, r.condition): r for r in plan.cell_plans(replace(what, tasks=both))[model.name]}
     known, unknown = rows[TASK, "closed_few"], rows["gsm8k", "closed_few"]
     assert (known.status, unknown.status) == ("missing", "not_runnable")
     assert "gsm8k is not prepared" in unknown.why
@@ -208,16 +214,14 @@ def test_an_api_costs_what_its_prices_say_and_nothing_is_guessed_without(place):
 
 def kept(folder, name, model, **speed):
     """A kept cell of a model, computed at this speed."""
-    answers = [
-        cells.Answers(Prompt("t/0", "g", "", "?", ("a",), (" a",), 0, "a"), {0: Completion("a", 1, "eos")}, None)
-    ]
-    asked, completed = cells.digests(answers)
-    head = cells.Header(
+    answers = [Answers(Prompt("t/0", "g", "", "?", ("a",), (" a",), 0, "a"), {0: Completion("a", 1, "eos")}, None)]
+    asked, completed = digests(answers)
+    head = Header(
         fingerprint=name, suite="s", model=model, weights="w", task="t", condition="c", prompt="closed",
-        lettered=False, shots=0, compat=config.Compat(name="fixed"), encoder="e", prompts_sha256=asked,
-        completions_sha256=completed, data_sha256="", recorded=cells.Recorded({}, speed) if speed else None,
+        lettered=False, shots=0, compat=Compat(name="fixed"), encoder="e", prompts_sha256=asked,
+        completions_sha256=completed, data_sha256="", recorded=Recorded({}, speed) if speed else None,
     )  # fmt: skip
-    cells.write(cells.kept_path(folder, name), head, answers)
+    write_cell(kept_path(folder, name), head, answers)
 
 
 def test_the_rate_is_that_of_the_model_with_most_tokens_over_all_its_kept_cells(tmp_path):
@@ -225,14 +229,14 @@ def test_the_rate_is_that_of_the_model_with_most_tokens_over_all_its_kept_cells(
     kept(tmp_path / "another", "b", "gpt2", tokens=300, wall_s=10.0)
     kept(tmp_path / "one", "c", "t5_small", tokens=399, wall_s=1.0)
     kept(tmp_path / "one", "d", "no_model_of_conf", tokens=1000, wall_s=1.0)
-    rate = plan.tracked_rate(tmp_path)
+    rate = tracked_rate(tmp_path)
     assert (rate.model, rate.tokens_per_s) == ("gpt2", 20.0)
 
 
 def test_without_a_cell_that_was_computed_there_is_no_rate(tmp_path):
     kept(tmp_path / "one", "a", "gpt2")
     (tmp_path / "one/damaged.jsonl").write_text("no cell\n")
-    assert plan.tracked_rate(tmp_path) is plan.tracked_rate(tmp_path / "none") is None
+    assert tracked_rate(tmp_path) is tracked_rate(tmp_path / "none") is None
 
 
 def test_the_command_names_the_machine_hides_keys_and_writes_a_line_a_cell(tmp_path, monkeypatch):
@@ -240,7 +244,7 @@ def test_the_command_names_the_machine_hides_keys_and_writes_a_line_a_cell(tmp_p
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "src.plan", "--csv", str(tmp_path / "plan.csv")],
-        cwd=config.ROOT, capture_output=True, text=True, check=False,
+        cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "HF_TOKEN set, OPENAI_API_KEY" in done.stdout
@@ -249,6 +253,6 @@ def test_the_command_names_the_machine_hides_keys_and_writes_a_line_a_cell(tmp_p
         assert f" {what} " in done.stdout
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert not loaded & {"torch", "transformers", "mlflow"}
-    given = config.params()
+    given = grid.params()
     with (tmp_path / "plan.csv").open() as file:
         assert len(list(csv.DictReader(file))) == len(given["tasks"]) * len(given["conditions"])

@@ -9,15 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src import config, data, prompts
-from src.data import Example
+from src import prepare
+from src.base import conf
+from src.question import prompts
+from src.question.examples import Example
 from tests import members
 
 CONDITIONS = members.conditions()
-TASKS = [config.load_task(n) for n in ("phrase_relatedness", "english_proverbs", "rhyming", "common_morpheme")]
+TASKS = [conf.load_task(n) for n in ("phrase_relatedness", "english_proverbs", "rhyming", "common_morpheme")]
 for _task in TASKS:
     _task.exemplar_options = {}
-PUBLISHED = json.loads(config.EXEMPLARS.read_text())
+PUBLISHED = json.loads(conf.EXEMPLARS.read_text())
 
 
 def an_example(i=0, text="Which is warm ?", options=("ice.", "fire."), target=1):
@@ -25,7 +27,7 @@ def an_example(i=0, text="Which is warm ?", options=("ice.", "fire."), target=1)
 
 
 def a_task(**changes):
-    task = config.load_task("analytic_entailment")
+    task = conf.load_task("analytic_entailment")
     for key, value in changes.items():
         setattr(task, key, value)
     return task
@@ -62,7 +64,7 @@ def test_a_condition_without_exemplars_has_no_prefix():
 
 
 def test_a_task_that_hides_its_options_is_asked_openly_and_scored_against_its_answer():
-    task = config.load_task("codenames")
+    task = conf.load_task("codenames")
     rendered = prompts.render(an_example(), [], task, CONDITIONS["closed_zero"])
     assert rendered.text.endswith("The correct answer is")
     assert (rendered.options, rendered.continuations, rendered.target) == ((), (), None)
@@ -86,7 +88,7 @@ def test_published_rhyming_prefixes_are_rebuilt_to_the_byte(prompt):
         Example(f"r/{i}", "", r["input"], tuple(r["options"]), r["options"].index(r["answer"]), r["answer"], i)
         for i, r in enumerate(items)
     ]
-    text = prompts.prefix(shots, config.load_task("rhyming"), CONDITIONS[f"{prompt}_few"])
+    text = prompts.prefix(shots, conf.load_task("rhyming"), CONDITIONS[f"{prompt}_few"])
     assert hashlib.sha256(text.encode()).hexdigest() == PUBLISHED["rhyming"]["prefixes"][prompt]["sha256"]
 
 
@@ -95,10 +97,10 @@ BIGBENCH = members.of_source("bigbench")
 
 @pytest.mark.parametrize("name", BIGBENCH)
 def test_published_prefixes_are_rebuilt_to_the_byte(name):
-    if not (data.RAW / "bigbench").exists():
+    if not (prepare.RAW / "bigbench").exists():
         pytest.skip("the BIG-bench files are not fetched: dvc repro fetch@bigbench")
-    task = config.load_task(name)
-    found = data.examples(task, (data.RAW / "bigbench" / task.file).read_text())
+    task = conf.load_task(name)
+    found = prepare.examples(task, (prepare.RAW / "bigbench" / task.file).read_text())
     shots = [e for e in found if e.exemplar is not None]
     for prompt, published in PUBLISHED[name]["prefixes"].items():
         text = prompts.prefix(shots, task, CONDITIONS[f"{prompt}_few"])

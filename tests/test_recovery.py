@@ -17,11 +17,14 @@ from pathlib import Path
 
 import pytest
 
-from src import config, report
-from src.config import ROOT
-from src.engine import Completion, Likelihood, Request, Result
-from src.prompts import Prompt
-from src.store import Store
+from src import report
+from src.base import conf
+from src.base.files import ROOT
+from src.base.grid import compose_run, params, register
+from src.base.values import digest
+from src.cell.store import Store
+from src.engine.job import Completion, Likelihood, Request, Result
+from src.question.prompts import Prompt
 from tests import scratch, warm
 from tests.test_pipeline import execute, made_up, words
 from tests.tiny import tiny
@@ -51,9 +54,9 @@ def checkout(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "data/published", tree / "data/published")
     shutil.copytree(ROOT / "data/reference", tree / "data/reference")
     shutil.copy(ROOT / "dvc.yaml", tree)
-    given = config.params() | {"tasks": [TASK], "sources": ["minilm"]}  # no source whose other tasks would be prepared
+    given = params() | {"tasks": [TASK], "sources": ["minilm"]}  # no source whose other tasks would be prepared
     (tree / "params.yaml").write_text(json.dumps(given))
-    task = config.load_task(TASK)
+    task = conf.load_task(TASK)
     entry = [{"input": f"case {i}", "target_scores": {"yes": 1, "no": 0}} for i in range(task.n_source)]
     raw = tree / "data/raw" / task.source / task.file
     raw.parent.mkdir(parents=True)
@@ -92,11 +95,11 @@ def stopped_at(tree: Path, place: int, end: signal.Signals, command: str) -> tup
 
 def test_prepare_is_stopped_at_every_single_write(checkout: Path) -> None:
     """What stands under its own name is whole at each of them, and the next run ends in the undisturbed bytes."""
-    finished(checkout, "src.data")
+    finished(checkout, "src.prepare")
     undisturbed = content(checkout, "data/tasks")
     for place in range(1, 60):
         end = (signal.SIGKILL, signal.SIGTERM)[place % 2]
-        code, said = stopped_at(checkout, place, end, "src.data")
+        code, said = stopped_at(checkout, place, end, "src.prepare")
         if code == 0:
             break
         assert code == -end, said
@@ -109,13 +112,13 @@ def test_prepare_is_stopped_at_every_single_write(checkout: Path) -> None:
 
 STAGES: dict[str, tuple[str, ...]] = {  # as dvc.yaml has them behind `infer`, and what each makes
     "src.verify --publish": ("reports/hashes",), "src.collect": ("data/scores.parquet",), "src.stats": ("data/stats",),
-    "src.claims": ("data/audit",), "src.fidelity": ("data/fidelity",), "src.report": tuple(report.OUTS),
+    "src.audit": ("data/audit",), "src.fidelity": ("data/fidelity",), "src.report": tuple(report.OUTS),
 }  # fmt: skip
 
 
 def test_each_later_stage_is_stopped_at_a_seeded_write(checkout: Path) -> None:
     """The next start gives the bytes of an undisturbed one."""
-    finished(checkout, "src.data")
+    finished(checkout, "src.prepare")
     weights = tiny("llama", checkout / "weights")
     grid = ["limit=4", "seeds=[2266]", "conditions=[closed_adv_zero,closed_adv_few]", "tracking.enabled=false"]
     given = ["+model=llama_7b", f"model.path='{weights}'", "model.weights=random", "model.tasks=null"]
@@ -135,17 +138,17 @@ def test_each_later_stage_is_stopped_at_a_seeded_write(checkout: Path) -> None:
 
 
 def test_a_disk_that_fills_up_leaves_the_old_file_and_no_other(checkout: Path) -> None:
-    finished(checkout, "src.data")
+    finished(checkout, "src.prepare")
     undisturbed = content(checkout, "data/tasks")
-    before = config.load_task(TASK).n_source
+    before = conf.load_task(TASK).n_source
     assert before > 0
-    full = warm.ran("src.data", cwd=checkout, both=True, largest=900)
+    full = warm.ran("src.prepare", cwd=checkout, both=True, largest=900)
     assert full.returncode == 1
     assert "error: prepare: File too large" in full.stdout
     assert "Traceback" not in full.stdout
     left = content(checkout, "data/tasks")
     assert all(undisturbed[path] == left[path] for path in left)
-    finished(checkout, "src.data")
+    finished(checkout, "src.prepare")
     assert content(checkout, "data/tasks") == undisturbed
 
 
@@ -219,10 +222,10 @@ class Parrot:
     """An Engine that answers every prompt with its first option, as fast as it is asked."""
 
     def completion_key(self, prompt: Prompt, seed: int) -> str:
-        return config.digest(["completion", prompt.prefix, prompt.text, prompt.options, seed])
+        return digest(["completion", prompt.prefix, prompt.text, prompt.options, seed])
 
     def likelihood_key(self, prompt: Prompt) -> str:
-        return config.digest(["likelihood", prompt.prefix, prompt.text, prompt.continuations])
+        return digest(["likelihood", prompt.prefix, prompt.text, prompt.continuations])
 
     def run(self, requests: Sequence[Request], among: Sequence[Request] = ()) -> Iterator[list[Result]]:
         for request in requests:
@@ -250,19 +253,19 @@ def test_three_hundred_cells_in_one_process_keep_memory_flat(place: Path, tmp_pa
     from src import run, tracking
 
     (tmp_path / "tasks").mkdir()
-    tasks = [task for task in config.known("task") if not config.load_task(task).exemplar_options]  # not of our data
+    tasks = [task for task in conf.known("task") if not conf.load_task(task).exemplar_options]  # not of our data
     for task in tasks:
         (tmp_path / f"tasks/{task}.jsonl").write_text(made_up(task))
-    conditions = [name for name in config.known("condition") if name.startswith("closed_adv_") and "shifts" not in name]
+    conditions = [name for name in conf.known("condition") if name.startswith("closed_adv_") and "shifts" not in name]
     uri = f"sqlite:///{tmp_path / 'runs.db'}"
     asked = [*words(place)[:3], "limit=4", f"data='{tmp_path / 'tasks'}'", f"store='{tmp_path / 'store'}'",
              f"tasks=[{','.join(tasks)}]", f"conditions=[{','.join(conditions)}]",
              f"tracking.uri='{uri}'", "tracking.experiment=soak"]  # fmt: skip
-    config.register()
+    register()
     memory: list[int] = []
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        first = config.compose_run(compose("config", overrides=[*asked, "seeds=[1]"]))
-        again = config.compose_run(compose("config", overrides=[*asked, "seeds=[2]"]))
+    with initialize_config_dir(str(conf.CONF), version_base="1.3"):
+        first = compose_run(compose("config", overrides=[*asked, "seeds=[1]"]))
+        again = compose_run(compose("config", overrides=[*asked, "seeds=[2]"]))
     todo = [(each, cell) for each in (first, again) for cell in each.cells][:300]
     assert len(todo) == 300
     with tracking.model_run(first) as tracker:

@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from src import collect, config
-from src.config import UserError
-from src.data import Example
+from src import collect
+from src.base import conf
+from src.base.errors import UserError
+from src.base.files import ROOT
+from src.question.examples import Example
 from tests.tiny import tiny
 
 MODEL, TASK, CONDITION = "llama_7b", "social_iqa", "closed_adv_zero"
@@ -53,10 +55,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with this code, a tiny model and two stages, computed once."""
     folder = tmp_path_factory.mktemp("lab")
     for part in ("src", "conf"):
-        shutil.copytree(config.ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "data/published").mkdir(parents=True)
-    shutil.copy(config.EXEMPLARS, folder / "data/published")
-    shutil.copy(config.ROOT / "params.yaml", folder)
+    shutil.copy(conf.EXEMPLARS, folder / "data/published")
+    shutil.copy(ROOT / "params.yaml", folder)
     tiny("llama", folder / "weights")
     (folder / "tasks").mkdir()
     rows = [Example(f"{TASK}/{i}", str(i), f"What floats, case {i}?", ("a", "b"), 0, "a", None) for i in range(4)]

@@ -8,8 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from src import config, replay, report
-from src.config import Compat, UserError
+from src import replay
+from src.base import conf
+from src.base.errors import UserError
+from src.base.files import ROOT
+from src.base.schema import Compat, Model
+from src.pages.tables import load_tables, rows_of, write_table
 from src.replay import Place, Reference
 
 PUBLISHED = replay.rules("published", ())
@@ -93,7 +97,7 @@ def test_prompt_and_special_tokens_go_by_the_rules_named(
 
 def test_options_lose_their_full_stop_only_in_the_tasks_that_conf_names(tmp_path: Path) -> None:
     run = a_run(('"Ice"', "Ice.\tFire.", ' "Ice".'))
-    stripped = next(n for n in config.known("task") if config.load_task(n).strip_full_stop_from_options)
+    stripped = next(n for n in conf.known("task") if conf.load_task(n).strip_full_stop_from_options)
     kept = Place("a_model", stripped, "closed", 0, "1")
     assert rescored(tmp_path, run).scores["exact_match"] == 0
     assert rescored(tmp_path, run, place=kept).scores["exact_match"] == 1
@@ -223,7 +227,7 @@ def test_files_named_by_date_are_found_in_the_table_of_runs(tmp_path: Path, monk
     table = tmp_path / "runs.csv"
     head = "run_id,filename,number_of_data,model,prompt_type,number_of_shots,seed"
     head += ",exact_match_accuracy,bert_score_accuracy,edit_distance"
-    model = config.load("model", "gpt2", config.Model)
+    model = conf.load("model", "gpt2", Model)
     rows = [
         f"20200101_00000{i},t/task.json,2,{model.hub},closed-adv,5,{i},{em},-100,0.5" for i, em in ((1, 1), (2, 0.5))
     ]
@@ -282,10 +286,10 @@ def test_agreement_is_to_the_digits_published() -> None:
 
 
 def test_the_table_of_the_report_shows_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = next(t for t in report.load_tables(config.ROOT) if t.name == "replay_agreement")
+    table = next(t for t in load_tables(ROOT) if t.name == "replay_agreement")
     released(tmp_path / "in", published_row())
     write(tmp_path / "in/notes.json", {})
     called(monkeypatch, tmp_path / table.frame, tmp_path / "in")
-    rows = report.rows_of(tmp_path, table)
-    report.write_table(rows, table, tmp_path / "tables")
+    rows = rows_of(tmp_path, table)
+    write_table(rows, table, tmp_path / "tables")
     assert pd.read_csv(tmp_path / "tables/replay_agreement.csv")["status"].str[:8].tolist() == ["agrees", "bad file"]

@@ -1,6 +1,7 @@
 """The report: same frames, same bytes; every table in four forms; nothing from data becomes markup or a formula."""
 
 import csv
+import html
 import io
 import json
 import re
@@ -11,9 +12,13 @@ import pandas as pd
 import pytest
 import yaml
 
-from src import frames, report
-from src.config import ROOT, UserError
-from src.names import EMERGENCE_COLUMNS, SERIES_KEY
+from src import report
+from src.base.errors import UserError
+from src.base.files import ROOT
+from src.base.frames import inert, write_csv
+from src.base.metrics import EMERGENCE_COLUMNS, SERIES_KEY
+from src.pages import findings
+from src.pages.tables import FORMATS, load_tables
 
 EVIL = '<script>alert("x")</script>'
 FORMULA = '=HYPERLINK("http://example.org")'
@@ -220,7 +225,7 @@ def test_two_runs_give_the_same_bytes(built: Path) -> None:
 
 
 def test_every_table_has_the_same_rows_in_four_forms(built: Path) -> None:
-    for table in report.load_tables(built):
+    for table in load_tables(built):
         stem = built / "reports/tables" / table.name
         if table.optional and not (built / table.frame).exists():
             continue
@@ -304,7 +309,7 @@ def test_no_csv_cell_is_a_formula(built: Path) -> None:
 
 
 def test_a_written_count_keeps_its_digits_where_others_are_missing(tmp_path: Path) -> None:
-    frames.write_csv(pd.DataFrame({"tokens": [12345678, None], "said": ["=1", "a,b"]}), tmp_path / "a.csv", digits=12)
+    write_csv(pd.DataFrame({"tokens": [12345678, None], "said": ["=1", "a,b"]}), tmp_path / "a.csv", digits=12)
     assert (tmp_path / "a.csv").read_text() == 'tokens,said\n12345678,\'=1\n,"a,b"\n'
 
 
@@ -313,7 +318,7 @@ def test_a_written_count_keeps_its_digits_where_others_are_missing(tmp_path: Pat
     [("-1", "'-1"), ("-1.5 -2e-05", "-1.5 -2e-05"), ("@x", "'@x"), (-1.5, -1.5), ("a=b", "a=b"), (None, None)],
 )
 def test_only_text_is_made_inert(value: object, safe: object) -> None:
-    assert frames.inert(value) == safe
+    assert inert(value) == safe
 
 
 @pytest.mark.parametrize(
@@ -327,7 +332,7 @@ def test_only_text_is_made_inert(value: object, safe: object) -> None:
     ],
 )
 def test_formats(form: str, value: float, text: str) -> None:
-    assert report.FORMATS[form](value) == text
+    assert FORMATS[form](value) == text
 
 
 def test_each_number_carries_its_source(built: Path) -> None:
@@ -342,7 +347,7 @@ def test_the_page_names_suite_weights_and_gaps(built: Path) -> None:
     page = re.sub(r"\s+", " ", (built / "reports/index.html").read_text())
     params = yaml.safe_load((built / "params.yaml").read_text())
     assert f"suite {params['suite']}: at most {params['limit']} examples a task" in page
-    assert f"weights {report.html.escape(FORMULA, quote=False)}".replace('"', "&#34;") in page
+    assert f"weights {html.escape(FORMULA, quote=False)}".replace('"', "&#34;") in page
     assert "1 cell is not done" in page
     assert "local_model, old_riddles, closed_few: failed" in page
 
@@ -371,7 +376,7 @@ def test_the_questions_have_the_words_of_the_audit_everywhere(built: Path) -> No
 def test_a_task_without_a_verdict_is_in_no_count_of_an_overlap() -> None:
     rows = overlap(all_cells())
     rows = rows.assign(agree=pd.array([True, False, None], dtype="boolean"))
-    found = report.overlap_summary(rows, overlap_summary())
+    found = findings.overlap_summary(rows, overlap_summary())
     assert (found["agree"], found["tasks"], found["untested"]) == (1, 2, [rows["task"][2]])
 
 

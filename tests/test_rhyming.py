@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from src import rhyming
-from src.config import UserError
-from src.rhyming import Word, read_dictionary, rhymes, rhyming_items
+from src.base.errors import UserError
+from src.source import rhyming
+from src.source.rhyming import Word, read_dictionary, rhymes, rhyming_items
 
 REAL = Path("data/raw/rhyming/cmudict.dict")
 STEMS = {"zop": "Z AA1 P", "crop": "K R AA1 P", "mop": "M AA1 P", "bake": "B EY1 K", "rake": "R EY1 K", "ache": "EY1 K"}

@@ -14,8 +14,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from src import config, frames, report
-from src.config import ROOT
+from src import report
+from src.base import frames
+from src.base.errors import UserError
+from src.base.files import ROOT
 from tests.test_browser import CHROMIUM, Browser
 from tests.test_pipeline import made_up, words
 from tests.test_report import project
@@ -108,7 +110,7 @@ def test_code_of_a_checkpoint_runs_only_where_it_is_asked_for(place: Path, tmp_p
         f"from transformers import LlamaConfig\nopen({str(mark)!r}, 'w').close()\n"
         "class Own(LlamaConfig):\n    model_type = 'own'\n"
     )
-    with pytest.raises(config.UserError, match=r"model\.trust_remote_code=true"):
+    with pytest.raises(UserError, match=r"model\.trust_remote_code=true"):
         _ = local_engine(folder).config
     assert not mark.exists()
     assert local_engine(folder, trust_remote_code=True).config.model_type == "own"
@@ -120,7 +122,7 @@ def test_code_in_a_pickle_is_not_run(place: Path, tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file
 
-    from src.engine.decoding import load
+    from src.engine.choice import load
 
     folder = shutil.copytree(place / "weights", tmp_path / "weights")
     tensors = load_file(folder / "model.safetensors")
@@ -130,7 +132,7 @@ def test_code_in_a_pickle_is_not_run(place: Path, tmp_path: Path) -> None:
     assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
     mark = tmp_path / "it ran"
     (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch " + str(mark).encode() + b"'\ntR.")
-    with pytest.raises(config.UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="cannot be loaded"):
         _ = local_engine(folder).backend
     assert not mark.exists()
 

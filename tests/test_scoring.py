@@ -11,11 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src import scoring
-from src.config import Compat, UserError
-from src.engine import Completion, Likelihood
-from src.prompts import LETTERS, Prompt
-from src.scoring import Parsed, Rules, exact_match, pick, share
+from src.base.errors import UserError
+from src.base.schema import Compat
+from src.engine.job import Completion, Likelihood
+from src.question.prompts import LETTERS, Prompt
+from src.scoring.bertscore import BertScorer, Nearest, bertscore
+from src.scoring.chance import ceiling, chance, chance_scored
+from src.scoring.likelihood import NORMS, pick, share
+from src.scoring.match import Parsed, Rules, exact_match, written
+from src.scoring.score import Score, score_cell
 
 FIXED = Compat(name="fixed")
 PUBLISHED = Compat(name="published", **{f.name: True for f in fields(Compat) if f.name != "name"})
@@ -134,7 +138,7 @@ def test_stripping_letters_mutilates_words() -> None:
     assert exact_match("unknown", prompt, Rules(False, FIXED)) == Parsed(0)
     assert exact_match("unknown", prompt, Rules(False, only(strip_letters=True))) == Parsed(1)
     assert exact_match(' "unknown"', prompt, Rules(False, only(strip_letters=True))) == Parsed(0)  # a space protects it
-    assert scoring.written("<|endoftext|>", PUBLISHED) == "|endoftext|>"
+    assert written("<|endoftext|>", PUBLISHED) == "|endoftext|>"
 
 
 STOPS = ask("It rains.", "It snows.")
@@ -155,25 +159,25 @@ def test_full_stop_stripped_from_options_is_scored_right() -> None:
 def test_ceiling_and_scored_chance() -> None:
     """Of four items with four options, one with full stops: as strange_stories in small (ceiling .726, .1816)."""
     prompts = [ask("a", "b", "c", "d")] * 3 + [ask("a.", "b.", "c.", "d.")]
-    assert scoring.ceiling(prompts, Rules(False, PUBLISHED)) == 0.75
-    assert scoring.chance_scored(prompts, Rules(False, PUBLISHED)) == 0.75 / 4
+    assert ceiling(prompts, Rules(False, PUBLISHED)) == 0.75
+    assert chance_scored(prompts, Rules(False, PUBLISHED)) == 0.75 / 4
     for fair in (
-        scoring.chance_scored(prompts, Rules(False, FIXED)),
-        scoring.chance_scored(prompts, Rules(True, PUBLISHED)),
-        scoring.chance_scored(prompts, Rules(False, PUBLISHED, strip_options=True)),
-        scoring.chance(prompts),
+        chance_scored(prompts, Rules(False, FIXED)),
+        chance_scored(prompts, Rules(True, PUBLISHED)),
+        chance_scored(prompts, Rules(False, PUBLISHED, strip_options=True)),
+        chance(prompts),
     ):
         assert fair == 0.25
-    assert scoring.ceiling(prompts, Rules(False, FIXED)) == scoring.ceiling(prompts, Rules(True, PUBLISHED)) == 1
+    assert ceiling(prompts, Rules(False, FIXED)) == ceiling(prompts, Rules(True, PUBLISHED)) == 1
 
 
 def test_strange_stories_as_published() -> None:
     """protocol.md, defect 7: 117 items, ceiling .726, a random chooser scores .1816."""
     prompts = strange_stories()
     assert len(prompts) == 117
-    assert scoring.ceiling(prompts, Rules(False, PUBLISHED)) == pytest.approx(0.726, abs=5e-4)
-    assert scoring.chance_scored(prompts, Rules(False, PUBLISHED)) == pytest.approx(0.1816, abs=5e-5)
-    assert scoring.chance(prompts) == 0.25
+    assert ceiling(prompts, Rules(False, PUBLISHED)) == pytest.approx(0.726, abs=5e-4)
+    assert chance_scored(prompts, Rules(False, PUBLISHED)) == pytest.approx(0.1816, abs=5e-5)
+    assert chance(prompts) == 0.25
 
 
 def strange_stories() -> list[Prompt]:
@@ -189,10 +193,10 @@ def strange_stories() -> list[Prompt]:
 
 
 def test_chance_is_exact_and_null_without_options() -> None:
-    assert scoring.chance([ask("a", "b"), ask("a", "b", "c")]) == 5 / 12
-    assert scoring.chance([ask("a", "b", "c")] * 3) == 1 / 3
-    assert scoring.chance([ask("a", "b"), ask(target=None, answer="x")]) is None
-    assert scoring.chance([]) is None
+    assert chance([ask("a", "b"), ask("a", "b", "c")]) == 5 / 12
+    assert chance([ask("a", "b", "c")] * 3) == 1 / 3
+    assert chance([ask("a", "b"), ask(target=None, answer="x")]) is None
+    assert chance([]) is None
 
 
 # Any text, any options
@@ -306,7 +310,7 @@ def test_of_tied_options_the_first_is_recorded() -> None:
     prompt = ask("aa", "bb", "cc", target=2)
     completions = {prompt.id: {0: Completion("", 1, "eos")}}
     likelihoods = {prompt.id: Likelihood((-9.0, -1.0, -1.0), (1, 1, 1))}
-    [score] = scoring.score_cell([prompt], completions, likelihoods, Rules(False, FIXED))
+    [score] = score_cell([prompt], completions, likelihoods, Rules(False, FIXED))
     assert (score.likelihood_picked, score.likelihood) == (1, 0.5)
 
 
@@ -316,7 +320,7 @@ def test_unknown_normalisation_names_the_known() -> None:
 
 
 @calm
-@given(st.lists(st.floats(-1e3, 0), min_size=1, max_size=12), st.sampled_from(sorted(scoring.NORMS)))
+@given(st.lists(st.floats(-1e3, 0), min_size=1, max_size=12), st.sampled_from(sorted(NORMS)))
 def test_shares_of_all_targets_sum_to_one(logprob: list[float], how: str) -> None:
     picked = pick(logprob, [1] * len(logprob), ["x" * (i + 1) for i in range(len(logprob))], how)
     assert sum(share(picked, i) for i in range(len(logprob))) == pytest.approx(1)
@@ -325,12 +329,10 @@ def test_shares_of_all_targets_sum_to_one(logprob: list[float], how: str) -> Non
 # A cell
 
 
-def one(
-    text: str, prompt: Prompt, compat: Compat, lettered: bool = False, strip_options: bool = False
-) -> scoring.Score:
+def one(text: str, prompt: Prompt, compat: Compat, lettered: bool = False, strip_options: bool = False) -> Score:
     """The score of one completion."""
     completions = {prompt.id: {0: Completion(text, 1, "eos")}}
-    [score] = scoring.score_cell([prompt], completions, {}, Rules(lettered, compat, strip_options))
+    [score] = score_cell([prompt], completions, {}, Rules(lettered, compat, strip_options))
     return score
 
 
@@ -341,7 +343,7 @@ def test_a_cell_has_one_score_a_prompt_and_seed() -> None:
         "t/7": {105: Completion("", 1, "eos"), 86379: Completion("red", 1, "length")},
     }
     likelihoods = {"t/3": Likelihood((-4.0, -4.0), (2, 4))}
-    scores = scoring.score_cell(prompts, completions, likelihoods, Rules(False, FIXED))
+    scores = score_cell(prompts, completions, likelihoods, Rules(False, FIXED))
     seen = [(s.example_id, s.seed, s.picked, s.reason, s.exact_match, s.unparsed) for s in scores]
     assert seen == [
         ("t/7", 105, None, "empty", 0, True),
@@ -359,13 +361,13 @@ def test_a_letter_is_normalised_as_a_letter() -> None:
     prompt = ask("a very long option indeed", "no", target=1)
     completions = {prompt.id: {0: Completion(" (b)", 1, "eos")}}
     likelihoods = {prompt.id: Likelihood((-2.0, -1.0), (3, 3))}
-    [score] = scoring.score_cell([prompt], completions, likelihoods, Rules(True, FIXED))
+    [score] = score_cell([prompt], completions, likelihoods, Rules(True, FIXED))
     assert (score.likelihood, score.likelihood_plain, score.likelihood_picked) == (1, 1, 1)
 
 
 def test_a_prompt_never_completed_is_an_error() -> None:
     with pytest.raises(UserError, match="t/0"):
-        scoring.score_cell([ask("a", "b")], {}, {}, Rules(False, FIXED))
+        score_cell([ask("a", "b")], {}, {}, Rules(False, FIXED))
 
 
 def test_a_score_is_frozen() -> None:
@@ -376,7 +378,7 @@ def test_a_score_is_frozen() -> None:
 def test_importing_scoring_loads_no_model_library() -> None:
     import subprocess
 
-    code = "import sys, src.scoring; print(sorted({'torch', 'transformers', 'bert_score'} & set(sys.modules)))"
+    code = "import sys, src.scoring.score; print(sorted({'torch', 'transformers', 'bert_score'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -444,7 +446,7 @@ def own(folder: Path, num_layers: int, pairs: list[tuple[str, str]]) -> np.ndarr
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
 def test_bertscore_equals_its_own_package(tiny_bert: Path, num_layers: int) -> None:
-    mine = scoring.BertScorer(tiny_bert, num_layers).f1(PAIRS)
+    mine = BertScorer(tiny_bert, num_layers).f1(PAIRS)
     np.testing.assert_allclose(mine, own(tiny_bert, num_layers, PAIRS), atol=1e-6)
     assert len(set(mine.round(4))) > 3  # the encoder tells texts apart
 
@@ -452,31 +454,31 @@ def test_bertscore_equals_its_own_package(tiny_bert: Path, num_layers: int) -> N
 def test_bertscore_on_the_offline_encoder() -> None:
     if not (MINILM / "model.safetensors").is_file():
         pytest.skip(f"{MINILM} is absent; `dvc repro` makes it")
-    mine = scoring.BertScorer(MINILM, 6).f1(PAIRS)
+    mine = BertScorer(MINILM, 6).f1(PAIRS)
     np.testing.assert_allclose(mine, own(MINILM, 6, PAIRS), atol=1e-6)
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\n"])
 def test_a_blank_text_scores_zero(tiny_bert: Path, text: str) -> None:
     """What bert-score gave under transformers 4: only the two special tokens, F1 0. Under 5 it raises."""
-    bert = scoring.BertScorer(tiny_bert, 3)
+    bert = BertScorer(tiny_bert, 3)
     assert len(bert.token_ids(text)) == 2
     assert list(bert.f1([(text, '"cat"'), ('"cat"', text)])) == [0, 0]
-    near = scoring.bertscore([text], [ask("dog", "cat", target=1)], bert, Rules(False, FIXED))
-    assert near == [scoring.Nearest(picked=0, f1_target=0)]
+    near = bertscore([text], [ask("dog", "cat", target=1)], bert, Rules(False, FIXED))
+    assert near == [Nearest(picked=0, f1_target=0)]
 
 
 def test_bertscore_does_not_depend_on_the_batch(tiny_bert: Path) -> None:
-    whole = scoring.BertScorer(tiny_bert, 3).f1(PAIRS)
-    reverse = scoring.BertScorer(tiny_bert, 3, batch=2).f1(PAIRS[::-1])[::-1]
-    single = [scoring.BertScorer(tiny_bert, 3, batch=1).f1([pair])[0] for pair in PAIRS]
+    whole = BertScorer(tiny_bert, 3).f1(PAIRS)
+    reverse = BertScorer(tiny_bert, 3, batch=2).f1(PAIRS[::-1])[::-1]
+    single = [BertScorer(tiny_bert, 3, batch=1).f1([pair])[0] for pair in PAIRS]
     np.testing.assert_allclose(reverse, whole, atol=1e-6)
     np.testing.assert_allclose(single, whole, atol=1e-6)
 
 
 def test_each_distinct_text_is_embedded_once(tiny_bert: Path) -> None:
     """Counted where the encoder sees it."""
-    bert = scoring.BertScorer(tiny_bert, 3)
+    bert = BertScorer(tiny_bert, 3)
     rows: list[int] = []
     bert.model.register_forward_hook(lambda module, args, out: rows.append(len(out[0])))
     bert.f1([(a, b) for a in ("cat", "dog", "cat") for b in ('"cat"', '"dog"')] * 5)
@@ -488,7 +490,7 @@ def test_robertas_prefix_space_is_restored(tmp_path: Path, lost: bool) -> None:
     """Reference: the tokenizers library, told to put the space. bert-score asks for it and is not heard."""
     from tokenizers import ByteLevelBPETokenizer
 
-    bert = scoring.BertScorer(byte_level(tmp_path, add_prefix_space=not lost), 3)
+    bert = BertScorer(byte_level(tmp_path, add_prefix_space=not lost), 3)
     spaced = ByteLevelBPETokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"), add_prefix_space=True)
     for text in ("cat sat", " the dog", '"dog"'):
         assert list(bert.token_ids(text))[1:-1] == spaced.encode(text.strip()).ids
@@ -501,20 +503,20 @@ def test_roberta_equals_bert_score_where_the_space_is_not_lost(tmp_path: Path) -
     (tmp_path / "lost").mkdir()
     reference = own(byte_level(tmp_path / "kept", add_prefix_space=True), 3, PAIRS)
     lost = byte_level(tmp_path / "lost", add_prefix_space=False)
-    np.testing.assert_allclose(scoring.BertScorer(lost, 3).f1(PAIRS), reference, atol=1e-6)
+    np.testing.assert_allclose(BertScorer(lost, 3).f1(PAIRS), reference, atol=1e-6)
     assert np.abs(own(lost, 3, PAIRS) - reference).max() > 1e-3  # the defect: transformers 5 without the repair
 
 
 def test_nearest_option_and_ties(tiny_bert: Path) -> None:
-    bert = scoring.BertScorer(tiny_bert, 3)
+    bert = BertScorer(tiny_bert, 3)
     prompts = [ask("the dog", "the cat", target=1), ask("cat", "Cat", target=1)]  # the encoder knows no case: a tie
-    near = scoring.bertscore([' "the cat"', ' "cat"'], prompts, bert, Rules(False, FIXED))
+    near = bertscore([' "the cat"', ' "cat"'], prompts, bert, Rules(False, FIXED))
     assert [n.picked for n in near] == [1, 0]
     np.testing.assert_allclose([n.f1_target for n in near], 1, atol=1e-6)
 
 
 def test_bertscore_in_a_cell(tiny_bert: Path) -> None:
-    bert = scoring.BertScorer(tiny_bert, 3)
+    bert = BertScorer(tiny_bert, 3)
     prompts = [
         ask("the dog", "the cat", target=1, id="t/0"),
         ask(target=None, answer="cat", id="t/1"),
@@ -522,18 +524,18 @@ def test_bertscore_in_a_cell(tiny_bert: Path) -> None:
     ]
     said = {"t/0": "the cat", "t/1": "cat", "t/2": '"far"'}
     completions = {id: {0: Completion(text, 3, "eos")} for id, text in said.items()}
-    right, free, stops = scoring.score_cell(prompts, completions, {}, Rules(False, FIXED), bert=bert)
+    right, free, stops = score_cell(prompts, completions, {}, Rules(False, FIXED), bert=bert)
     assert (right.bertscore_picked, right.bertscore_accuracy) == (1, 1)
     assert (free.bertscore_picked, free.bertscore_accuracy, free.bertscore_f1) == (None, None, None)
     assert (stops.bertscore_picked, stops.bertscore_accuracy) == (0, 1)
-    published = scoring.score_cell(prompts, completions, {}, Rules(False, PUBLISHED), bert=bert)
+    published = score_cell(prompts, completions, {}, Rules(False, PUBLISHED), bert=bert)
     assert (published[2].bertscore_accuracy, published[2].bertscore_f1) == (0, pytest.approx(1))  # defect 7
-    lettered = scoring.score_cell(prompts, completions, {}, Rules(True, FIXED), bert=bert)
+    lettered = score_cell(prompts, completions, {}, Rules(True, FIXED), bert=bert)
     assert all(s.bertscore_f1 is None for s in lettered)
 
 
 def test_an_absent_encoder_says_what_to_do(tmp_path: Path, tiny_bert: Path) -> None:
     with pytest.raises(UserError, match="dvc repro"):
-        scoring.BertScorer(tmp_path / "none", 6)
+        BertScorer(tmp_path / "none", 6)
     with pytest.raises(UserError, match="has 3 layers"):
-        scoring.BertScorer(tiny_bert, 4)
+        BertScorer(tiny_bert, 4)

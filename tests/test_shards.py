@@ -12,8 +12,12 @@ from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src import cells, config, preemption, run, shards
-from src.config import UserError
+from src import run
+from src.base import conf, grid
+from src.base.errors import UserError
+from src.base.files import ROOT
+from src.cell.file import read_cell
+from src.lab import preemption, progress, shards
 from tests import test_pipeline as line
 from tests import warm
 from tests.tiny import tiny
@@ -33,8 +37,8 @@ def place(tmp_path_factory):
 
 
 def composed(words):
-    config.register()
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+    grid.register()
+    with initialize_config_dir(str(conf.CONF), version_base="1.3"):
         return compose("config", overrides=list(words))
 
 
@@ -43,7 +47,7 @@ def execute(place, *more, out=None):
 
 
 def started(*words, **more):
-    return warm.started("src.run", *words, cwd=config.ROOT, env={"OMP_NUM_THREADS": "1", **more})
+    return warm.started("src.run", *words, cwd=ROOT, env={"OMP_NUM_THREADS": "1", **more})
 
 
 def keys(store):
@@ -78,7 +82,7 @@ def test_every_item_is_in_one_shard_and_no_shard_carries_too_much(weights, count
 
 
 def test_the_shards_of_a_run_are_its_cells(place):
-    whole = config.compose_run(composed(line.words(place)))
+    whole = grid.compose_run(composed(line.words(place)))
     parts = [shards.own_cells(replace(whole, shard=shard, shards=3)) for shard in range(3)]
     names = [cell.name for part in parts for cell in part]
     assert sorted(names) == sorted(cell.name for cell in whole.cells)
@@ -86,7 +90,7 @@ def test_the_shards_of_a_run_are_its_cells(place):
 
 
 def test_longer_prompts_weigh_more(place):
-    whole = config.compose_run(composed(line.words(place, "conditions=[closed_few,closed_zero]")))
+    whole = grid.compose_run(composed(line.words(place, "conditions=[closed_few,closed_zero]")))
     few, zero = (shards.weight(whole, cell) for cell in whole.cells[:2])
     assert few > zero > 0
     assert shards.weight(replace(whole, limit=12), whole.cells[0]) > few
@@ -106,7 +110,7 @@ def test_longer_prompts_weigh_more(place):
 )
 def test_a_shard_that_does_not_exist_is_refused(place, words, said):
     with pytest.raises(UserError, match=said):
-        config.compose_run(composed([*line.words(place), *words]))
+        grid.compose_run(composed([*line.words(place), *words]))
 
 
 @pytest.mark.parametrize(
@@ -119,12 +123,12 @@ def test_a_shard_that_does_not_exist_is_refused(place, words, said):
 )
 def test_a_sweep_that_makes_no_sense_is_refused(words, said):
     with pytest.raises(UserError, match=said):
-        config.checked_overrides(words)
+        grid.checked_overrides(words)
 
 
 def test_a_sweep_over_models_and_shards_is_taken():
     words = ["-m", "+model=gpt2,gpt2_xl", "shards=2", "shard=0,1"]
-    assert sorted(config.checked_overrides(words)) == sorted(words)
+    assert sorted(grid.checked_overrides(words)) == sorted(words)
 
 
 # ---- a shard's output ---------------------------------------------------------------------
@@ -156,11 +160,11 @@ def test_the_summary_has_a_line_a_condition_with_its_interval(place, capsys):
 
 
 def test_the_interval_of_one_task_is_wilsons_and_more_tasks_make_it_narrower():
-    mean, low, high = run.interval([0.5], [16])
+    mean, low, high = progress.interval([0.5], [16])
     assert (mean, round(low, 4), round(high, 4)) == (0.5, 0.28, 0.72)  # Wilson, 8 of 16
-    _, lower, higher = run.interval([0.5] * 4, [16] * 4)
+    _, lower, higher = progress.interval([0.5] * 4, [16] * 4)
     assert higher - lower == pytest.approx((high - low) / 2)
-    assert run.interval([0.0], [16])[2] > 0.1  # no answer right is no certainty
+    assert progress.interval([0.0], [16])[2] > 0.1  # no answer right is no certainty
 
 
 # ---- ending early -------------------------------------------------------------------------
@@ -209,7 +213,7 @@ def test_a_signal_ends_the_run_and_the_next_start_computes_only_the_rest(place, 
     found = keys(tmp_path / "store")
     assert len(found) == len(set(found)) > len(first) >= 100
     assert len(json.loads((tmp_path / "out/ledger.json").read_text())) == 4
-    assert all(len(cells.read(path)[1]) == N for path in (tmp_path / "out").glob("*.jsonl"))
+    assert all(len(read_cell(path)[1]) == N for path in (tmp_path / "out").glob("*.jsonl"))
 
 
 # ---- several processes --------------------------------------------------------------------

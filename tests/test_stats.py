@@ -11,8 +11,30 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src import config, names, stats, stats_cell
-from src.config import ROOT, UserError
+from src import stats
+from src.base import conf
+from src.base.errors import UserError
+from src.base.files import ROOT
+from src.base.metrics import (
+    BERT,
+    EMERGENCE_COLUMNS,
+    EXACT,
+    GATE_CEILING,
+    GATE_EXACT_ZERO,
+    GATE_EXEMPLARS,
+    GATE_MODEL,
+    GATE_TASK,
+    MEANS,
+    NOT_ZERO_SHOT,
+    TOO_FEW_SIZES,
+)
+from src.base.schema import Task
+from src.statistics.items import Items, items_of
+from src.statistics.own import own_rows
+from src.statistics.published import published_rows, read_published
+from src.statistics.rows import complete
+from src.statistics.setting import Setting
+from src.statistics.table2 import chance_sensitivity, emergence
 
 PUBLISHED = ROOT / stats.PUBLISHED_SCORES
 # number of options of tasks where all items have the same
@@ -22,7 +44,7 @@ OPTIONS |= {"strategyqa": 2, "tracking_shuffled_objects": 3, "strange_stories": 
 OPTIONS |= {"english_proverbs": 4, "nonsense_words_grammar": 4, "physical_intuition": 4, "social_iqa": 3}
 
 
-def invented(task: str, n: int, m: int, stops: int = 0) -> stats_cell.Items:
+def invented(task: str, n: int, m: int, stops: int = 0) -> Items:
     """n items of m options with gold at i mod m; the gold of the first `stops` ends in a full stop; five exemplars."""
     rows = [
         {
@@ -35,11 +57,11 @@ def invented(task: str, n: int, m: int, stops: int = 0) -> stats_cell.Items:
         }
         for i in range(n + 5)
     ]
-    return stats_cell.items(rows)
+    return items_of(rows)
 
 
 @pytest.fixture(scope="session")
-def setting() -> stats.Setting:
+def setting() -> Setting:
     found = stats.read_setting(ROOT)
     items = {task: invented(task, found.tasks[task]["n_published"], m) for task, m in OPTIONS.items()}
     items["strange_stories"] = invented("strange_stories", 117, 4, stops=32)
@@ -48,17 +70,17 @@ def setting() -> stats.Setting:
 
 @pytest.fixture(scope="session")
 def published(setting) -> pd.DataFrame:
-    return stats.read_published(PUBLISHED, setting.tasks)
+    return read_published(PUBLISHED, setting.tasks)
 
 
 @pytest.fixture(scope="session")
 def cells(published, setting) -> pd.DataFrame:
-    return stats.complete(stats.published_rows(published, setting, "0" * 64), setting)
+    return complete(published_rows(published, setting, "0" * 64), setting)
 
 
 @pytest.fixture(scope="session")
 def table2(cells, setting) -> pd.DataFrame:
-    rows = stats.emergence(cells, setting)
+    rows = emergence(cells, setting)
     return rows[(rows["model"] == "davinci") & (rows["condition"] == "closed_zero")].set_index("task")
 
 
@@ -93,7 +115,7 @@ def spoiled(tmp_path: Path, line: int, column: str, value: str) -> Path:
 )
 def test_a_malformed_published_file_is_refused_by_line_and_column(tmp_path, setting, column, value, why):
     with pytest.raises(UserError) as error:
-        stats.read_published(spoiled(tmp_path, 3, column, value), setting.tasks)
+        read_published(spoiled(tmp_path, 3, column, value), setting.tasks)
     assert why in str(error.value)
     assert "line 3" in str(error.value) or "line 4" in str(error.value)
     assert f"column '{'task' if column == 'shots' else column}'" in str(error.value)
@@ -102,9 +124,9 @@ def test_a_malformed_published_file_is_refused_by_line_and_column(tmp_path, sett
 def test_a_missing_column_or_file_is_named(tmp_path, setting):
     pd.read_csv(PUBLISHED).drop(columns="n_runs").to_csv(tmp_path / "scores.csv", index=False)
     with pytest.raises(UserError, match="no column 'n_runs'"):
-        stats.read_published(tmp_path / "scores.csv", setting.tasks)
+        read_published(tmp_path / "scores.csv", setting.tasks)
     with pytest.raises(UserError, match="is missing"):
-        stats.read_published(tmp_path / "none.csv", setting.tasks)
+        read_published(tmp_path / "none.csv", setting.tasks)
 
 
 def test_the_published_file_itself_is_accepted_whole(published):
@@ -137,7 +159,7 @@ def test_a_task_that_shows_no_options_has_no_chance_and_no_verdict(table2, cells
     assert table2.loc["codenames", ["above", "above_raw", "emergent"]].isna().all()
     lettered = cells[(cells["task"] == "codenames") & (cells["prompt"] == "closed_adv")]
     assert lettered["chance"].dropna().unique() == pytest.approx([1 / 3])
-    open_exact = cells[(cells["prompt"] == "open") & (cells["metric"] == names.EXACT)]
+    open_exact = cells[(cells["prompt"] == "open") & (cells["metric"] == EXACT)]
     assert open_exact["chance"].isna().all()
 
 
@@ -147,7 +169,7 @@ def test_options_that_keep_their_full_stop_lower_ceiling_and_scored_chance(table
     assert row["ceiling"] == pytest.approx(85 / 117)
     assert row["chance_scored"] == pytest.approx(0.1816, abs=1e-4)
     assert row["diff"] == pytest.approx(row["accuracy"] - row["chance_scored"])
-    assert names.GATE_CEILING in row["gates"]
+    assert GATE_CEILING in row["gates"]
     lettered = cells[(cells["task"] == "strange_stories") & (cells["prompt"] == "closed_adv")]
     assert (lettered["ceiling"].dropna() == 1).all()
 
@@ -181,18 +203,18 @@ def test_odd_rows_are_kept_and_say_what_is_odd(cells):
         mine = np.logical_and.reduce([cells[name] == value for name, value in where.items()])
         return cells.loc[mine, "gates"]
 
-    assert gates(model="alpaca_7b").str.contains(names.GATE_MODEL).all()
-    assert gates(model="gpt_4").str.contains(names.GATE_MODEL).all()
-    assert gates(task="international_phonetic_alphabet_transliterate").str.contains(names.GATE_TASK).all()
-    assert gates(task="logical_deduction", n=300).str.contains(names.GATE_EXEMPLARS).all()
-    assert not gates(task="logical_deduction", model="gpt2").str.contains(names.GATE_EXEMPLARS).any()
-    assert gates(task="implicatures", model="davinci", condition="closed_zero", metric=names.BERT).tolist() == [
-        names.GATE_EXACT_ZERO
+    assert gates(model="alpaca_7b").str.contains(GATE_MODEL).all()
+    assert gates(model="gpt_4").str.contains(GATE_MODEL).all()
+    assert gates(task="international_phonetic_alphabet_transliterate").str.contains(GATE_TASK).all()
+    assert gates(task="logical_deduction", n=300).str.contains(GATE_EXEMPLARS).all()
+    assert not gates(task="logical_deduction", model="gpt2").str.contains(GATE_EXEMPLARS).any()
+    assert gates(task="implicatures", model="davinci", condition="closed_zero", metric=BERT).tolist() == [
+        GATE_EXACT_ZERO
     ]
 
 
 def test_means_carry_no_count_and_no_test(cells):
-    means = cells[cells["metric"].isin(names.MEANS)]
+    means = cells[cells["metric"].isin(MEANS)]
     assert len(means) > 0
     assert means[["k", "p", "chance", "ci_low", "p_holm"]].isna().all(axis=None)
 
@@ -204,15 +226,15 @@ def test_each_cell_has_its_own_fingerprint(cells):
 
 
 def test_table_2_has_every_base_model_and_its_columns_in_order(cells, setting):
-    rows = stats.emergence(cells, setting)[list(names.EMERGENCE_COLUMNS)]
+    rows = emergence(cells, setting)[list(EMERGENCE_COLUMNS)]
     base = {m for m, fields in setting.models.items() if not fields["tuned"]} & set(cells["model"])
     assert set(rows["model"]) == base
     assert rows.loc[rows["model"] != "davinci", ["paper_above", "emergent", "forecast"]].isna().all(axis=None)
-    assert rows.loc[rows["model"] == "llama_30b", "predictable"].isin([names.TOO_FEW_SIZES, names.NOT_ZERO_SHOT]).all()
+    assert rows.loc[rows["model"] == "llama_30b", "predictable"].isin([TOO_FEW_SIZES, NOT_ZERO_SHOT]).all()
 
 
 def test_forecast_of_davinci_uses_the_three_smaller_models_only(table2, published):
-    from src import stats_scale
+    from src.statistics import scale as stats_scale
 
     row = table2.loc["misconceptions"]
     mine = published[
@@ -224,7 +246,7 @@ def test_forecast_of_davinci_uses_the_three_smaller_models_only(table2, publishe
 
 
 def test_chance_sensitivity_shows_codenames_under_other_chances(table2):
-    found = stats.chance_sensitivity(table2.reset_index(), 0.05)
+    found = chance_sensitivity(table2.reset_index(), 0.05)
     mine = found[found["task"] == "codenames"]
     mine = mine.set_index(mine["chance"].round(3))
     # 26 of 80: below 1/3, above 1/5, and anything is above free generation
@@ -255,8 +277,8 @@ def own_scores(skill: float, seed: int = 1, n: int = 40, task: str = "phrase_rel
     return rows.assign(**fixed, **metrics, **absent)
 
 
-def own_cells(scores: pd.DataFrame, setting: stats.Setting) -> pd.DataFrame:
-    return stats.complete(stats.own_rows(scores, setting), setting).set_index("metric")
+def own_cells(scores: pd.DataFrame, setting: Setting) -> pd.DataFrame:
+    return complete(own_rows(scores, setting), setting).set_index("metric")
 
 
 def test_own_counts_by_hand(setting):
@@ -298,16 +320,16 @@ def test_the_order_of_the_scores_changes_nothing(setting):
 def test_two_runs_of_one_cell_are_refused(setting):
     two = pd.concat([own_scores(0.5), own_scores(0.5).assign(fingerprint="b" * 12)])
     with pytest.raises(UserError, match="more than one run of s / m / closed_adv_zero"):
-        stats.own_rows(two, setting)
+        own_rows(two, setting)
 
 
 # ---- the stage -------------------------------------------------------------------------------------------------------
 
 
 def test_conf_is_read_as_hydra_composes_it():
-    found = stats.members("task", config.Task)
+    found = stats.members("task", Task)
     for name in ("strange_stories", "codenames", "gsm8k"):
-        composed = config.load("task", name, config.Task)
+        composed = conf.load("task", name, Task)
         assert {**found[name]} == {**composed.__dict__, "wording": {k: vars(v) for k, v in composed.wording.items()}}
 
 

@@ -12,13 +12,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from src import stats_cell as sc
+from src.statistics.items import Items, content_codes, fit_length, gold_skew_p, items_of, scorable, trivial, trivial_cv
+from src.statistics.tests import (
+    adjust,
+    bayes_factor,
+    cohen_h,
+    content_free,
+    design_effect_tail,
+    log10_bayes_factor,
+    min_detectable,
+    p_groups,
+    power_at,
+    seed_se,
+    sign_flip,
+    tail,
+    tails,
+    unparsed_views,
+    wilson,
+)
 
 
-def made(options: list[tuple[str, ...]], targets: list[int], groups: list[str] | None = None) -> sc.Items:
+def made(options: list[tuple[str, ...]], targets: list[int], groups: list[str] | None = None) -> Items:
     """Test items made by hand."""
     groups = groups or [str(i) for i in range(len(options))]
-    return sc.items(
+    return items_of(
         [
             {"id": f"t/{i:03}", "group": g, "input": f"q{i}", "options": o, "target": t, "exemplar": None}
             for i, (o, t, g) in enumerate(zip(options, targets, groups, strict=True))
@@ -38,27 +55,27 @@ def by_enumeration(k: int, guess: list[Fraction]) -> Fraction:
 @pytest.mark.parametrize("k", range(8))
 def test_tail_equals_the_sum_over_all_outcomes(k):
     guess = [Fraction(1, m) for m in (2, 2, 3, 4, 4, 5, 10)]
-    assert sc.tail(k, np.array([float(p) for p in guess])) == pytest.approx(float(by_enumeration(k, guess)), rel=1e-12)
+    assert tail(k, np.array([float(p) for p in guess])) == pytest.approx(float(by_enumeration(k, guess)), rel=1e-12)
 
 
 def test_tail_of_equal_guesses_is_the_binomial_sum_in_exact_fractions():
     # davinci on analytic_entailment, Table 2: 34 of 65 with two options
     exact = sum(Fraction(math.comb(65, j), 2**65) for j in range(34, 66))
-    assert sc.tail(34, np.full(65, 0.5)) == pytest.approx(float(exact), rel=1e-12)
+    assert tail(34, np.full(65, 0.5)) == pytest.approx(float(exact), rel=1e-12)
     assert float(exact) == pytest.approx(0.4022, abs=1e-4)
 
 
 def test_tail_keeps_its_digits_where_one_minus_the_cdf_has_none():
     guess = np.array([0.25] * 150 + [0.25 + 1e-12] * 150)
     exact = sum(Fraction(math.comb(300, j) * 3 ** (300 - j), 4**300) for j in range(201, 301))
-    assert sc.tail(201, guess) == pytest.approx(float(exact), rel=1e-6)
+    assert tail(201, guess) == pytest.approx(float(exact), rel=1e-6)
     assert stats.poisson_binom.sf(200, guess) == pytest.approx(0, abs=1e-12)  # the hazard: no correct digit
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.sampled_from([0.0, 0.1, 0.25, 1 / 3, 0.5]), min_size=1, max_size=30))
 def test_tail_falls_from_one_as_k_rises(guess):
-    values = sc.tail(np.arange(len(guess) + 1), np.array(guess))
+    values = tail(np.arange(len(guess) + 1), np.array(guess))
     assert values[0] == pytest.approx(1)
     assert (np.diff(values) <= 1e-12).all()
     assert (values >= -1e-15).all()
@@ -66,14 +83,14 @@ def test_tail_falls_from_one_as_k_rises(guess):
 
 def test_tails_groups_rows_and_leaves_null_where_there_is_no_chance():
     guess = np.array([0.5, 0.25, 0.2])
-    found = sc.tails([2, 1, 3], [guess, None, guess])
-    assert found[[0, 2]] == pytest.approx([sc.tail(2, guess), sc.tail(3, guess)])
+    found = tails([2, 1, 3], [guess, None, guess])
+    assert found[[0, 2]] == pytest.approx([tail(2, guess), tail(3, guess)])
     assert np.isnan(found[1])
 
 
 def test_wilson_is_the_published_example():
     # Newcombe (1998), Statistics in Medicine 17, Table I: 81 of 263, score method without continuity correction
-    low, high = sc.wilson(81, 263)
+    low, high = wilson(81, 263)
     assert (low, high) == pytest.approx((0.2553, 0.3662), abs=5e-5)
 
 
@@ -84,11 +101,11 @@ def test_wilson_is_the_closed_form(pair):
     z, share = 1.959963984540054, k / n
     middle, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     expected = ((middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n))
-    assert sc.wilson(k, n) == pytest.approx(expected, abs=1e-9)
+    assert wilson(k, n) == pytest.approx(expected, abs=1e-9)
 
 
 def test_cohen_h_of_half_against_a_quarter_is_a_sixth_of_pi():
-    assert sc.cohen_h(0.5, 0.25) == pytest.approx(math.pi / 6)
+    assert cohen_h(0.5, 0.25) == pytest.approx(math.pi / 6)
 
 
 @pytest.mark.parametrize(("k", "n", "c"), [(34, 65, 0.5), (17, 45, 0.2231), (2, 40, 0.25), (122, 675, 0.2)])
@@ -98,12 +115,12 @@ def test_bayes_factor_is_the_integral_over_its_prior(k, n, c):
         return math.exp(k * (math.log(a) - math.log(c)) + (n - k) * (math.log1p(-a) - math.log1p(-c)))
 
     marginal, _ = integrate.quad(likelihood, c, 1 - 1e-12, epsabs=0, epsrel=1e-10, limit=500)
-    assert sc.bayes_factor(k, n, c) == pytest.approx(marginal / (1 - c), rel=1e-6)
+    assert bayes_factor(k, n, c) == pytest.approx(marginal / (1 - c), rel=1e-6)
 
 
 def test_bayes_factor_beyond_the_range_of_floats_keeps_its_logarithm():
-    assert sc.bayes_factor(6000, 6607, 0.5) == np.inf
-    assert 500 < sc.log10_bayes_factor(6000, 6607, 0.5) < 2000
+    assert bayes_factor(6000, 6607, 0.5) == np.inf
+    assert 500 < log10_bayes_factor(6000, 6607, 0.5) < 2000
 
 
 @pytest.mark.parametrize(("n", "c"), [(45, 0.25), (65, 0.5), (29, 0.2448)])
@@ -111,30 +128,30 @@ def test_min_detectable_is_the_least_accuracy_of_a_search(n, c):
     critical = next(k for k in range(n + 2) if stats.binom.sf(k - 1, n, c) <= 0.05)
     grid = np.linspace(c, 1, 200_001)
     searched = grid[np.argmax(stats.binom.sf(critical - 1, n, grid) >= 0.8)]
-    assert sc.min_detectable(n, c, 0.05) == pytest.approx(searched, abs=1e-5)
+    assert min_detectable(n, c, 0.05) == pytest.approx(searched, abs=1e-5)
 
 
 def test_min_detectable_is_null_where_not_even_all_right_is_significant():
-    assert np.isnan(sc.min_detectable(3, 0.5, 0.05))
+    assert np.isnan(min_detectable(3, 0.5, 0.05))
 
 
 def test_power_at_is_the_tail_beyond_the_critical_count():
     # n = 10, c = .5: P(X >= 9) = 11/1024 <= .05 < P(X >= 8) = 56/1024; power at .8 is P(X >= 9 | .8)
-    assert sc.power_at(10, 0.5, 0.8, 0.05) == pytest.approx(0.8**10 + 10 * 0.8**9 * 0.2)
+    assert power_at(10, 0.5, 0.8, 0.05) == pytest.approx(0.8**10 + 10 * 0.8**9 * 0.2)
 
 
 def test_holm_and_benjamini_hochberg_by_hand_and_null_rows_do_not_count():
     p = [0.01, np.nan, 0.04, 0.03]
     # Holm: .01*3, then max(.03, .03*2), then max(.06, .04)
-    assert sc.adjust(p, "holm") == pytest.approx([0.03, np.nan, 0.06, 0.06], nan_ok=True)
+    assert adjust(p, "holm") == pytest.approx([0.03, np.nan, 0.06, 0.06], nan_ok=True)
     # BH: from the largest: .04*3/3, min(.04, .03*3/2), min(.04, .01*3/1)
-    assert sc.adjust(p, "fdr_bh") == pytest.approx([0.03, np.nan, 0.04, 0.04], nan_ok=True)
+    assert adjust(p, "fdr_bh") == pytest.approx([0.03, np.nan, 0.04, 0.04], nan_ok=True)
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
 def test_a_correction_never_makes_p_smaller_and_holm_is_the_stricter(p):
-    holm, bh = sc.adjust(p, "holm"), sc.adjust(p, "fdr_bh")
+    holm, bh = adjust(p, "holm"), adjust(p, "fdr_bh")
     assert (holm >= bh - 1e-12).all()
     assert (bh >= np.array(p) - 1e-12).all()
 
@@ -142,26 +159,24 @@ def test_a_correction_never_makes_p_smaller_and_holm_is_the_stricter(p):
 def test_groups_t_by_hand():
     # two examples a group, chance .5: D = (1, 0, -1, 1) -> t = 1 / sqrt(3), 3 df
     score, group = [1, 1, 1, 0, 0, 0, 1, 1], list("aabbccdd")
-    assert sc.p_groups(np.array(score), np.full(8, 0.5), group) == pytest.approx(stats.t.sf(1 / math.sqrt(3), 3))
+    assert p_groups(np.array(score), np.full(8, 0.5), group) == pytest.approx(stats.t.sf(1 / math.sqrt(3), 3))
 
 
 def test_design_effect_shrinks_the_sample():
     # 100 examples in groups of 3 at ICC .5: 100 / (1 + 2 * .5) = 50 effective, 30 of them right
-    assert sc.design_effect_tail(60, 100, 0.5, 3.0, 0.5) == pytest.approx(
-        stats.binomtest(30, 50, 0.5, "greater").pvalue
-    )
+    assert design_effect_tail(60, 100, 0.5, 3.0, 0.5) == pytest.approx(stats.binomtest(30, 50, 0.5, "greater").pvalue)
 
 
 def test_published_n_that_differs_keeps_the_test_conservative():
     guess = np.array([0.25] * 85 + [0.0] * 32)
-    assert sc.fit_length(guess, 116).sum() == pytest.approx(85 * 0.25)  # one item missing: an unscorable one
-    assert sc.fit_length(np.full(4, 0.5), 6, [0.25, 0.25]).tolist() == [0.5] * 4 + [0.25] * 2  # exemplars left in
+    assert fit_length(guess, 116).sum() == pytest.approx(85 * 0.25)  # one item missing: an unscorable one
+    assert fit_length(np.full(4, 0.5), 6, [0.25, 0.25]).tolist() == [0.5] * 4 + [0.25] * 2  # exemplars left in
 
 
 @settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.integers(1, 30))
 def test_fit_length_gives_n_guesses(guess, n):
-    assert len(sc.fit_length(np.array(guess), n)) == n
+    assert len(fit_length(np.array(guess), n)) == n
 
 
 AB = ("a", "b")
@@ -170,46 +185,46 @@ AB = ("a", "b")
 def test_trivial_is_the_best_position_or_label_and_never_below_chance():
     yes_first, no_first = ("yes", "no"), ("no", "yes")
     labels = made([yes_first, no_first, yes_first, no_first], [0, 1, 0, 0])  # "yes" right 3 of 4, first 3 of 4
-    assert sc.trivial(labels) == 0.75
-    assert sc.trivial(made([yes_first, no_first], [0, 1])) == 1.0  # always "yes"
+    assert trivial(labels) == 0.75
+    assert trivial(made([yes_first, no_first], [0, 1])) == 1.0  # always "yes"
     distinct = made([(f"a{i}", f"b{i}", f"c{i}") for i in range(3)], [0, 1, 2])
-    assert sc.trivial(distinct) == pytest.approx(1 / 3)
+    assert trivial(distinct) == pytest.approx(1 / 3)
 
 
 def test_cross_validated_trivial_is_one_for_a_constant_key_and_zero_for_a_key_it_cannot_learn():
-    assert sc.trivial_cv(made([AB] * 20, [0] * 20), seed=1) == 1.0
+    assert trivial_cv(made([AB] * 20, [0] * 20), seed=1) == 1.0
     # two items, two folds of use: the policy learnt on one is wrong on the other
-    assert sc.trivial_cv(made([("a", "b"), ("c", "d")], [0, 1]), seed=1) == 0.0
+    assert trivial_cv(made([("a", "b"), ("c", "d")], [0, 1]), seed=1) == 0.0
 
 
 def test_gold_skew_is_the_exact_probability():
     # three items of two options, all gold first: P(largest share = 3) = 2 / 8
-    assert sc.gold_skew_p(made([AB] * 3, [0, 0, 0]), seed=3) == pytest.approx(0.25, abs=0.01)
+    assert gold_skew_p(made([AB] * 3, [0, 0, 0]), seed=3) == pytest.approx(0.25, abs=0.01)
 
 
 def test_same_seed_same_number_to_the_last_bit():
     these = made([AB] * 30, [i % 3 == 0 for i in range(30)])
-    assert sc.gold_skew_p(these, 7) == sc.gold_skew_p(these, 7)
-    assert sc.trivial_cv(these, 7) == sc.trivial_cv(these, 7)
+    assert gold_skew_p(these, 7) == gold_skew_p(these, 7)
+    assert trivial_cv(these, 7) == trivial_cv(these, 7)
 
 
 def test_content_p_is_the_share_of_all_permutations():
     pick, gold = [0, 0, 1, 1, 2, -1], [0, 0, 1, 2, 2, 1]
     right = sum(a == b for a, b in zip(pick, gold, strict=True))
     counts = [sum(a == b for a, b in zip(order, gold, strict=True)) for order in permutations(pick)]
-    p, kappa = sc.content_free(np.zeros(6), np.array([pick]), np.array(gold), seed=5, draws=20_000)
+    p, kappa = content_free(np.zeros(6), np.array([pick]), np.array(gold), seed=5, draws=20_000)
     assert p == pytest.approx(np.mean([c >= right for c in counts]), abs=0.01)
     assert kappa == pytest.approx((right - np.mean(counts)) / (6 - np.mean(counts)), abs=0.02)
 
 
 def test_a_model_that_always_gives_the_majority_answer_shows_no_content():
-    p, kappa = sc.content_free(np.zeros(50), np.zeros((1, 50), int), (np.arange(50) > 39).astype(int), seed=1)
+    p, kappa = content_free(np.zeros(50), np.zeros((1, 50), int), (np.arange(50) > 39).astype(int), seed=1)
     assert (p, kappa) == (1.0, pytest.approx(0))
 
 
 def test_label_tasks_compare_labels_wherever_they_stand():
     these = made([("yes", "no"), ("no", "yes"), ("yes", "no")], [0, 1, 1])
-    stratum, pick, gold = sc.content_codes(these, np.array([[0, 1, -1]]))
+    stratum, pick, gold = content_codes(these, np.array([[0, 1, -1]]))
     assert len(set(stratum.tolist())) == 1
     assert pick[0, 0] == pick[0, 1] == gold[0] == gold[1] != gold[2]  # "yes" first or second is one label
     assert pick[0, 2] == -1
@@ -217,24 +232,24 @@ def test_label_tasks_compare_labels_wherever_they_stand():
 
 def test_the_published_scorer_cannot_reach_options_that_keep_their_full_stop():
     these = made([("It rained.", "no"), ("a", "b")], [0, 0])
-    assert sc.scorable(these, stops_stripped=False).tolist() == [False, True]
-    assert sc.scorable(these, stops_stripped=True).all()
+    assert scorable(these, stops_stripped=False).tolist() == [False, True]
+    assert scorable(these, stops_stripped=True).all()
 
 
 def test_unparsed_views_by_hand():
     # 10 examples, 4 right, 3 unparsed of which a guess would get 1
-    assert sc.unparsed_views(4, 3, 1, 10) == pytest.approx(
+    assert unparsed_views(4, 3, 1, 10) == pytest.approx(
         {"accuracy_parsed": 4 / 7, "accuracy_guess_credited": 0.5, "low_bound": 0.4, "high_bound": 0.7}
     )
 
 
 def test_seed_se_by_hand():
     # variances over 2 seeds: .5, 0, .5, 0 -> s2 = .25; sqrt(.25 / (2 * 4))
-    assert sc.seed_se(np.array([[0, 1, 1, 0], [1, 1, 0, 0]])) == pytest.approx(math.sqrt(0.25 / 8))
-    assert np.isnan(sc.seed_se(np.ones((1, 4))))
+    assert seed_se(np.array([[0, 1, 1, 0], [1, 1, 0, 0]])) == pytest.approx(math.sqrt(0.25 / 8))
+    assert np.isnan(seed_se(np.ones((1, 4))))
 
 
 def test_sign_flip_is_the_share_of_all_sign_patterns():
     sums = np.array([1.0, 2.0, 2.5, -0.5, 3.0])
     flipped = [abs(np.dot(signs, sums)) for signs in product((-1, 1), repeat=5)]
-    assert sc.sign_flip(sums, seed=1) == pytest.approx(np.mean(np.array(flipped) >= abs(sums.sum()) - 1e-12))
+    assert sign_flip(sums, seed=1) == pytest.approx(np.mean(np.array(flipped) >= abs(sums.sum()) - 1e-12))

@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from src import stats_cell, stats_controls
+from src.statistics import controls
+from src.statistics.items import items_of
 
 TASKS = {"t": {"metric": {"closed_adv": "exact_match"}}}
 
@@ -43,7 +44,7 @@ def one(table: pd.DataFrame, metric: str = "exact_match", control: str = "shifts
 
 def test_a_policy_of_positions_scores_exactly_chance_over_all_shifts_and_is_never_consistent() -> None:
     """It always names the first option; the gold one stands first in all plain examples."""
-    table = stats_controls.controls(shifted(lambda gold, k: 0, [0, 0, 0, 0]), TASKS, {}, 1)
+    table = controls.controls(shifted(lambda gold, k: 0, [0, 0, 0, 0]), TASKS, {}, 1)
     found = one(table)
     assert (found["plain_accuracy"], found["mean_diff"]) == (1, pytest.approx(2 / 3))
     assert found["control_accuracy"] == pytest.approx(1 / 3)
@@ -52,17 +53,17 @@ def test_a_policy_of_positions_scores_exactly_chance_over_all_shifts_and_is_neve
 
 
 def test_a_model_that_knows_is_consistent_and_loses_nothing() -> None:
-    found = one(stats_controls.controls(shifted(lambda gold, k: gold, [0, 1, 2, 0]), TASKS, {}, 1))
+    found = one(controls.controls(shifted(lambda gold, k: gold, [0, 1, 2, 0]), TASKS, {}, 1))
     assert (found["control_accuracy"], found["mean_diff"], found["consistent"]) == (1, 0, 1)
 
 
 def test_an_answer_that_cannot_be_parsed_under_one_shift_is_not_consistent() -> None:
-    found = one(stats_controls.controls(shifted(lambda gold, k: None if k == 2 else gold, [0, 1]), TASKS, {}, 1))
+    found = one(controls.controls(shifted(lambda gold, k: None if k == 2 else gold, [0, 1]), TASKS, {}, 1))
     assert found["consistent"] == 0
 
 
 def test_each_shift_has_a_row_with_how_often_the_first_is_named() -> None:
-    table = stats_controls.option_shifts(shifted(lambda gold, k: 0, [0, 0, 1, 2]))
+    table = controls.option_shifts(shifted(lambda gold, k: 0, [0, 0, 1, 2]))
     assert list(table["shift"]) == [0, 1, 2]
     assert list(table["accuracy"]) == [0.5, 0.25, 0.25]
     assert list(table["k"]) == [2, 1, 1]
@@ -75,7 +76,7 @@ def test_swapped_inputs_are_compared_on_the_examples_both_have_with_mcnemar() ->
     plain = [row(i, "c", 0, 0) for i in range(6)]
     swapped = [row(i, "c_swapped", 0 if i == 0 else 1, 0, "input_swapped") for i in range(5)]
     found = one(
-        stats_controls.controls(pd.DataFrame(plain + swapped).convert_dtypes(), TASKS, {}, 1), control="input_swapped"
+        controls.controls(pd.DataFrame(plain + swapped).convert_dtypes(), TASKS, {}, 1), control="input_swapped"
     )
     assert (found["n"], found["plain_accuracy"], found["control_accuracy"]) == (5, 1, pytest.approx(0.2))
     assert (found["test"], found["p"]) == ("mcnemar", 0.125)
@@ -92,8 +93,8 @@ def test_over_all_tasks_whole_tasks_are_resampled_and_flipped() -> None:
         ]
         parts += plain + swapped
     tasks = {task: {"metric": {"closed_adv": "exact_match"}} for task in "abcde"}
-    table = stats_controls.controls(pd.DataFrame(parts).convert_dtypes(), tasks, {}, 1)
-    whole = one(table[table["task"] == stats_controls.ALL_TASKS], control="input_swapped")
+    table = controls.controls(pd.DataFrame(parts).convert_dtypes(), tasks, {}, 1)
+    whole = one(table[table["task"] == controls.ALL_TASKS], control="input_swapped")
     assert (whole["n"], whole["groups"], whole["test"]) == (20, 5, "sign_flip")
     assert whole["p"] == pytest.approx(2 / 2**5)  # all five task sums have one sign
     assert pd.isna(whole["p_holm"])
@@ -103,17 +104,17 @@ def test_over_all_tasks_whole_tasks_are_resampled_and_flipped() -> None:
 def test_balanced_accuracy_of_a_constant_label_is_one_over_the_labels() -> None:
     """Ten items, eight of them yes: always yes scores .8, balanced .5."""
     golds = [0] * 8 + [1] * 2
-    items = stats_cell.items(
+    items = items_of(
         [{"id": f"t/{i}", "input": str(i), "options": ["yes", "no"], "target": g, "group": str(i), "exemplar": None}
          for i, g in enumerate(golds)]
     )  # fmt: skip
     cell = pd.DataFrame([row(i, "c", 0, g) for i, g in enumerate(golds)])
-    assert stats_controls.balanced(cell, "exact_match", items) == {"balanced_accuracy": 0.5, "balanced_chance": 0.5}
+    assert controls.balanced(cell, "exact_match", items) == {"balanced_accuracy": 0.5, "balanced_chance": 0.5}
 
 
 def test_prior_corrected_choice_is_set_against_the_plain_one_where_a_twin_was_run() -> None:
     plain = [row(i, "c", 1, 0) | {"likelihood_prior": 1.0} for i in range(4)]
     free = [row(i, "c_content_free", 1, 0, "content_free") for i in range(4)]
-    table = stats_controls.controls(pd.DataFrame(plain + free).convert_dtypes(), TASKS, {}, 1)
-    found = one(table, "likelihood", stats_controls.PRIOR_CORRECTED)
+    table = controls.controls(pd.DataFrame(plain + free).convert_dtypes(), TASKS, {}, 1)
+    found = one(table, "likelihood", controls.PRIOR_CORRECTED)
     assert (found["plain_accuracy"], found["control_accuracy"], found["mean_diff"]) == (0, 1, -1)

@@ -10,24 +10,25 @@ import pytest
 from scipy import integrate, stats
 from scipy.optimize import minimize
 
-from src import names
-from src import stats_pairs as sp
-from src.config import UserError
+from src.base import metrics
+from src.base.errors import UserError
+from src.statistics import contrasts, factorial, overlap, own, power
+from src.statistics.published import GAINS, gain_loss
 
 TABLE = np.array([[6, 2], [3, 8]])
 
 
 def test_hypergeometric_p_is_fishers_one_sided():
-    found = sp.overlap_statistics(TABLE)
+    found = overlap.overlap_statistics(TABLE)
     assert found["hypergeometric_p"] == pytest.approx(stats.fisher_exact(TABLE, alternative="greater").pvalue, rel=1e-9)
 
 
 def test_mcnemar_is_the_sign_test_on_the_two_kinds_of_disagreement():
-    assert sp.overlap_statistics(TABLE)["mcnemar_p"] == pytest.approx(stats.binomtest(2, 5).pvalue)
+    assert overlap.overlap_statistics(TABLE)["mcnemar_p"] == pytest.approx(stats.binomtest(2, 5).pvalue)
 
 
 def test_agreement_expectation_and_kappa_by_hand():
-    found = sp.overlap_statistics(TABLE)
+    found = overlap.overlap_statistics(TABLE)
     # margins 8 and 11 of 19 (left), 9 and 10 (right): expected (8 * 9 + 11 * 10) / 19
     assert (found["n"], found["agree"]) == (19, 14)
     assert found["expected"] == pytest.approx(182 / 19)
@@ -35,13 +36,13 @@ def test_agreement_expectation_and_kappa_by_hand():
 
 
 def test_overlap_power_at_odds_one_is_the_size_of_the_test():
-    assert sp.overlap_power(21, 10, 12, odds=1.0) <= 0.05
-    assert sp.overlap_power(21, 10, 12, odds=50) > sp.overlap_power(21, 10, 12, odds=5)
+    assert overlap.overlap_power(21, 10, 12, odds=1.0) <= 0.05
+    assert overlap.overlap_power(21, 10, 12, odds=50) > overlap.overlap_power(21, 10, 12, odds=5)
 
 
 def test_three_way_agreement_by_hand():
     verdict = np.array([[1, 1, 0, 0, 1], [1, 0, 0, 1, 1], [1, 1, 0, 0, np.nan]])
-    found = sp.all_agree(verdict)
+    found = overlap.all_agree(verdict)
     # four tasks known to all; shares above .5, .5, .5 -> expected 4 * (1/8 + 1/8)
     assert (found["n"], found["agree"], found["expected"]) == (4, 2, 1.0)
 
@@ -51,7 +52,7 @@ Y = np.array([0.25, 0.50, 0.49, 0.22, 0.51, 0.45, 0.31, 0.60])
 
 
 def test_contrast_equals_scipy():
-    found = sp.contrast(X, Y)
+    found = contrasts.contrast(X, Y)
     assert found["t_p"] == pytest.approx(stats.ttest_1samp(X - Y, 0).pvalue, rel=1e-6)
     assert found["wilcoxon_p"] == pytest.approx(stats.wilcoxon(X, Y, correction=True).pvalue, rel=1e-6)
     half = stats.t.isf(0.025, 7) * (X - Y).std(ddof=1) / math.sqrt(8)
@@ -64,7 +65,7 @@ def test_tost_is_the_larger_of_two_one_sided_t_tests_at_five_points():
         stats.ttest_1samp(d, -0.05, alternative="greater").pvalue,
         stats.ttest_1samp(d, 0.05, alternative="less").pvalue,
     )
-    assert sp.contrast(X, Y)["tost_p"] == pytest.approx(max(two), rel=1e-6)
+    assert contrasts.contrast(X, Y)["tost_p"] == pytest.approx(max(two), rel=1e-6)
 
 
 def test_bayes_factor_is_rouders_integral():
@@ -78,29 +79,29 @@ def test_bayes_factor_is_rouders_integral():
         return scale**-0.5 * (1 + t**2 / (scale * nu)) ** (-(nu + 1) / 2) * prior
 
     marginal, _ = integrate.quad(integrand, 0, np.inf, epsabs=0, epsrel=1e-10, limit=300)
-    assert sp.contrast(X, Y)["bf10"] == pytest.approx(marginal / (1 + t**2 / nu) ** (-(nu + 1) / 2), rel=1e-5)
+    assert contrasts.contrast(X, Y)["bf10"] == pytest.approx(marginal / (1 + t**2 / nu) ** (-(nu + 1) / 2), rel=1e-5)
 
 
 def test_contrasts_of_nothing_say_so_instead_of_failing():
-    assert sp.contrast(X, X) == {"n_tasks": 8, "mean_diff": 0.0, "median_diff": 0.0}
-    assert "t_p" not in sp.contrast(X[:2], Y[:2])
+    assert contrasts.contrast(X, X) == {"n_tasks": 8, "mean_diff": 0.0, "median_diff": 0.0}
+    assert "t_p" not in contrasts.contrast(X[:2], Y[:2])
 
 
 def test_unpaired_input_is_refused():
     with pytest.raises(AssertionError, match="same tasks"):
-        sp.contrast(X, Y[:7])
+        contrasts.contrast(X, Y[:7])
 
 
 def test_how_many_tasks_can_show_equivalence():
     # half-width 1.645 * sqrt(2 * .25 / n) < .05 needs n > 541.1
     rows = pd.DataFrame({"accuracy": 0.5, "n": [541, 542, 5000]})
-    assert sp.can_show_equivalence(rows, rows) == 2
+    assert contrasts.can_show_equivalence(rows, rows) == 2
 
 
 def cells(*rows):
     """Cells of one task each: (task, model, few, accuracy, p)."""
     frame = pd.DataFrame(rows, columns=["task", "model", "few", "accuracy", "p"])
-    fixed = {"source": names.PUBLISHED, "primary": True, "prompt": "closed", "n": 100, "ci_low": 0.0, "ci_high": 1.0}
+    fixed = {"source": metrics.PUBLISHED, "primary": True, "prompt": "closed", "n": 100, "ci_low": 0.0, "ci_high": 1.0}
     frame = frame.assign(**fixed, family="f", tuned=frame["model"] == "left", chance=0.25, chance_scored=0.25)
     shots = np.where(frame["few"], 5, 0)
     return frame.assign(
@@ -118,13 +119,17 @@ def test_overlap_rows_correct_over_both_sides_together():
         *((task, "left", False, *rest) for task, *rest in left),
         *((task, "right", True, *rest) for task, *rest in right),
     )
-    sides = sp.by_condition(frame)
-    found = sp.overlap_rows(sp.side(sides, "left", False), sp.side(sides, "right", True), 0.05).set_index("task")
+    sides = overlap.by_condition(frame)
+    found = overlap.overlap_rows(
+        overlap.side(sides, "left", False), overlap.side(sides, "right", True), 0.05
+    ).set_index("task")
     assert found["left_above"].tolist()[:2] == [True, False]  # .03 over five tests: Holm .06
     assert found["agree"].tolist()[:2] == [True, True]
     assert found["agree_raw"].tolist() == [True, False, True]
     assert pd.isna(found.loc["c", "agree"])  # no verdict on the left: neither agreement nor disagreement
-    assert found["agree"].count() == sp.overlap_summary("x", *(sp.side(sides, *s) for s in SIDES), 0.05)[1]["n"]
+    assert (
+        found["agree"].count() == overlap.overlap_summary("x", *(overlap.side(sides, *s) for s in SIDES), 0.05)[1]["n"]
+    )
 
 
 SIDES = (("left", False), ("right", True))
@@ -137,7 +142,7 @@ def test_three_models_agree_on_no_task_where_one_has_no_verdict():
         (task, model, False, 0.9, each) for task, many in p.items() for model, each in zip("xyz", many, strict=True)
     ]
     claim = {"models": list("xyz"), "shots": 0}
-    found, summary = sp.figure5(sp.by_condition(cells(*rows)), claim, 0.05)
+    found, summary = overlap.figure5(overlap.by_condition(cells(*rows)), claim, 0.05)
     assert found.groupby("task")["agree_above"].first().tolist()[:2] == [True, False]
     assert found.loc[found["task"] == "c", "agree_above"].isna().all()
     assert summary.set_index("rule").loc["holm", ["n", "agree"]].tolist() == [2, 1]
@@ -150,7 +155,7 @@ def test_gains_are_corrected_over_the_pairs_of_one_prompt():
         for prompt in ("closed", "closed_adv") for model in "abcd" for few in (False, True)
     ]  # fmt: skip
     table1 = [{"base": "a", "tuned": "b"}, {"base": "c", "tuned": "d"}]
-    found = sp.difference_in_differences(sp.by_condition(pd.concat(rows)), table1)
+    found = contrasts.difference_in_differences(overlap.by_condition(pd.concat(rows)), table1)
     assert list(found["pair"][:2]) == ["a against b, closed", "a against b, closed_adv"]
     for _, part in found.groupby("prompt"):
         small, large = sorted(part["t_p"])
@@ -158,9 +163,9 @@ def test_gains_are_corrected_over_the_pairs_of_one_prompt():
 
 
 def test_skill_is_zero_at_chance_and_one_when_all_is_right():
-    assert sp.skill(0.25, 0.25) == 0
-    assert sp.skill(1.0, 0.25) == 1
-    assert sp.skill(0.625, 0.25) == 0.5
+    assert factorial.skill(0.25, 0.25) == 0
+    assert factorial.skill(1.0, 0.25) == 1
+    assert factorial.skill(0.625, 0.25) == 0.5
 
 
 def factorial_frame():
@@ -175,7 +180,7 @@ def factorial_frame():
 def test_two_factors_of_two_levels_equal_the_paired_t_test():
     # a within factor of two levels has F = t^2, whatever the correction
     frame = factorial_frame()
-    found = sp.two_way(frame).set_index(["analysis", "effect"])
+    found = factorial.two_way(frame).set_index(["analysis", "effect"])
     few, zero = (frame[frame["shots"] == level].groupby("task")["skill"].mean() for level in ("few", "zero"))
     assert found.loc[("rm_anova tuned x shots", "shots"), "f"] == pytest.approx(
         stats.ttest_rel(few, zero).statistic ** 2
@@ -184,12 +189,15 @@ def test_two_factors_of_two_levels_equal_the_paired_t_test():
 
 def test_uncorrected_three_way_equals_the_corrected_where_a_factor_has_two_levels():
     frame = factorial_frame()
-    three, two = sp.three_way(frame).set_index("effect"), sp.two_way(frame).set_index(["analysis", "effect"])
+    three, two = (
+        factorial.three_way(frame).set_index("effect"),
+        factorial.two_way(frame).set_index(["analysis", "effect"]),
+    )
     assert three.loc["shots", "p"] == pytest.approx(two.loc[("rm_anova tuned x shots", "shots"), "p"], rel=1e-6)
 
 
 def test_the_mixed_model_finds_the_effect_that_was_put_in():
-    found = sp.mixed_model(factorial_frame()).set_index("effect")
+    found = factorial.mixed_model(factorial_frame()).set_index("effect")
     shots = found.loc["C(shots, Treatment('zero'))[T.few]"]
     assert shots["ci_low"] < 0.2 < shots["ci_high"]
     assert shots["p"] < 1e-6
@@ -228,7 +236,7 @@ def restricted_log_likelihood(frame, covariance):
 def test_no_random_effects_are_more_likely_than_those_of_the_mixed_model(seed, slope, noise):
     """scipy from four starts, over every covariance (its root is free): inside the bound, and on it."""
     frame = slopes_frame(seed, slope, noise)
-    found = restricted_log_likelihood(frame, sp.random_effects(frame))
+    found = restricted_log_likelihood(frame, factorial.random_effects(frame))
     rng = np.random.default_rng(seed)
     other = [
         -minimize(
@@ -246,9 +254,9 @@ def test_no_random_effects_are_more_likely_than_those_of_the_mixed_model(seed, s
 def test_the_mixed_models_intervals_are_those_of_its_optimum_and_six_digits_bear_noise(seed, slope, noise):
     """A mean over tasks has variance (cov + residual) / tasks; the residual variance is the one REML leaves."""
     frame = slopes_frame(seed, slope, noise)
-    first = sp.mixed_model(frame)
+    first = factorial.mixed_model(frame)
     assert first["converged"].all()
-    covariance = sp.random_effects(frame)
+    covariance = factorial.random_effects(frame)
     wide = frame.pivot(index="task", columns=["tuned", "size", "shots"], values="skill").sort_index(axis=1)
     z = np.column_stack([np.ones(8), wide.columns.get_level_values("tuned") == "tuned"])
     apart = (wide - wide.mean()).to_numpy()
@@ -259,7 +267,7 @@ def test_the_mixed_models_intervals_are_those_of_its_optimum_and_six_digits_bear
     assert (intercept["ci_high"] - intercept["ci_low"]) / 2 == pytest.approx(half, rel=3e-7)
     moved = frame.assign(skill=frame["skill"] + 1e-12 * np.random.default_rng(seed).normal(size=len(frame)))
     columns = ["estimate", "ci_low", "ci_high", "p"]
-    np.testing.assert_allclose(sp.mixed_model(moved)[columns], first[columns], rtol=3e-7, atol=1e-9)
+    np.testing.assert_allclose(factorial.mixed_model(moved)[columns], first[columns], rtol=3e-7, atol=1e-9)
 
 
 def test_rank_correlation_by_hand():
@@ -267,12 +275,12 @@ def test_rank_correlation_by_hand():
     long = pd.DataFrame(
         {"task": list("abcde") * 2, "metric": ["m1"] * 5 + ["m2"] * 5, "v": [1, 2, 3, 4, 5, 1, 3, 2, 5, 4]}
     )
-    assert sp.rank_correlations(long, "v", "x")["rho"].iloc[0] == pytest.approx(0.8)
+    assert power.rank_correlations(long, "v", "x")["rho"].iloc[0] == pytest.approx(0.8)
 
 
 def test_table1_pairs_take_every_tuned_twin_and_skip_models_without():
     table1 = [{"base": "a", "tuned": ["b", "c"]}, {"base": "d", "tuned": None}, {"base": "e", "tuned": "f"}]
-    assert sp.pairs_of(table1) == [("a", "b"), ("a", "c"), ("e", "f")]
+    assert contrasts.pairs_of(table1) == [("a", "b"), ("a", "c"), ("e", "f")]
 
 
 def own_cell(hits, groups=None):
@@ -283,7 +291,7 @@ def own_cell(hits, groups=None):
 def test_own_pairs_are_the_exact_sign_test_on_the_discordant_examples():
     # 6 examples gained, 1 lost, 3 the same: two-sided binomial 1 or fewer of 7 = 2 * (1 + 7) / 128
     x, y = own_cell([1] * 6 + [0] + [1, 0, 1]), own_cell([0] * 6 + [1] + [1, 0, 1])
-    found = sp.own_pair(x, y, "here", seed=1)
+    found = own.own_pair(x, y, "here", seed=1)
     assert found["p"] == pytest.approx(16 / 128)
     assert found["mean_diff"] == pytest.approx(0.5)
     assert found["ci_low"] < 0.5 < found["ci_high"]
@@ -292,14 +300,14 @@ def test_own_pairs_are_the_exact_sign_test_on_the_discordant_examples():
 def test_own_pairs_that_share_contexts_flip_whole_groups():
     # three groups with sums 2, 2, 2: of the 8 sign patterns, 2 are as extreme
     groups = ["a", "a", "b", "b", "c", "c"]
-    found = sp.own_pair(own_cell([1] * 6, groups), own_cell([0] * 6, groups), "here", seed=1)
+    found = own.own_pair(own_cell([1] * 6, groups), own_cell([0] * 6, groups), "here", seed=1)
     assert (found["test"], found["groups"]) == ("sign_flip", 3)
     assert found["p"] == pytest.approx(2 / 8)
 
 
 def test_own_pairs_with_other_examples_are_refused():
     with pytest.raises(UserError, match="different examples"):
-        sp.own_pair(own_cell([1, 0, 1]), own_cell([1, 0]), "here", seed=1)
+        own.own_pair(own_cell([1, 0, 1]), own_cell([1, 0]), "here", seed=1)
 
 
 def test_the_reference_of_gains_and_losses_is_the_model_whose_accuracy_explains_them():
@@ -312,8 +320,8 @@ def test_the_reference_of_gains_and_losses_is_the_model_whose_accuracy_explains_
                  "exact_match": accuracy, "exact_match_gain": gain, "exact_match_loss": loss,
                  "bertscore_accuracy": None, "bertscore_gain": None, "bertscore_loss": None}
             )  # fmt: skip
-    table = pd.DataFrame(rows).astype({name: float for pair in sp.GAINS.values() for name in pair})
-    found = sp.gain_loss(table.astype({"bertscore_accuracy": float}), {"b": {"tuned": True}}).set_index("model")
+    table = pd.DataFrame(rows).astype({name: float for pair in GAINS.values() for name in pair})
+    found = gain_loss(table.astype({"bertscore_accuracy": float}), {"b": {"tuned": True}}).set_index("model")
     assert (found.loc["b", "reference"], found.loc["b", "compares"], found.loc["b", "fits"]) == ("a", "tuning", 2)
     assert (found.loc["b", "gain"], found.loc["b", "loss"]) == (10, 4)
     assert pd.isna(found.loc["c", "reference"])
@@ -325,7 +333,7 @@ def test_the_published_gains_are_counted_against_these_models():
 
     setting = stats.read_setting(config.ROOT)
     published = stats.read_published(config.ROOT / stats.PUBLISHED_SCORES, setting.tasks)
-    found = sp.gain_loss(published, setting.models)
+    found = gain_loss(published, setting.models)
     clear = found.dropna(subset=["reference"])
     assert (clear["fits"] == clear["cells"]).all()
     assert dict(zip(clear["model"], clear["reference"], strict=True)) == {

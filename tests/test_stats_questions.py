@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from src import stats_pairs
-from src import stats_questions as q
+from src.statistics import contrasts, questions
 
 SHARE = {"chance_scored": 0.25, "tested": 0.25, "min_detectable": 0.35}
 
@@ -30,7 +29,7 @@ def test_rq1_tells_absence_supported_from_untestable():
         residual_high=[0.4, 0.04, 0.2, 0.2],
         ci_high=[0.9, 0.5, 0.29, 0.5],
     )
-    found = by(q.rq1(rows))
+    found = by(questions.rq1(rows))
     assert (found["emergent"]["value"], found["emergent"]["tasks"]) == (1, "t0")
     assert found["absence_supported"]["tasks"] == "t1, t2"
     assert found["untestable"]["tasks"] == "t3"
@@ -46,7 +45,7 @@ def test_rq3_is_spearman_with_a_permutation_p_and_fisher():
         memorisable=memory, accuracy=accuracy, above=above, emergent=[False] * 10,
         competence=["formal"] * 3 + ["functional"] * 7,
     )  # fmt: skip
-    found = by(q.rq3(rows, 0.05, seed=1))
+    found = by(questions.rq3(rows, 0.05, seed=1))
     rho = stats.spearmanr(memory, accuracy)
     assert found["memorisable_with_skill"]["value"] == pytest.approx(rho.statistic)
     assert found["memorisable_with_skill"]["p"] == pytest.approx(rho.pvalue, abs=0.01)
@@ -65,7 +64,7 @@ def above(*verdicts: int) -> pd.DataFrame:
 def gain(left: pd.DataFrame, few: pd.DataFrame, zero: pd.DataFrame) -> float:
     sides = {("a", "closed", False): left, ("b", "closed", True): few, ("b", "closed", False): zero}
     claim = {"left": "a zero-shot", "right": "b few-shot", "excluded": "none"}
-    return q.kappa_gain(sides, claim, 0.05, seed=1)[0]
+    return questions.kappa_gain(sides, claim, 0.05, seed=1)[0]
 
 
 @pytest.mark.filterwarnings("ignore:All-NaN slice")
@@ -94,7 +93,7 @@ def sides(gain_base: float, gain_tuned: float, noise: float, n: int = 22):
 
 def test_rq4_says_what_each_pair_could_have_found():
     def row(*given):
-        return next(q.rq4(stats_pairs.difference_in_differences(sides(*given), TABLE1), 0.05))
+        return next(questions.rq4(contrasts.difference_in_differences(sides(*given), TABLE1), 0.05))
 
     same, noisy = row(0.1, 0.1, 0.01), row(0.1, 0.1, 0.2)
     assert noisy["criterion"] == "a against b, closed"

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from scipy import optimize, special, stats
 
-from src import names
-from src import stats_scale as ss
+from src.base import metrics
+from src.statistics import scale
+from src.statistics.tests import kappa
 
 SIZES = [1e8, 1e9, 6e9, 175e9]
 
@@ -31,15 +32,15 @@ def deviance(parameters, k, n, dummy=False):
 def test_a_model_on_the_line_is_forecast_exactly():
     eta = -1 + 0.5 * (np.log10(SIZES) - 9)
     n = [10**6] * 4
-    out = ss.forecast(SIZES, np.round(special.expit(eta) * 1e6).tolist(), n, special.expit(eta[-1]), 0.25)
+    out = scale.forecast(SIZES, np.round(special.expit(eta) * 1e6).tolist(), n, special.expit(eta[-1]), 0.25)
     assert out["forecast"] == pytest.approx(special.expit(eta[-1]), abs=1e-4)
     assert out["fit_p"] > 0.9
-    assert ss.predictable(out, 0.05) == names.YES
+    assert scale.predictable(out, 0.05) == metrics.YES
 
 
 def test_forecast_and_tests_equal_an_independent_likelihood():
     k, n = [30, 45, 38, 93], [170] * 4
-    out = ss.forecast(SIZES, k, n, 93 / 170, 0.25)
+    out = scale.forecast(SIZES, k, n, 93 / 170, 0.25)
     smaller, beta = deviance(SIZES[:3], k[:3], n[:3])
     assert out["forecast"] == pytest.approx(special.expit(beta[0] + beta[1] * (np.log10(SIZES[3]) - 9)), abs=1e-5)
     assert out["fit_p"] == pytest.approx(stats.chi2.sf(smaller, 1), rel=1e-4)
@@ -49,7 +50,7 @@ def test_forecast_and_tests_equal_an_independent_likelihood():
 
 def test_interval_of_the_residual_by_the_information_matrix():
     k, n = np.array([30, 45, 38, 93]), np.full(4, 170)
-    out = ss.forecast(SIZES, k.tolist(), n.tolist(), 93 / 170, 0.25)
+    out = scale.forecast(SIZES, k.tolist(), n.tolist(), 93 / 170, 0.25)
     x = np.column_stack([np.ones(4), np.log10(SIZES) - 9])
     _, beta = deviance(SIZES[:3], k[:3], n[:3])
     p = special.expit(x @ beta)
@@ -60,23 +61,23 @@ def test_interval_of_the_residual_by_the_information_matrix():
 
 
 def test_counts_of_nothing_and_of_everything_are_clipped_not_infinite():
-    out = ss.forecast(SIZES, [0, 0, 0, 50], [50] * 4, 1.0, 0.25)
+    out = scale.forecast(SIZES, [0, 0, 0, 50], [50] * 4, 1.0, 0.25)
     assert np.isfinite(list(out.values())).all()
-    assert ss.predictable(out, 0.05) == names.NO_ABOVE
+    assert scale.predictable(out, 0.05) == metrics.NO_ABOVE
 
 
 @pytest.mark.parametrize(
     ("changes", "verdict"),
     [
-        ({"fit_p": 0.01, "lr_p": 0.001}, names.LINE_REJECTED),
-        ({"lr_p": 0.01, "residual": 0.2, "residual_floor": 0.1}, names.NO_ABOVE),
-        ({"lr_p": 0.01, "residual": 0.2, "residual_floor": 0.04}, names.INCONCLUSIVE),
-        ({"lr_p": 0.01, "residual": -0.2, "residual_floor": -0.2}, names.NO_BELOW),
-        ({"residual_low": -0.09, "residual_high": 0.09}, names.YES),
-        ({"residual_low": -0.09, "residual_high": 0.11}, names.INCONCLUSIVE),
+        ({"fit_p": 0.01, "lr_p": 0.001}, metrics.LINE_REJECTED),
+        ({"lr_p": 0.01, "residual": 0.2, "residual_floor": 0.1}, metrics.NO_ABOVE),
+        ({"lr_p": 0.01, "residual": 0.2, "residual_floor": 0.04}, metrics.INCONCLUSIVE),
+        ({"lr_p": 0.01, "residual": -0.2, "residual_floor": -0.2}, metrics.NO_BELOW),
+        ({"residual_low": -0.09, "residual_high": 0.09}, metrics.YES),
+        ({"residual_low": -0.09, "residual_high": 0.11}, metrics.INCONCLUSIVE),
         (
             {"lr_p": 0.01, "residual": -0.04, "residual_floor": -0.04, "residual_low": -0.09, "residual_high": 0},
-            names.YES,
+            metrics.YES,
         ),
     ],
 )
@@ -89,19 +90,19 @@ def test_predictable_takes_the_first_rule_that_applies(changes, verdict):
         "residual_low": -1.0,
         "residual_high": 1.0,
     }
-    assert ss.predictable({**row, **changes}, 0.05) == verdict
+    assert scale.predictable({**row, **changes}, 0.05) == verdict
 
 
 def test_a_jump_is_tested_one_sided():
-    assert ss.p_jump(0.1, 0.04) == 0.02
-    assert ss.p_jump(-0.1, 0.04) == 0.98
+    assert scale.p_jump(0.1, 0.04) == 0.02
+    assert scale.p_jump(-0.1, 0.04) == 0.98
 
 
 def test_emergence_needs_all_of_its_p_values():
-    assert ss.p_emergent(0.01, 0.2, 0.03) == 0.2
-    assert ss.p_emergent(0.01, np.nan, 0.03) == 0.03  # options unknown: no content-free policy to compare with
-    assert np.isnan(ss.p_emergent(np.nan, 0.2, 0.03))
-    assert np.isnan(ss.p_emergent(0.01, 0.2, np.nan))
+    assert scale.p_emergent(0.01, 0.2, 0.03) == 0.2
+    assert scale.p_emergent(0.01, np.nan, 0.03) == 0.03  # options unknown: no content-free policy to compare with
+    assert np.isnan(scale.p_emergent(np.nan, 0.2, 0.03))
+    assert np.isnan(scale.p_emergent(0.01, 0.2, np.nan))
 
 
 def series(sizes, **changes):
@@ -115,35 +116,35 @@ def series(sizes, **changes):
 
 
 def test_three_smaller_sizes_are_needed():
-    assert set(ss.judge_all(series(SIZES[:3]), 0.05)["predictable"]) == {names.TOO_FEW_SIZES}
-    judged = ss.judge_all(series(SIZES), 0.05)
-    assert judged["predictable"].tolist() == [names.TOO_FEW_SIZES] * 3 + [names.NO_ABOVE]
+    assert set(scale.judge_all(series(SIZES[:3]), 0.05)["predictable"]) == {metrics.TOO_FEW_SIZES}
+    judged = scale.judge_all(series(SIZES), 0.05)
+    assert judged["predictable"].tolist() == [metrics.TOO_FEW_SIZES] * 3 + [metrics.NO_ABOVE]
     assert judged["forecast"].notna().tolist() == [False, False, False, True]
 
 
 @pytest.mark.parametrize(
     ("changes", "verdict"),
     [
-        ({"shots": 5}, names.NOT_ZERO_SHOT),
-        ({"tuned": True}, names.TOO_FEW_SIZES),
-        ({"family": list("abcd")}, names.TOO_FEW_SIZES),
+        ({"shots": 5}, metrics.NOT_ZERO_SHOT),
+        ({"tuned": True}, metrics.TOO_FEW_SIZES),
+        ({"family": list("abcd")}, metrics.TOO_FEW_SIZES),
     ],
 )
 def test_only_base_models_of_one_family_zero_shot_are_judged(changes, verdict):
-    judged = ss.judge_all(series(SIZES, **changes), 0.05)
+    judged = scale.judge_all(series(SIZES, **changes), 0.05)
     assert set(judged["predictable"]) == {verdict}
     assert judged["forecast"].isna().all()
 
 
 def test_row_order_does_not_matter():
     cells = series(SIZES)
-    assert ss.judge_all(cells.iloc[::-1], 0.05).sort_index().equals(ss.judge_all(cells, 0.05))
+    assert scale.judge_all(cells.iloc[::-1], 0.05).sort_index().equals(scale.judge_all(cells, 0.05))
 
 
 def test_kappa_by_hand():
     # 2 x 2: observed .7, expected (.5 * .6 + .5 * .4) = .5 -> (.7 - .5) / .5
-    assert ss.kappa([[4, 1], [2, 3]]) == pytest.approx(0.4)
-    assert np.isnan(ss.kappa([[5, 0], [5, 0]]))
+    assert kappa([[4, 1], [2, 3]]) == pytest.approx(0.4)
+    assert np.isnan(kappa([[5, 0], [5, 0]]))
 
 
 def test_agreement_counts_by_hand():
@@ -156,13 +157,13 @@ def test_agreement_counts_by_hand():
             "p_trivial": [0.2, 0.2, 0.6, np.nan],
             "diff": [0.2, 0.06, 0.01, np.nan],
             "residual": [0.2, 0.0, 0.0, np.nan],
-            "predictable": [names.NO_ABOVE, names.YES, names.INCONCLUSIVE, names.TOO_FEW_SIZES],
+            "predictable": [metrics.NO_ABOVE, metrics.YES, metrics.INCONCLUSIVE, metrics.TOO_FEW_SIZES],
             "paper_above": pd.array([True, True, False, False], dtype="boolean"),
             "paper_predictable": pd.array([False, True, None, None], dtype="boolean"),
             "paper_emergent": pd.array([True, False, False, False], dtype="boolean"),
         }
     )
-    found = ss.agreement(rows, 0.05).set_index(["rule", "verdict"])
+    found = scale.agreement(rows, 0.05).set_index(["rule", "verdict"])
     assert found.loc["raw", "agree"].to_dict() == {
         "above": 2,  # c is above by a point; d has no verdict
         "predictable": 2,

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from src.config import ROOT, UserError
-from src.store import Store
+from src.base.errors import UserError
+from src.base.files import ROOT
+from src.cell.store import Store
 
 
 def address(text: object) -> str:
@@ -97,7 +98,7 @@ def test_merge_keeps_every_record_in_one_segment(tmp_path: Path) -> None:
 
 WRITER = """
 import sys, hashlib
-from src.store import Store
+from src.cell.store import Store
 store = Store(sys.argv[1])
 for i in range(10**6):
     store.put({hashlib.sha256(f"{i}/{j}".encode()).hexdigest(): {"batch": i, "text": "x" * 300} for j in range(20)})
@@ -106,7 +107,7 @@ for i in range(10**6):
 
 MERGER = """
 import sys
-from src.store import Store
+from src.cell.store import Store
 print("ready", flush=True)
 while True:
     Store(sys.argv[1]).merge()

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from src import config, trace
-from src.config import UserError
+from src import trace
+from src.base.errors import UserError
+from src.base.files import ROOT
 
 TABLE = """source,model,task,accuracy,left_accuracy,left_fingerprint,fingerprint
 own,m,social_iqa,0.546875,,,abcdef012345
@@ -45,7 +46,7 @@ def test_what_no_table_shows_says_how_to_ask(root: Path) -> None:
 def test_a_published_number_leads_to_the_file_of_published_scores(capsys: pytest.CaptureFixture[str]) -> None:
     """A real number of the committed report: davinci on hindu_knowledge."""
     done = subprocess.run(
-        [sys.executable, "-m", "src.trace", "0.547059"], cwd=config.ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "src.trace", "0.547059"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "hindu_knowledge: the largest base model is above the baseline" in done.stdout

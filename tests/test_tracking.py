@@ -23,8 +23,13 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from src import cells, config, run, tracking
-from src.config import UserError
+from src import run, tracking
+from src.base import conf, grid
+from src.base.errors import UserError
+from src.base.files import ROOT
+from src.cell.file import kept_path, read_cell, read_header
+from src.lab import runs
+from src.lab.runs import VIEWS, with_speed
 from tests import warm
 from tests.test_browser import CHROMIUM, Browser
 from tests.test_pipeline import made_up
@@ -57,9 +62,9 @@ def words(place: Path, model: str, uri: str, *more: str) -> list[str]:
 
 
 def execute(place: Path, model: str, uri: str, *more: str) -> int:
-    config.register()
-    given = config.checked_overrides(words(place, model, uri, *more))
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+    grid.register()
+    given = grid.checked_overrides(words(place, model, uri, *more))
+    with initialize_config_dir(str(conf.CONF), version_base="1.3"):
         return run.execute(compose("config", overrides=given))
 
 
@@ -128,7 +133,7 @@ def artifact(uri: str, name: str, run_id: str, folder: Path) -> Path:
 
 
 def test_every_column_of_the_views_is_logged(uri: str) -> None:
-    for view in tracking.VIEWS.values():
+    for view in VIEWS.values():
         for name, each in logged_in(uri).items():
             for column in view.columns:
                 kind, key = column.split(".")
@@ -146,7 +151,7 @@ def test_above_chance_is_the_primary_accuracy_minus_exact_chance(uri: str) -> No
 
 def test_the_twins_view_puts_a_base_model_above_the_one_tuned_from_it(uri: str) -> None:
     client, experiment = client_of(uri)
-    view = tracking.VIEWS[tracking.TWINS]
+    view = VIEWS[runs.TWINS]
     rows = client.search_runs([experiment], view.query, order_by=[f"{view.order} ASC"])
     shown = [(r.data.params["task"], r.data.params["condition"], r.data.params["model"]) for r in rows]
     assert shown == [(t, c, m) for t in TASKS for c in sorted(CONDITIONS) for m in TWINS]
@@ -179,12 +184,12 @@ def test_views_are_mended_in_an_experiment_that_is_there_already(tmp_path: Path,
     import mlflow
 
     made = mlflow.MlflowClient(another).create_experiment("a-test", (tmp_path / "files").as_uri())
-    client, experiment = tracking.opened(another, "a-test")
+    client, experiment = runs.opened(another, "a-test")
     assert experiment == made
     client.set_experiment_tag(made, "mlflow.sharedViewState.cells", "{}")
-    tracking.opened(another, "a-test")
+    runs.opened(another, "a-test")
     tags = client.get_experiment(made).tags
-    for name, view in tracking.VIEWS.items():
+    for name, view in VIEWS.items():
         state = json.loads(tags[f"mlflow.sharedViewState.{name}"])
         assert [column.replace("`", "") for column in state["selectedColumns"]] == list(view.columns)
 
@@ -277,13 +282,13 @@ def test_sync_reads_no_store_and_names_a_damaged_cell(
 def test_a_kept_cell_that_is_answered_from_the_store_keeps_the_speed_it_was_computed_at(
     kept: Path, tmp_path: Path
 ) -> None:
-    path = next(each for each in kept.iterdir() if cells.read_header(each).recorded.metrics)
-    computed = cells.read_header(path).recorded
+    path = next(each for each in kept.iterdir() if read_header(each).recorded.metrics)
+    computed = read_header(path).recorded
     fast, idle = replace(computed, metrics={"tokens": 1.0}), replace(computed, metrics={})
-    assert tracking.with_speed(idle, path) == computed
-    assert tracking.with_speed(fast, path) == fast
+    assert with_speed(idle, path) == computed
+    assert with_speed(fast, path) == fast
     (tmp_path / "damaged.jsonl").write_text("no cell")
-    assert tracking.with_speed(idle, tmp_path / "damaged.jsonl") == idle
+    assert with_speed(idle, tmp_path / "damaged.jsonl") == idle
 
 
 # ---- a store of runs that fails ----------------------------------------------------------------------
@@ -383,14 +388,14 @@ def finished_cells(database: Path) -> int:
 
 
 def started(*given: str) -> warm.Running:
-    return warm.started("src.run", *given, cwd=config.ROOT)
+    return warm.started("src.run", *given, cwd=ROOT)
 
 
 @pytest.mark.slow
 def test_a_server_that_goes_away_costs_one_line_and_sync_makes_it_good(place: Path, tmp_path: Path) -> None:
     port, database = free_port(), tmp_path / "server.db"
     uri = f"http://127.0.0.1:{port}"
-    many = [name for name in config.known("condition") if name.startswith("closed_") and "shifts" not in name][:8]
+    many = [name for name in conf.known("condition") if name.startswith("closed_") and "shifts" not in name][:8]
     given = words(place, "gpt2", uri, f"store={tmp_path / 'store'}", f"conditions=[{','.join(many)}]")
     given = [word for word in given if not word.startswith("tracking.system")]  # with system metrics
     with server(database, port) as serving:
@@ -406,7 +411,7 @@ def test_a_server_that_goes_away_costs_one_line_and_sync_makes_it_good(place: Pa
     assert 2 <= before < 2 * len(many)
     with server(database, port):
         asked = (f"store={tmp_path / 'store'}", f"tracking.uri={uri}", "tracking.experiment=a-test")
-        done = warm.ran("src.tracking", "sync", *asked, cwd=config.ROOT)
+        done = warm.ran("src.tracking", "sync", *asked, cwd=ROOT)
         assert f"{2 * len(many) - before} cells logged" in done.stdout, done.stderr
         assert len(logged_in(uri)) == finished_cells(database) == 2 * len(many)
 
@@ -429,12 +434,12 @@ def test_two_processes_begin_one_database_and_log_into_it_at_once(place: Path, t
 @pytest.mark.slow
 def test_a_locked_database_costs_one_line_and_no_cell(place: Path, kept: Path, tmp_path: Path, another: str) -> None:
     """Of a run and of a sync at once, since each waits for the other program for as long as MLflow waits."""
-    tracking.opened(another, "a-test")
+    runs.opened(another, "a-test")
     given = (f"store={tmp_path / 'store'}", "tasks=[social_iqa]")
     asked = ("sync", str(kept), f"tracking.uri={another}", "tracking.experiment=a-test")
     with contextlib.closing(sqlite3.connect(another.removeprefix("sqlite:///"))) as other:
         other.execute("BEGIN IMMEDIATE")
-        syncing = warm.started("src.tracking", *asked, cwd=config.ROOT)
+        syncing = warm.started("src.tracking", *asked, cwd=ROOT)
         (said,) = heard(lambda: execute(place, "gpt2", another, *given))
         assert "locked" in said
         _, complained = syncing.communicate(timeout=300)
@@ -490,18 +495,18 @@ ROWS = """(() => { const found = {}; document.querySelectorAll('.ag-row [col-id]
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
-@pytest.mark.parametrize("name", list(tracking.VIEWS))
+@pytest.mark.parametrize("name", list(VIEWS))
 def test_a_link_opens_its_columns_in_their_order_and_its_cells_flat(page: tuple[Browser, str], name: str) -> None:
     browser, address = page
     _, experiment = client_of(address)
     link = next(line.split()[0] for line in tracking.links(address, experiment).splitlines() if f"={name} " in line)
     headers = shown(browser, link, HEADERS, "the runs table")
-    columns = ["{}.`{}`".format(*column.split(".")) for column in tracking.VIEWS[name].columns]
+    columns = ["{}.`{}`".format(*column.split(".")) for column in VIEWS[name].columns]
     found = [column for column, _ in sorted(headers, key=lambda each: each[1]) if column in columns]
     assert found == columns
     rows = browser.run(ROWS)
     assert len(rows) == 8
-    if name == tracking.TWINS:
+    if name == runs.TWINS:
         assert [row["params.`model`"] for row in rows] == [*TWINS] * 4
         assert [row["params.`tuned`"] for row in rows] == ["False", "True"] * 4
 
@@ -526,8 +531,8 @@ def test_a_run_opens_and_its_examples_are_a_table_in_which_a_script_is_text(page
 def test_every_finished_cell_is_kept_whole(kept: Path, place: Path) -> None:
     """Beside the store, with what only its run knew; `collect` reads it as it reads DVC's outputs."""
     for path in (place / "outputs").glob("*/*.jsonl"):
-        head, answers = cells.read(path)
-        again, same = cells.read(cells.kept_path(kept, head.fingerprint))
+        head, answers = read_cell(path)
+        again, same = read_cell(kept_path(kept, head.fingerprint))
         assert answers == same
         assert replace(again, recorded=None) == head
         assert again.recorded.tags["device"] == "cpu"

@@ -18,14 +18,26 @@ from hypothesis import assume
 from hypothesis import given as over
 from hypothesis import strategies as st
 
-from src import cells, collect, config, release, run, verify
+from src import collect, release, verify
+from src.base.errors import UserError
+from src.base.files import ROOT
+from src.base.grid import composed_run
+from src.base.schema import Run
+from src.base.values import digest
+from src.cell import released
+from src.cell.compare import compare, moved_scores
+from src.cell.file import read_cell
+from src.cell.finding import DIFFERS, IDENTICAL, NEAR_TIES, Finding
+from src.cell.hashes import hashes, publish, settled_margins
+from src.cell.ledger import DONE
+from src.cell.text import NUMBER, difference, file_difference
 from tests.test_pipeline import TASKS, made_up
 from tests.tiny import tiny
 
 CONDITIONS = ("closed_adv_few", "closed_adv_zero")
 CELL = "data/cells/llama_7b/social_iqa__closed_adv_few.jsonl"
 MADE = pytest.mark.skipif(
-    not (config.ROOT / collect.OUTPUTS).is_dir() or not (config.ROOT / collect.SCORES).exists(),
+    not (ROOT / collect.OUTPUTS).is_dir() or not (ROOT / collect.SCORES).exists(),
     reason="the main job has not run here: dvc repro",
 )
 
@@ -43,9 +55,9 @@ def grid(**more) -> dict:
     return {"suite": "pilot", "models": ["llama_7b"], **asked, **rest, **more}
 
 
-def asked(place: Path, *more: str) -> config.Run:
+def asked(place: Path, *more: str) -> Run:
     words = [f"{key}=[{','.join(map(str, grid()[key]))}]" for key in ("tasks", "conditions", "seeds")]
-    return config.composed_run(["+model=llama_7b", *given(place), *words, "limit=6", *more])
+    return composed_run(["+model=llama_7b", *given(place), *words, "limit=6", *more])
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +70,11 @@ def place(tmp_path_factory) -> Path:
     for task in TASKS:
         (root / f"data/tasks/{task}.jsonl").write_text(made_up(task))
     for name in ("pyproject.toml", "CITATION.cff"):
-        (root / name).write_bytes((config.ROOT / name).read_bytes())
+        (root / name).write_bytes((ROOT / name).read_bytes())
     (root / "params.yaml").write_text(yaml.safe_dump(grid()))
     (root / "reports/metrics.json").write_text("{}\n")
     done = verify.anew(asked(root), root / "data")
-    assert {e.status for e in done} == {run.DONE}
+    assert {e.status for e in done} == {DONE}
     collect.collect(root / "data/outputs").to_parquet(root / "data/scores.parquet", index=False)
     for words in (
         ["init", "-q"],
@@ -83,8 +95,8 @@ def bundle(place) -> Path:
 
 def test_another_batch_budget_changes_at_most_digits_and_says_how_many(place, tmp_path, capsys):
     verify.anew(asked(place, "token_budget=256"), tmp_path)
-    found, largest = verify.compare(verify.hashes(place / "data/outputs"), verify.hashes(tmp_path / "outputs"), {})
-    assert [f.status for f in found] == [verify.IDENTICAL] * 4
+    found, largest = compare(hashes(place / "data/outputs"), hashes(tmp_path / "outputs"), {})
+    assert [f.status for f in found] == [IDENTICAL] * 4
     assert largest < 1e-3
     assert verify.say(found, [], largest) == 0
     assert "4 cells: 4 identical" in (said := capsys.readouterr().out)
@@ -104,17 +116,17 @@ def other(frames: dict, name: str, **values) -> dict:
 @pytest.mark.parametrize(
     ("name", "values", "status", "code", "note"),
     [
-        ("completions", {"sha256": "0" * 16}, verify.DIFFERS, 4, "another text"),
-        ("completions", {"sha256": "0" * 16, "near_tie": 5e-5}, verify.NEAR_TIES, 3, "margin 5e-05"),
-        ("completions", {"fingerprint": "0" * 12}, verify.DIFFERS, 4, "weights or settings"),
-        ("completions", {"id": "else/1"}, verify.DIFFERS, 4, "not run here"),
-        ("likelihoods", {"logprob": "-1 -2 -3"}, verify.DIFFERS, 4, "log-likelihood differs by"),
+        ("completions", {"sha256": "0" * 16}, DIFFERS, 4, "another text"),
+        ("completions", {"sha256": "0" * 16, "near_tie": 5e-5}, NEAR_TIES, 3, "margin 5e-05"),
+        ("completions", {"fingerprint": "0" * 12}, DIFFERS, 4, "weights or settings"),
+        ("completions", {"id": "else/1"}, DIFFERS, 4, "not run here"),
+        ("likelihoods", {"logprob": "-1 -2 -3"}, DIFFERS, 4, "log-likelihood differs by"),
     ],
 )
 def test_what_differs_is_named_and_the_exit_code_says_how(place, capsys, name, values, status, code, note):
-    published = verify.hashes(place / "data/outputs")
-    found, largest = verify.compare(published, other(published, name, **values), {})
-    assert sorted(f.status for f in found) == sorted([status, *[verify.IDENTICAL] * 3])
+    published = hashes(place / "data/outputs")
+    found, largest = compare(published, other(published, name, **values), {})
+    assert sorted(f.status for f in found) == sorted([status, *[IDENTICAL] * 3])
     assert verify.say(found, [], largest) == code
     said = capsys.readouterr().out
     assert note in said
@@ -132,31 +144,31 @@ def test_a_score_that_moved_while_its_completions_did_not_is_a_difference():
         "ci_high": 0.7,
     }
     before, after = pd.DataFrame([row]), pd.DataFrame([{**row, "k": 8, "accuracy": 0.5}])
-    assert verify.moved_scores(before, before) == {}
-    assert verify.moved_scores(before, before.assign(accuracy=0.437501)) == {}
+    assert moved_scores(before, before) == {}
+    assert moved_scores(before, before.assign(accuracy=0.437501)) == {}
     notes = ["exact_match k: 7 -> 8", "exact_match accuracy: 0.4375 -> 0.5"]
-    assert verify.moved_scores(before, after) == {"f": notes}
+    assert moved_scores(before, after) == {"f": notes}
 
 
 def test_a_part_of_a_cell_is_compared_with_that_part(place):
-    published = verify.hashes(place / "data/outputs")
+    published = hashes(place / "data/outputs")
     part = {name: frame[frame["id"].str.endswith(("/1", "/2", "/3"))] for name, frame in published.items()}
     part["completions"] = part["completions"].assign(fingerprint="0" * 12)  # it depends on every prompt of the cell
     narrowed = {name: verify.asked_for(frame, part[name]) for name, frame in published.items()}
-    found, _ = verify.compare(narrowed, part, {})
-    assert {f.status for f in found} == {verify.IDENTICAL}
+    found, _ = compare(narrowed, part, {})
+    assert {f.status for f in found} == {IDENTICAL}
 
 
 def test_a_run_that_has_no_published_cell_is_not_called_identical(place):
-    fresh = verify.hashes(place / "data/outputs")
+    fresh = hashes(place / "data/outputs")
     published = {name: frame.iloc[:0] for name, frame in fresh.items()}
-    with pytest.raises(config.UserError, match="was published"):
-        verify.compare(published, fresh, {})
+    with pytest.raises(UserError, match="was published"):
+        compare(published, fresh, {})
 
 
 def test_a_commit_without_published_hashes_is_named():
     words = ["-m", "src.verify", "--against", "0000000"]
-    done = subprocess.run([sys.executable, *words], cwd=config.ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: What was published cannot be read")
     assert "--against <revision>" in done.stderr
@@ -164,10 +176,10 @@ def test_a_commit_without_published_hashes_is_named():
 
 
 def test_the_published_hashes_hold_every_completion_and_no_text(place, tmp_path):
-    verify.publish(place / "data/outputs", tmp_path)
+    publish(place / "data/outputs", tmp_path)
     frame = pd.read_csv(tmp_path / "completions.csv")
     assert len(frame) == len(TASKS) * len(CONDITIONS) * 6 * 2
-    head, answers = cells.read(place / "data/outputs/llama_7b/social_iqa__closed_adv_few.jsonl")
+    head, answers = read_cell(place / "data/outputs/llama_7b/social_iqa__closed_adv_few.jsonl")
     one = frame[(frame["fingerprint"] == head.fingerprint) & (frame["id"] == answers[0].prompt.id)]
     wanted = {s: hashlib.sha256(c.text.encode()).hexdigest()[:16] for s, c in answers[0].completions.items()}
     assert dict(zip(one["seed"], one["sha256"], strict=True)) == wanted
@@ -175,7 +187,7 @@ def test_the_published_hashes_hold_every_completion_and_no_text(place, tmp_path)
 
 
 def test_published_anew_only_what_is_another_number_is_written_anew(place, tmp_path):
-    verify.publish(place / "data/outputs", tmp_path)
+    publish(place / "data/outputs", tmp_path)
     path = tmp_path / "likelihoods.csv"
     text = path.read_text()
     first, second = (line.rpartition(",")[2] for line in text.splitlines()[1:3])
@@ -184,7 +196,7 @@ def test_published_anew_only_what_is_another_number_is_written_anew(place, tmp_p
     )
     moved = text.replace(first, digits)
     path.write_text(moved.replace(second, other))
-    verify.publish(place / "data/outputs", tmp_path)
+    publish(place / "data/outputs", tmp_path)
     assert path.read_text() == moved != text
 
 
@@ -192,12 +204,12 @@ def test_published_anew_only_what_is_another_number_is_written_anew(place, tmp_p
     "damage", ["", "<<<<<<< HEAD\n", "{header}\n{row}\n{row}\n", "{header}\n<<<<<<< HEAD\n{row}\n"]
 )
 def test_damaged_log_likelihoods_are_written_anew(place, tmp_path, damage):
-    verify.publish(place / "data/outputs", tmp_path)
+    publish(place / "data/outputs", tmp_path)
     path = tmp_path / "likelihoods.csv"
     text = path.read_text()
     header, row, *_ = text.splitlines()
     path.write_text(damage.format(header=header, row=row))
-    verify.publish(place / "data/outputs", tmp_path)
+    publish(place / "data/outputs", tmp_path)
     assert path.read_text() == text
 
 
@@ -207,12 +219,12 @@ def test_a_margin_published_anew_stays_as_it_was_while_its_completion_is_the_sam
     rows = [{**shared, "id": f"t/{i}", "sha256": str(i)} for i in range(4)]
     now = pd.DataFrame(rows).assign(near_tie=[3.7e-5, None, 3.7e-5, 3.7e-5])
     before = now.assign(near_tie=[5.1e-5, 5.1e-5, None, 5.1e-5], sha256=["0", "1", "2", "other"])
-    kept = verify.settled_margins(before, now)["near_tie"]
+    kept = settled_margins(before, now)["near_tie"]
     assert kept.astype(object).where(kept.notna(), None).tolist() == [5.1e-5, None, 3.7e-5, 3.7e-5]
 
 
 def test_margins_published_anew_on_another_processor_leave_the_file_alone(place, tmp_path):
-    verify.publish(place / "data/outputs", tmp_path / "a")
+    publish(place / "data/outputs", tmp_path / "a")
     path = tmp_path / "a/completions.csv"
     text = path.read_text()
     outputs = tmp_path / "outputs"
@@ -220,7 +232,7 @@ def test_margins_published_anew_on_another_processor_leave_the_file_alone(place,
     for margin in ("5.05795e-05", "3.72281e-05"):
         for cell in outputs.glob("*/*.jsonl"):
             cell.write_text(re.sub(r'"near_tie": [^},]+', f'"near_tie": {margin}', cell.read_text()))
-        verify.publish(outputs, tmp_path / "a")
+        publish(outputs, tmp_path / "a")
     assert path.read_text() == text.replace(",\n", ",5.05795e-05\n")
 
 
@@ -231,7 +243,7 @@ MD, CSV = "reports/tables/a.md", "reports/tables/a.csv"
 
 
 def same(before: str, after: str, path: str = CSV, **more) -> bool:
-    return not verify.file_difference(path, before.encode(), after.encode(), **more)
+    return not file_difference(path, before.encode(), after.encode(), **more)
 
 
 @pytest.mark.parametrize(
@@ -332,19 +344,19 @@ def test_margins_of_near_ties_are_the_same_on_the_page_in_their_table_and_nowher
     path = "reports/index.html"
     assert same(page.format("5.1e-05", "0.5"), page.format("3.7e-05", "0.5"), path, margins=True)
     assert not same(page.format("5.1e-05", "5.1e-05"), page.format("5.1e-05", "3.7e-05"), path, margins=True)
-    assert 'id="near_ties"' in (config.ROOT / path).read_text()
+    assert 'id="near_ties"' in (ROOT / path).read_text()
 
 
 def test_the_first_difference_is_named_by_its_line():
-    assert verify.difference("a,0.5\nb,7\n", "a,0.500001\nb,8\n") == "line 2: 7 -> 8"
-    assert verify.difference("a,0.5\nb,yes\n", "a,0.5\nb,no\n") == "line 2: another text"
-    assert verify.difference("a\nb\n", "a\n") == "line 2: another text"
+    assert difference("a,0.5\nb,7\n", "a,0.500001\nb,8\n") == "line 2: 7 -> 8"
+    assert difference("a,0.5\nb,yes\n", "a,0.5\nb,no\n") == "line 2: another text"
+    assert difference("a\nb\n", "a\n") == "line 2: another text"
 
 
 def test_what_is_no_text_is_compared_byte_by_byte():
-    assert verify.file_difference("a.png", b"\x89PNG 0.5", b"\x89PNG 0.500001") == "other bytes"
-    assert verify.file_difference("a.csv", b"\xff0.5", b"\xff0.500001") == "other bytes"
-    assert verify.file_difference("a.parquet", b"0.5", b"0.5") == ""
+    assert file_difference("a.png", b"\x89PNG 0.5", b"\x89PNG 0.500001") == "other bytes"
+    assert file_difference("a.csv", b"\xff0.5", b"\xff0.500001") == "other bytes"
+    assert file_difference("a.parquet", b"0.5", b"0.5") == ""
 
 
 numbers = st.floats(allow_nan=False, allow_infinity=False, width=64)
@@ -376,7 +388,7 @@ def test_texts_that_pass_are_the_same_between_their_numbers(before, after):
     assert same(before, before)
     assert same(before, after) == same(after, before)
     if same(before, after, MD):
-        assert verify.NUMBER.split(before) == verify.NUMBER.split(after)
+        assert NUMBER.split(before) == NUMBER.split(after)
 
 
 def test_files_that_differ_in_last_digits_are_identical_and_counted(tmp_path, monkeypatch, capsys):
@@ -391,29 +403,29 @@ def test_files_that_differ_in_last_digits_are_identical_and_counted(tmp_path, mo
     for words in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a"]):
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
     monkeypatch.setattr(verify, "ROOT", tmp_path)
-    assert {f.status for f in verify.table_findings("HEAD", verify.IDENTICAL)} == {verify.IDENTICAL}
+    assert {f.status for f in verify.table_findings("HEAD", IDENTICAL)} == {IDENTICAL}
     changed = {
         "reports/tables/a.csv": "a,0.430729\n", "reports/figures/f.svg": "M 1.000002 2", "reports/figures/f.png": "y"
     }  # fmt: skip
     for name, text in changed.items():
         (tmp_path / name).write_text(text)
-    assert verify.say([], verify.table_findings("HEAD", verify.IDENTICAL)) == 0
+    assert verify.say([], verify.table_findings("HEAD", IDENTICAL)) == 0
     said = capsys.readouterr().out
     assert "8 tables, figures and pages: 8 identical\n3 files differ in last digits" in said
     (tmp_path / "reports/tables/b.csv").write_text("b,8\n")
     (tmp_path / "reports/tables/c.csv").unlink()
     for name in ("g.svg", "g.png", "h.png"):
         (tmp_path / f"reports/figures/{name}").write_text("M 1.6 2")
-    found = verify.table_findings("HEAD", verify.IDENTICAL)
-    assert {Path(f.name).name: f.notes[0] for f in found if f.status == verify.DIFFERS} == {
+    found = verify.table_findings("HEAD", IDENTICAL)
+    assert {Path(f.name).name: f.notes[0] for f in found if f.status == DIFFERS} == {
         "b.csv": "line 1: 7 -> 8", "c.csv": "missing here", "g.svg": "line 1: 1.5 -> 1.6",
         "g.png": "line 1: 1.5 -> 1.6", "h.png": "other bytes",
     }  # fmt: skip
     assert verify.say([], found) == 4
-    near = verify.table_findings("HEAD", verify.NEAR_TIES)
+    near = verify.table_findings("HEAD", NEAR_TIES)
     assert {Path(f.name).name: f.status for f in near} == {
-        **dict.fromkeys(("a.csv", "f.svg", "f.png"), verify.IDENTICAL), "c.csv": verify.DIFFERS,  # missing
-        **dict.fromkeys(("b.csv", "g.svg", "g.png", "h.png"), verify.NEAR_TIES),
+        **dict.fromkeys(("a.csv", "f.svg", "f.png"), IDENTICAL), "c.csv": DIFFERS,  # missing
+        **dict.fromkeys(("b.csv", "g.svg", "g.png", "h.png"), NEAR_TIES),
     }  # fmt: skip
 
 
@@ -433,8 +445,8 @@ def tampered(bundle: Path, folder: Path, **changes: bytes) -> Path:
     return folder / "t.zip"
 
 
-def differing(found: list[verify.Finding]) -> list[str]:
-    return [f.name for f in found if f.status != verify.IDENTICAL]
+def differing(found: list[Finding]) -> list[str]:
+    return [f.name for f in found if f.status != IDENTICAL]
 
 
 def test_the_same_run_gives_the_same_bytes(place, bundle, tmp_path):
@@ -445,7 +457,7 @@ def test_no_dataset_text_but_what_a_completion_says(bundle, place):
     rows = [json.loads(line) for task in TASKS for line in made_up(task).splitlines()]
     for name, content in files_of(bundle).items():
         text = content.decode("utf-8", "replace")
-        if name.startswith(release.CELLS):
+        if name.startswith(released.CELLS):
             lines = [json.loads(line) for line in text.splitlines()]
             text = json.dumps([{**line, "completions": None} for line in lines])
         assert not [r for r in rows if r["input"] in text or any(f'"{o}"' in text for o in r["options"])], name
@@ -489,13 +501,13 @@ def test_a_changed_byte_is_found_by_the_checksums(bundle, tmp_path):
     files["params.yaml"] = files["params.yaml"].replace(b"6", b"7")
     release.zipped(tmp_path / "t.zip", files)
     (found,) = verify.check(tmp_path / "t.zip", "tables", [], 60, 0)
-    assert (found.status, found.notes) == (verify.DIFFERS, ("params.yaml",))
+    assert (found.status, found.notes) == (DIFFERS, ("params.yaml",))
 
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"no zip", lambda raw: raw[::-1]])
 def test_a_damaged_archive_is_a_users_error(bundle, tmp_path, damage):
     (tmp_path / "t.zip").write_bytes(damage(bundle.read_bytes()))
-    with pytest.raises(config.UserError, match="damaged or no release"):
+    with pytest.raises(UserError, match="damaged or no release"):
         verify.check(tmp_path / "t.zip", "tables", [], 60, 0)
 
 
@@ -505,7 +517,7 @@ def edited(bundle: Path, honest: bool) -> bytes:
     rows[0]["completions"]["105"]["text"] += " and more"
     if honest:
         said = [[r["id"], {int(s): c["text"] for s, c in r["completions"].items()}] for r in rows]
-        head["completions_sha256"] = config.digest(said)
+        head["completions_sha256"] = digest(said)
     return "".join(json.dumps(line) + "\n" for line in (head, *rows)).encode()
 
 
@@ -518,7 +530,7 @@ def test_a_changed_completion_is_found_by_its_cell(bundle, place, tmp_path):
 def test_a_changed_completion_with_every_hash_made_anew_is_found_by_generating_it_again(bundle, place, tmp_path):
     path = tampered(bundle, tmp_path, **{CELL: edited(bundle, honest=True)})
     (_, sample) = verify.check(path, "sample", given(place), 1000, 0)
-    assert sample.status == verify.DIFFERS
+    assert sample.status == DIFFERS
     assert "48 of 48 completions generated again: 1 wrong" in sample.notes[0]
     assert "seed 105: another text" in sample.notes[1]
 
@@ -530,7 +542,7 @@ def test_a_changed_score_is_found_by_scoring_again(bundle, place, tmp_path):
     scores.to_parquet(raw, index=False)
     path = tampered(bundle, tmp_path, **{"data/scores.parquet": raw.getvalue()})
     first = scores.iloc[0]
-    (found,) = [f for f in verify.check(path, "scores", given(place), 60, 0) if f.status != verify.IDENTICAL]
+    (found,) = [f for f in verify.check(path, "scores", given(place), 60, 0) if f.status != IDENTICAL]
     assert found.name == f"llama_7b/{first['task']}/{first['condition']}"
     assert found.notes[0].startswith(f"{first['example_id']}: exact_match is")
 
@@ -538,18 +550,18 @@ def test_a_changed_score_is_found_by_scoring_again(bundle, place, tmp_path):
 def test_other_weights_are_named_and_not_counted_as_wrong(bundle, place, tmp_path):
     tiny("llama", tmp_path / "weights", seed=1)
     words = [w for w in given(place) if not w.startswith("model.path")] + [f"model.path='{tmp_path / 'weights'}'"]
-    with pytest.raises(config.UserError, match="not the weights or the settings of the release"):
+    with pytest.raises(UserError, match="not the weights or the settings of the release"):
         verify.check(bundle, "sample", words, 3, 0)
 
 
 @pytest.mark.parametrize(("wrong", "m", "bound"), [(0, 60, 0.0487), (1, 60, 0.0766), (0, 1, 0.95), (3, 3, 1.0)])
 def test_the_bound_is_clopper_pearsons(wrong, m, bound):
     """0 of 60: 1 - 0.05 ** (1 / 60). 1 of 60: the p at which at most 1 of 60 has probability 0.05."""
-    assert verify.Sample(m, 3840, wrong, 0, ()).bound == pytest.approx(bound, abs=5e-5)
+    assert released.Sample(m, 3840, wrong, 0, ()).bound == pytest.approx(bound, abs=5e-5)
 
 
 def test_nothing_to_release_is_said(tmp_path):
-    with pytest.raises(config.UserError, match="Make it: dvc repro"):
+    with pytest.raises(UserError, match="Make it: dvc repro"):
         release.members(tmp_path)
 
 
@@ -561,7 +573,7 @@ def test_nothing_to_release_is_said(tmp_path):
 def test_real_weights_on_one_thread_and_in_small_batches_give_the_published_completions():
     words = ["tasks=[social_iqa]", "conditions=[closed_adv_zero]", "token_budget=2048"]
     command = [sys.executable, "-m", "src.verify", "--recompute", *words]
-    done = subprocess.run(command, cwd=config.ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 cells: 1 identical" in done.stdout
 
@@ -569,8 +581,8 @@ def test_real_weights_on_one_thread_and_in_small_batches_give_the_published_comp
 @MADE
 @pytest.mark.slow
 def test_a_changed_score_of_the_real_release_is_found_in_the_tables_it_leads_to_and_no_other(tmp_path):
-    bundle = release.write(config.ROOT, tmp_path / "a.zip")
-    scores = pd.read_parquet(config.ROOT / collect.SCORES)
+    bundle = release.write(ROOT, tmp_path / "a.zip")
+    scores = pd.read_parquet(ROOT / collect.SCORES)
     at = scores.index[(scores["condition"] == "closed_adv_zero") & (scores["seed"] == 105)][0]
     scores.loc[at, "exact_match"] = 1 - scores.loc[at, "exact_match"]
     raw = io.BytesIO()

@@ -9,9 +9,9 @@ from functools import reduce
 
 import pytest
 
-from src import config
+from src.base.files import ROOT
 
-TEXT = (config.ROOT / "docs/walk.md").read_text()
+TEXT = (ROOT / "docs/walk.md").read_text()
 NAMED = sorted(set(re.findall(r"\[`([\w.]+)`\]\(\.\./src/([\w/]+)\.py\)", TEXT)))
 ROWS = re.findall(r"^\| (\w+), (\w+) \| (\w+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \| (\w+) \|$", TEXT, re.MULTILINE)
 
@@ -25,13 +25,13 @@ def test_every_function_is_where_the_walk_says(name: str, path: str) -> None:
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(\.\./([^)#]+)\)", TEXT))))
 def test_links_resolve(link: str) -> None:
-    assert (config.ROOT / link).exists()
+    assert (ROOT / link).exists()
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row[0]} {row[2]}")
 def test_the_numbers_are_the_tables(row: tuple[str, ...]) -> None:
     model, source, metric, n, accuracy, chance, fingerprint = row
-    with (config.ROOT / f"reports/tables/{'own_runs' if source == 'own' else 'gates'}.csv").open() as file:
+    with (ROOT / f"reports/tables/{'own_runs' if source == 'own' else 'gates'}.csv").open() as file:
         (found,) = [
             each for each in csv.DictReader(file) if (each["fingerprint"], each["metric"]) == (fingerprint, metric)
         ]
@@ -41,6 +41,17 @@ def test_the_numbers_are_the_tables(row: tuple[str, ...]) -> None:
 
 def test_the_walk_holds_three_numbers_and_the_whole_line() -> None:
     assert len(ROWS) == 3
-    assert {"config", "fetch", "data", "prompts", "store", "scoring", "cells", "run", "collect", "stats", "report"} < {
-        name.split(".")[0] for name, _ in NAMED
-    }
+    assert {
+        "grid",
+        "weights",
+        "examples",
+        "prompts",
+        "store",
+        "score",
+        "file",
+        "run",
+        "collect",
+        "own",
+        "gates",
+        "tables",
+    } < {name.split(".")[0] for name, _ in NAMED}

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from src.config import Compat, Generation, Model
-
-if TYPE_CHECKING:
-    from src.engine.local import LocalEngine
+from src.base.schema import Compat, Generation, Model
+from src.engine.local import LocalEngine
 
 CORPUS = [
     'Which is larger, a mouse or a house? The possible answers are "mouse", "house", but the correct one is "house".',

@@ -10,12 +10,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.config import TOKEN_BUDGET, Compat, Generation, Model, UserError
-from src.engine import Completion, Likelihood, Request, Result
-from src.prompts import Prompt
+from src.base.errors import UserError
+from src.base.grid import TOKEN_BUDGET
+from src.base.schema import Compat, Generation, Model
+from src.engine.job import Completion, Likelihood, Request, Result
+from src.question.prompts import Prompt
 
 if TYPE_CHECKING:
-    from src.engine.decoding import Backend, Done, Draw, Job
+    from src.engine.choice import Backend
+    from src.engine.sampling import Done, Draw, Job
+
 
 NUMERICS = 1  # raised by hand, only when golden completions change: it voids every stored result
 NEAR_TIE = 1e-4  # logits
@@ -73,8 +77,6 @@ class LocalEngine:
         if not (self.folder / "config.json").exists():
             raise UserError(f"{self.folder} holds no config.json, so no checkpoint. {WHOLE}")
 
-    # ---- Without weights
-
     @cached_property
     def tokenizer(self) -> Any:
         """The folder's tokenizer."""
@@ -106,7 +108,7 @@ class LocalEngine:
 
     def job(self, prompt: Prompt, seeds: tuple[int, ...], likelihood: bool) -> Job:
         """The prompt in token ids, cut to the model's window; prefix and text are tokenised as one string."""
-        from src.engine.decoding import Job
+        from src.engine.sampling import Job
 
         ids, budget, scored = self.ids(prompt), self.budget(prompt), self.scored(prompt) if likelihood else ()
         return Job(ids, seeds, budget, scored)
@@ -170,12 +172,11 @@ class LocalEngine:
             "prompt_by_text": self.compat.prompt_by_text,
         }
 
-    # ---- With weights
-
     @cached_property
     def backend(self) -> Backend:
         """The model, loaded, behind the fastest way of running it."""
-        from src.engine.decoding import Sampler, backend, load
+        from src.engine.choice import backend, load
+        from src.engine.sampling import Sampler
 
         with readable(self.folder):
             loaded = load(str(self.folder), self.model.dtype, self.model.trust_remote_code, self.model.device_map)
@@ -188,7 +189,7 @@ class LocalEngine:
 
     def run(self, requests: Sequence[Request], among: Sequence[Request] = ()) -> Iterator[list[Result]]:
         """Results batch by batch, longest prompts first. Raises UserError where one prompt does not fit in memory."""
-        from src.engine.decoding import batches
+        from src.engine.batches import batches
 
         jobs, every = ([self.job(r.prompt, r.seeds, r.likelihood) for r in some] for some in (requests, among))
         for batch in batches(self.backend, jobs, self.token_budget, every):

@@ -21,9 +21,11 @@ from itertools import islice
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from src.config import Generation, Model, Serving, UserError, digest
-from src.engine import Completion, Likelihood, Request, Result
-from src.prompts import Prompt
+from src.base.errors import UserError
+from src.base.schema import Generation, Model, Serving
+from src.base.values import digest
+from src.engine.job import Completion, Likelihood, Request, Result
+from src.question.prompts import Prompt
 
 T = TypeVar("T")
 CHARACTERS = 3  # to a token of an option where no tokenizer is at hand: few, so that no answer is cut short
@@ -104,8 +106,6 @@ class OpenAIEngine:
         self.purse = Purse(how.max_cost_usd, (prices[0] or 0.0) / 1e6, (prices[1] or 0.0) / 1e6)
         self.pace = Pace(how.calls_per_minute, how.tokens_per_minute)
 
-    # ---- Without the server
-
     @property
     def tokens(self) -> int:
         """Tokens billed so far, prompts and completions."""
@@ -151,8 +151,6 @@ class OpenAIEngine:
             "extra_body": digest(self.how.extra_body)[:12],
             "leading": self.leading,
         }
-
-    # ---- With the server
 
     @cached_property
     def client(self) -> Any:

@@ -1,0 +1,147 @@
+"""Names of metrics, sources and margins that more than one folder reads."""
+
+from __future__ import annotations
+
+PUBLISHED, OWN = "published", "own"
+CELL_KEY = ("source", "suite", "model", "condition", "prompt", "shots", "task")
+"""What identifies one cell; with `metric` it identifies one row of cells.parquet."""
+
+SERIES_KEY = ("source", "suite", "condition", "prompt", "shots", "task", "metric")
+"""What the models of one scale series share, beside their family."""
+
+
+EXACT, BERT = "exact_match", "bertscore_accuracy"
+LIKELIHOODS = ("likelihood", "likelihood_plain", "likelihood_token")
+ACCURACIES = (EXACT, BERT, *LIKELIHOODS)
+MEANS = ("bertscore_f1", "edit_distance")
+"""Metrics that are means, not counts: no chance, no k."""
+
+PICKS = {EXACT: "picked", BERT: "bertscore_picked", LIKELIHOODS[0]: "likelihood_picked"}
+"""The column of scores.parquet that holds the option behind a metric."""
+
+
+MARGIN = 0.05
+"""Five points: the paper's own star, and the bound of equivalence."""
+
+
+F1, EXPLORATORY = "F1", "exploratory"
+RESAMPLED = "resampled"
+"""The control condition whose exemplars are drawn."""
+
+F2, F3, F4, F5 = "F2", "F3", "F4", "F5"
+
+
+# verdicts of `predictable`, in the order of the rule; the last two say why there is none
+LINE_REJECTED, NO_ABOVE, NO_BELOW, YES, INCONCLUSIVE = "line_rejected", "no_above", "no_below", "yes", "inconclusive"
+TOO_FEW_SIZES, NOT_ZERO_SHOT = "too_few_sizes", "not_zero_shot"
+
+
+# validity gates
+GATE_ZERO = "forced_choice_zero"
+GATE_EXACT_ABOVE = "exact_match_above_bertscore"
+GATE_CONSTANT = "equals_constant_policy"
+GATE_EXACT_ZERO = "exact_match_zero_bertscore_chance"
+GATE_UNPARSED = "unparsed_share"
+GATE_TIES = "tie_share"
+GATE_N = "n_differs"
+GATE_EXEMPLARS = "exemplars_in_test_set"
+GATE_SIBLINGS = "exemplar_siblings"
+GATE_DUPLICATES = "duplicates"
+GATE_CEILING = "ceiling"
+GATE_MODEL = "model_outside_table1"
+GATE_TASK = "task_outside_table2"
+ITEM_GATES = (GATE_N, GATE_EXEMPLARS, GATE_SIBLINGS, GATE_DUPLICATES, GATE_CONSTANT)
+"""Gates that need the task's items."""
+
+GATES = {
+    GATE_ZERO: "forced-choice accuracy is exactly 0 with n >= 100",
+    GATE_EXACT_ABOVE: "exact match lies above BERTScore accuracy by more than 5 points",
+    GATE_CONSTANT: "accuracy equals that of a constant policy",
+    GATE_EXACT_ZERO: "exact match is 0 while BERTScore accuracy is near chance",
+    GATE_UNPARSED: "more than a fifth of the answers name no option",
+    GATE_TIES: "more than a twentieth of the choices are ties",
+    GATE_N: "n differs from the task's number of evaluated examples",
+    GATE_EXEMPLARS: "the exemplars were left in the test set",
+    GATE_SIBLINGS: "some test items share the context of an exemplar",
+    GATE_DUPLICATES: "some items occur more than once",
+    GATE_CEILING: "the scorer cannot give some items their point",
+    GATE_MODEL: "the model is not in the paper's Table 1",
+    GATE_TASK: "the task is not in the paper's Table 2",
+}
+
+
+EMERGENCE_COLUMNS = (
+    "model",
+    "prompt",
+    "shots",
+    "metric",
+    "task",
+    "n",
+    "k",
+    "accuracy",
+    "ci_low",
+    "ci_high",
+    "chance",
+    "chance_scored",
+    "chance_assumed",
+    "ceiling",
+    "trivial",
+    "trivial_cv",
+    "gold_skew_p",
+    "diff",
+    "cohen_h",
+    "p",
+    "p_holm",
+    "p_bh",
+    "bf10",
+    "p_trivial",
+    "p_content",
+    "min_detectable",
+    "forecast",
+    "residual",
+    "residual_low",
+    "residual_high",
+    "residual_floor",
+    "fit_p",
+    "lr_p",
+    "p_jump",
+    "p_emergent",
+    "predictable",
+    "above_raw",
+    "above",
+    "emergent_paper_rule",
+    "emergent",
+    "gates",
+    "paper_above",
+    "paper_predictable",
+    "paper_emergent",
+    "competence",
+    "memorisable",
+    "previously_emergent",
+    "source",
+    "fingerprint",
+)
+"""The row of Table 2, in the order of statistics.md."""
+
+
+RULES = {
+    "raw": "accuracy above the baseline",
+    "p05": "p < alpha, uncorrected",
+    "holm": "p < alpha after Holm over the 22 tasks",
+    "bh": "p < alpha after Benjamini-Hochberg",
+    "plus5": "accuracy above the baseline by more than 5 points",
+    "holm_trivial": "p against the content-free policy < alpha after Holm",
+}
+
+
+# pingouin 0.7
+PG_P, PG_W, PG_T, PG_CI, PG_BF = "p_val", "W_val", "T", "CI95", "BF10"
+PG_TOST_P, PG_GG, PG_UNCORRECTED, PG_SOURCE, PG_EPS = "pval", "p_GG_corr", "p_unc", "Source", "eps"
+
+
+# What data/reference/*.csv keeps of own cells.
+REFERENCE_COLUMNS = (
+    "suite", "model", "weights", "prompt", "shots", "condition", "task", "metric", "primary", "n", "k", "accuracy",
+    "ci_low", "ci_high", "chance", "unparsed_share", "p", "p_holm", "above", "data_sha256", "completions_sha256",
+    "fingerprint",
+)  # fmt: skip

@@ -1,0 +1,96 @@
+"""What a setting's value may be, and that in words."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from src.base.errors import UserError
+
+
+def listed(key: str, found: Any) -> list[str]:
+    """A list of distinct names. Raises UserError."""
+    names = list(found) if OmegaConf.is_list(found) or isinstance(found, list) else []
+    if not names or len(set(map(str, names))) != len(names):
+        raise UserError(f"{key}={found}: {key} is a list of distinct names, e.g. {key}=[one,another]")
+    return names
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "model.dtype": (lambda v: v in ("float32", "float16", "bfloat16"), "float32, float16 or bfloat16"),
+    "incomplete": (lambda v: v in ("fail", "report"), "fail (a gap ends the pipeline) or report (a gap is named)"),
+    "alpha": (lambda v: _number(v) and 0 < v < 1, "a number between 0 and 1, e.g. 0.05"),
+    "generation.temperature": (lambda v: _number(v) and v >= 0, "a number of 0 (greedy) or more"),
+    "generation.top_k": (lambda v: isinstance(v, int) and v >= 1, "a whole number of 1 or more"),
+    "generation.extra_tokens": (lambda v: isinstance(v, int) and v >= 0, "a whole number of 0 or more"),
+    "engine.base_url": (
+        lambda v: str(v).startswith(("http://", "https://")), "the server's address, e.g. http://127.0.0.1:8000/v1"
+    ),
+    "engine.concurrency": (lambda v: v >= 1, "a whole number of 1 or more"),
+    "engine.retries": (lambda v: v >= 0, "a whole number of 0 or more"),
+    "engine.timeout_s": (lambda v: v > 0, "seconds, more than 0"),
+    "engine.calls_per_minute": (lambda v: v is None or v > 0, "a number above 0, or null for no limit"),
+    "engine.tokens_per_minute": (lambda v: v is None or v > 0, "a number above 0, or null for no limit"),
+    "engine.max_cost_usd": (lambda v: v is None or v > 0, "US dollars, more than 0, or null for no limit"),
+}  # fmt: skip
+"""What a key's value is to be, and that in words."""
+
+
+def suits(key: str, value: Any) -> None:
+    """Raises UserError where the value is not what VALUES says of its key."""
+    allowed, words = VALUES[key]
+    if not allowed(value):
+        raise UserError(f"{key}={value}: {key} is {words}")
+
+
+def positive(key: str, value: Any) -> int | None:
+    """A whole number of 1 or more, or None. Raises UserError."""
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"{key}={value}: {key} is a whole number of 1 or more, or null for no bound")
+    return value
+
+
+def part(shard: Any, shards: Any, cells: int) -> tuple[int, int]:
+    """Which of how many shards. Raises UserError where there is no such shard, or fewer cells than shards."""
+    count = positive("shards", shards) or 1
+    if not isinstance(shard, int) or isinstance(shard, bool) or not 0 <= shard < count:
+        raise UserError(f"shard={shard}: with shards={count}, shard is a whole number from 0 to {count - 1}")
+    if count > max(cells, 1):
+        raise UserError(f"shards={count}: this grid has {cells} cells, so at most {cells} shards")
+    return shard, count
+
+
+def hours(value: Any) -> float | None:
+    """A positive number of hours, or None. Raises UserError."""
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+        raise UserError(f"time_limit_h={value}: hours, a number above 0 (0.5 is half an hour), or null for no limit")
+    return float(value)
+
+
+def distinct(found: Any) -> tuple[int, ...]:
+    """Seeds, one or a list. Raises UserError where they are not distinct whole numbers of 0 or more."""
+    seeds = tuple(found) if OmegaConf.is_list(found) or isinstance(found, list) else (found,)
+    if not seeds or len(set(seeds)) != len(seeds) or not all(type(s) is int and 0 <= s < 2**63 for s in seeds):
+        raise UserError(
+            f"seeds={list(seeds)}: seeds are distinct whole numbers of 0 or more (below 2**63), "
+            "e.g. seeds=[2266,105,86379]"
+        )
+    return seeds
+
+
+def digest(value: Any) -> str:
+    """sha256 (hex) of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

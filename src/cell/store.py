@@ -1,0 +1,162 @@
+""""""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import IO, Any
+
+from src.base.errors import UserError
+
+Record = dict[str, Any]
+CHECK = 16  # hex digits of the checksum at the beginning of a line
+
+
+def checksum(body: bytes) -> bytes:
+    """First 8 bytes of blake2b, as hex."""
+    return blake2b(body, digest_size=CHECK // 2).hexdigest().encode()
+
+
+def line(key: str, body: bytes) -> bytes:
+    """A segment's line: checksum of what follows, key, JSON of the record, separated by tabs; newline."""
+    rest = key.encode() + b"\t" + body
+    return checksum(rest) + b"\t" + rest + b"\n"
+
+
+def encoded(record: Mapping[str, Any]) -> bytes:
+    """JSON of a record: no tab, no newline."""
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def parsed(raw: bytes) -> tuple[str, bytes] | None:
+    """(key, JSON of the record) of a line without its newline; None where it is damaged."""
+    rest = raw[CHECK + 1 :]
+    if checksum(rest) != raw[:CHECK]:
+        return None
+    key, body = rest.split(b"\t", 1)
+    return key.decode(), body
+
+
+class Store:
+    """The records of a folder. Raises UserError where the folder cannot be read or written."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self._records: dict[str, bytes] = {}  # key -> JSON, parsed when asked for: reading is ten times faster
+        self._read: dict[Path, tuple[int, int]] = {}  # segment -> (bytes, lines) read so far
+        self._segment: IO[bytes] | None = None
+        self.refresh()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def get(self, key: str) -> Record | None:
+        """The record of a key, None where there is none."""
+        body = self._records.get(key)
+        return None if body is None else json.loads(body)
+
+    def put(self, records: Mapping[str, Record]) -> None:
+        """Append and wait until the disk has them."""
+        if not records:
+            return
+        bodies = {key: encoded(record) for key, record in records.items()}
+        try:
+            segment = self._open()
+            segment.write(b"".join(line(key, body) for key, body in bodies.items()))
+            segment.flush()
+            os.fsync(segment.fileno())
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self._records.update(bodies)
+
+    def close(self) -> None:
+        """Close this writer's segment; a later put begins another."""
+        if self._segment:
+            self._segment.close()
+            self._segment = None
+
+    def refresh(self) -> None:
+        """Read what other writers have appended since."""
+        for path in sorted(self.folder.glob("*.jsonl")):
+            self._records.update(self._new_lines(path))
+
+    def merge(self) -> Path | None:
+        """Compact all segments into one; the new segment, None where there is nothing. No other writer may be at work.
+
+        Killed at any point it loses nothing: the old segments go only after the new one is on disk under its name.
+        """
+        self.close()
+        self.refresh()
+        old = sorted(self.folder.glob("*.jsonl"))
+        if not self._records:
+            return None
+        try:
+            merged = self._written(self.folder / f"{uuid.uuid4().hex}.jsonl")
+            for path in old:
+                path.unlink()
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self._read = {merged: (merged.stat().st_size, len(self._records))}
+        return merged
+
+    def _written(self, path: Path) -> Path:
+        part = path.with_suffix(".part")
+        with part.open("wb") as file:
+            file.writelines(line(key, body) for key, body in self._records.items())
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        _sync_folder(self.folder)
+        return path
+
+    def _open(self) -> IO[bytes]:
+        if self._segment is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}.jsonl"
+            self._segment = (self.folder / name).open("xb")
+            _sync_folder(self.folder)
+        return self._segment
+
+    def _new_lines(self, path: Path) -> Iterator[tuple[str, bytes]]:
+        """Whole lines of a segment not read before; a torn last line waits for the next refresh."""
+        offset, number = self._read.get(path, (0, 0))
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                data = file.read()
+        except FileNotFoundError:  # merged by another process in the meantime; its records are in another segment
+            return
+        except OSError as error:
+            raise UserError(
+                f"The example store {self.folder} cannot be read: {error}. Check its permissions."
+            ) from error
+        whole = data[: data.rfind(b"\n") + 1]
+        for raw in whole.splitlines():
+            number += 1
+            found = parsed(raw)
+            if found is None:
+                warnings.warn(f"{path}, line {number}: damaged record, it will be computed again.", stacklevel=3)
+            else:
+                yield found
+        self._read[path] = (offset + len(whole), number)
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(
+            f"The example store {self.folder} cannot be written: {error.strerror or error}. "
+            "Make room or mend its permissions, then start again: what was stored before is safe."
+        )
+
+
+def _sync_folder(folder: Path) -> None:
+    """A new name is on disk only once its folder is."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,71 @@
+"""Jobs in batches that fit in memory, the longest first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from src.base.errors import UserError
+from src.engine.choice import Backend
+from src.engine.sampling import Done, Job
+
+OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+def batches(
+    way: Backend, jobs: Sequence[Job], budget: int, among: Sequence[Job] = ()
+) -> Iterator[list[tuple[int, Done]]]:
+    """(index of the job, its outcome), batch by batch, longest first; each batch holds at most `budget` tokens.
+
+    among: jobs whose common prefix is shared, `jobs` without it: an interrupted run goes on with the prefix, and
+    so with the last bits, that it began with. Out of memory halves the budget. Raises UserError where one prompt alone
+    does not fit.
+    """
+    if not jobs:
+        return
+    with torch.inference_mode():
+        way.prepare(among or jobs)
+    lengths, cost = [way.length(job) for job in jobs], [way.cost(job) for job in jobs]
+    waiting = sorted(range(len(jobs)), key=lambda i: (-lengths[i], i))
+    while waiting:
+        costs = [cost[i] for i in waiting]
+        count = _fitting(costs, budget)
+        done = _attempt(way, [jobs[i] for i in waiting[:count]])
+        if done is not None:
+            yield list(zip(waiting[:count], done, strict=True))
+            waiting = waiting[count:]
+        elif count == 1:
+            raise UserError(
+                f"A prompt of {len(jobs[waiting[0]].ids)} tokens does not fit into memory beside the weights. "
+                "Use a device with more memory, or a dtype of half the size (conf/model)."
+            )
+        else:
+            budget = max(costs[:count]) * count // 2
+
+
+def _attempt(way: Backend, jobs: Sequence[Job]) -> list[Done] | None:
+    """The outcomes; None where memory ran out."""
+    try:
+        with torch.inference_mode():
+            return way.run(jobs)
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
+    if torch.cuda.is_available():  # only now: while the error lives, its frames hold the tensors
+        torch.cuda.empty_cache()
+    return None
+
+
+def _fitting(costs: Sequence[int], budget: int) -> int:
+    """How many of the first rows fit, padded to the longest; at least one."""
+    widest = 0
+    for i, cost in enumerate(costs):
+        widest = max(widest, cost)
+        if widest * (i + 1) > budget:
+            return max(1, i)
+    return len(costs)

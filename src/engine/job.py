@@ -1,0 +1,68 @@
+"""What every engine takes and gives. An engine turns Requests into Results and knows nothing of files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from src.question.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model wrote after one prompt with one seed."""
+
+    text: str  # without the prompt and without end-of-sequence
+    n_tokens: int  # tokens generated, end-of-sequence included
+    finish: str  # "eos" | "length"
+    near_tie: float | None = None  # smallest margin (in scaled logits + noise) of a decision, where below 1e-4
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Log-likelihood of each of a prompt's `continuations`, in their order."""
+
+    logprob: tuple[float, ...]  # sum over tokens of natural-log probability
+    n_tokens: tuple[int, ...]  # tokens scored
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is still to be computed for one prompt."""
+
+    prompt: Prompt
+    seeds: tuple[int, ...]  # seeds whose completion is asked for; may be empty
+    likelihood: bool  # whether the continuations are to be scored
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was computed for one Request."""
+
+    prompt_id: str
+    completions: dict[int, Completion]  # by seed
+    likelihood: Likelihood | None
+
+
+class Engine(Protocol):
+    """`keys` needs no weights; `run` loads them at its first call and keeps them."""
+
+    def completion_key(self, prompt: Prompt, seed: int) -> str:
+        """Content address (sha256 hex) of one completion: everything its text depends on."""
+        ...
+
+    def likelihood_key(self, prompt: Prompt) -> str:
+        """Content address (sha256 hex) of one prompt's option log-likelihoods."""
+        ...
+
+    def run(self, requests: Sequence[Request], among: Sequence[Request] = ()) -> Iterator[list[Result]]:
+        """Results batch by batch, in any order, so that each batch can be stored before the next.
+
+        among: everything the cell asks, stored or not; an engine may share work by it and computes none of it.
+        """
+        ...
+
+    def describe(self) -> dict[str, str | int | float]:
+        """Identity of the model and engine, for the fingerprint: no machine facts."""
+        ...

@@ -1,0 +1,3 @@
+"""What people read: tables, figures, sentences and the page."""
+
+from __future__ import annotations

@@ -1,0 +1,200 @@
+"""What the numbers say: the counts behind the sentences of the page and behind metrics.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src.base import conf, grid
+from src.base.frames import read_frame, read_yaml
+from src.base.metrics import OWN, PUBLISHED
+from src.base.verdict import verdict_counts
+from src.pages.tables import load_tables, records, rows_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def share_of(rows: pd.DataFrame, name: str) -> float | None:
+    """Mean of a column, None where nothing is known."""
+    known = rows[name].dropna()
+    return None if known.empty else float(known.astype(float).mean())
+
+
+def own_summary(cells: pd.DataFrame) -> dict[str, Any]:
+    """Per own model: number of cells, unparsed share; per prompt and shots: accuracy, chance, tasks above chance."""
+    own = cells[(cells["source"] == OWN) & cells["primary"].astype(bool)]
+    return {str(model): _model_summary(rows) for model, rows in own.groupby("model", sort=True)}
+
+
+def _model_summary(rows: pd.DataFrame) -> dict[str, Any]:
+    few = rows["shots"].gt(0).map({True: "few", False: "zero"})
+    groups = {f"{prompt}_{shots}": part for (prompt, shots), part in rows.groupby([rows["prompt"], few], sort=True)}
+    return {
+        "cells": int(rows["fingerprint"].nunique()),
+        "unparsed_share": rounded(_unparsed(rows)),
+        "conditions": {name: _condition_summary(part) for name, part in groups.items()},
+    }
+
+
+def _condition_summary(rows: pd.DataFrame) -> dict[str, Any]:
+    return {
+        "tasks": len(rows),
+        "accuracy": rounded(share_of(rows, "accuracy")),
+        "chance": rounded(share_of(rows, "chance")),
+        "above_raw": int(rows["above_raw"].fillna(False).astype(bool).sum()),
+        "above_holm": int(rows["above"].fillna(False).astype(bool).sum()),
+        "unparsed_share": rounded(_unparsed(rows)),
+    }
+
+
+def _unparsed(rows: pd.DataFrame) -> float | None:
+    known = rows.dropna(subset=["unparsed"])
+    return None if known.empty else float(known["unparsed"].sum() / known["n"].sum())
+
+
+def emergence_summary(rows: pd.DataFrame) -> dict[str, Any]:
+    """What Table 2's row says beside the paper, over the published rows the paper gives a verdict on."""
+    judged = rows[(rows["source"] == PUBLISHED) & rows["paper_above"].notna()]
+
+    def names(column: str) -> list[str]:
+        return sorted(judged.loc[judged[column].fillna(False).astype(bool), "task"])
+
+    verdicts = ("above_raw", "above", "paper_above", "emergent", "emergent_paper_rule", "paper_emergent")
+    return {
+        "tasks": len(judged),
+        "tests": int(judged["above"].notna().sum()),
+        "models": sorted(set(judged["model"])),
+        **{verdict: names(verdict) for verdict in verdicts},
+        "predictable": {str(k): int(v) for k, v in judged["predictable"].value_counts(sort=False).sort_index().items()},
+        "untested": sorted(judged.loc[judged["above"].isna(), "task"]),
+    }
+
+
+def overlap_summary(rows: pd.DataFrame, statistics: pd.DataFrame) -> dict[str, Any]:
+    """Where the two sides of an overlap frame agree about being above chance; and the frame's statistics by rule.
+
+    Its tasks are those on which both sides have a verdict.
+    """
+    known = rows.dropna(subset=["agree"])
+    agree = known["agree"].astype(bool)
+    figure = [row for row in records(statistics) if row["left_model"] == rows["left_model"].iloc[0]]
+    return {
+        "tasks": len(known),
+        "untested": sorted(set(rows["task"]) - set(known["task"])),
+        "agree": int(agree.sum()),
+        "differ": sorted(known.loc[~agree, "task"]),
+        **{side: rows[f"{side}_model"].iloc[0] for side in ("left", "right")},
+        "rules": [row for row in figure if row["percentile"] is not None],
+        "partner_zero": [row for row in figure if str(row["figure"]).endswith("partner_zero")],
+    }
+
+
+def audit_summary(root: Path) -> dict[str, Any]:
+    """How many claims got each verdict, the verdicts of the main ones, and in how many analyses each grid holds."""
+    if not (root / "data/audit").exists():
+        return {}
+    rows, curves = (read_frame(root, f"data/audit/{name}.parquet") for name in ("audit", "specifications"))
+    return {
+        "claims": len(rows),
+        "verdicts": verdict_counts(list(rows["verdict"])),
+        "main": records(rows[rows["item"] == ""][["statement", "verdict", "why"]]),
+        "curves": [curve_summary(claim, each) for claim, each in curves.groupby("claim", sort=True)],
+    }
+
+
+def curve_summary(claim: Any, analyses: pd.DataFrame) -> dict[str, Any]:
+    """In how many analyses a claim holds, and the conditions under which it never does while it does under others."""
+    parts = {holds: {part for text in each for part in json.loads(text).items()}
+             for holds, each in analyses.groupby("holds")["taken"]}  # fmt: skip
+    never = sorted(parts.get(False, set()) - parts[True]) if True in parts else []
+    return {
+        "claim": claim,
+        "statement": analyses["statement"].iloc[0],
+        "holds": int(analyses["holds"].sum()),
+        "analyses": len(analyses),
+        "never": [f"{factor}: {way}".replace("_", " ") for factor, way in never],
+    }
+
+
+def question_summary(root: Path) -> dict[str, Any]:
+    """The rows of table questions: question -> criterion -> row, with the audit's verdict where it has one."""
+    table = next((each for each in load_tables(root) if each.name == "questions"), None)
+    if table is None or not (root / table.frame).exists():
+        return {}
+    found: dict[str, Any] = {}
+    for row in records(rows_of(root, table)):
+        found.setdefault(row["question"], {})[row["criterion"]] = row
+    return found
+
+
+def control_summary(root: Path) -> list[dict[str, Any]]:
+    """Over all tasks: the conditions whose options were shifted or stood under another example's input."""
+    if not (root / "data/stats/controls.parquet").exists():
+        return []
+    rows = read_frame(root, "data/stats/controls.parquet")
+    primary = rows["metric"].eq("bertscore_accuracy").where(rows["prompt"] == "closed", rows["metric"] == "exact_match")
+    told = rows["control"].isin(["input_swapped", "shifts"]) & primary.astype(bool) & (rows["task"] == "all tasks")
+    return records(rows[told].sort_values(["control", "condition"]))
+
+
+def summaries(root: Path, cells: pd.DataFrame) -> dict[str, Any]:
+    """The numbers behind the sentences of the page and behind metrics.json."""
+    return {
+        "own": own_summary(cells),
+        "emergence": emergence_summary(read_frame(root, "data/stats/emergence.parquet")),
+        "overlap": overlap_summary(
+            read_frame(root, "data/stats/overlap.parquet"), read_frame(root, "data/stats/overlap_summary.parquet")
+        ),
+        "agreement": records(read_frame(root, "data/stats/agreement.parquet")),
+        "audit": audit_summary(root),
+        "questions": question_summary(root),
+        "controls": control_summary(root),
+    }
+
+
+def metrics(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """What `dvc metrics show` prints."""
+    emergence = numbers["emergence"]
+    counts = {key: len(value) for key, value in emergence.items() if isinstance(value, list) and key != "models"}
+    overlap = {key: numbers["overlap"][key] for key in ("tasks", "agree")}
+    sizes = {key: emergence[key] for key in ("tasks", "tests")}
+    published = {"table2": {**sizes, **counts}, "figure2": overlap}
+    audit = {"audit": numbers["audit"]["verdicts"]} if numbers["audit"] else {}
+    answers = {question: answer(rows) for question, rows in numbers["questions"].items()}
+    whole = ("cells", "unparsed_share")  # flat, for each key is a column of `dvc exp show`
+    own = {model: {k: m[k] for k in whole} | m["conditions"] for model, m in numbers["own"].items()}
+    return {"own": own, "published": {**published, **answers}, **audit}
+
+
+def rounded(value: float | None) -> float | None:
+    """The value to six digits behind the point."""
+    return None if value is None else round(value, 6)
+
+
+def answer(rows: Mapping[str, Mapping[str, Any]]) -> Any:
+    """The audit's verdict on a question; where it has several, how many of each."""
+    verdicts = [row["verdict"] for row in rows.values() if row["verdict"]]
+    return verdicts[0] if len(verdicts) == 1 else verdict_counts(verdicts)
+
+
+def gaps(root: Path) -> list[dict[str, str]]:
+    """Every cell that the ledgers of data/outputs/*/ledger.json do not call done."""
+    entries = [
+        entry for path in sorted(root.glob("data/outputs/*/ledger.json")) for entry in json.loads(path.read_text())
+    ]
+    return [entry for entry in entries if entry["status"] != "done"]
+
+
+def suite_facts(root: Path, own: pd.DataFrame) -> dict[str, Any]:
+    """params.yaml, and how much of each task it takes: {suite, limit, largest, tasks, models, weights, ...}."""
+    params = grid.params(root / "params.yaml")
+    sizes = [read_yaml(conf.CONF / f"task/{name}.yaml").get("n_published", 0) for name in params["tasks"]]
+    return {
+        **params,
+        "largest": max(sizes, default=0),
+        "weights": sorted({str(each) for each in own["weights"].dropna()}) if "weights" in own else [],
+        "models_done": sorted(set(own["model"])),
+    }

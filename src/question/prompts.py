@@ -1,0 +1,153 @@
+""""""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from src.base.schema import Condition, Task, Wording
+from src.question import controls, examples
+from src.question.controls import VARIANT
+from src.question.examples import Example
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model is asked for one example. The full prompt is `prefix + text`."""
+
+    id: str  # the example's id, "~shift<k>" behind it where a control asks one example several times
+    group: str  # the example's context group
+    prefix: str  # few-shot exemplars, the same for a whole cell; "" zero-shot
+    text: str  # the test item
+    options: tuple[str, ...]  # bare options in the order shown; () where none are shown
+    continuations: tuple[str, ...]  # the answer form of each option, scored by likelihood
+    target: int | None  # index of the gold option; None without options
+    answer: str  # the gold answer, bare
+
+
+def clean(text: str, task: Task) -> str:
+    """The published input cleaning."""
+    text = text.rstrip(" ").replace(" ,", ",").replace(" .", ".")
+    return text + "?" if task.final_question_mark and text else text
+
+
+def without_full_stop(text: str) -> str:
+    """The text less one trailing full stop."""
+    return text.removesuffix(".")
+
+
+def question(example: Example, task: Task, condition: Condition, wording: Wording, show_options: bool) -> str:
+    """The example as its condition asks it, up to where the answer begins."""
+    text = clean(example.input, task)
+    if wording.paragraph_break_to_space:
+        text = " ".join(part.strip(" ") for part in text.split("\n\n"))
+    strip = condition.strip_full_stop_from_options or task.strip_full_stop_from_options
+    shown = [without_full_stop(option) if strip else option for option in example.options]
+    choices = condition.choice_separator.join(
+        condition.choice.format(letter=LETTERS[i], option=option) for i, option in enumerate(shown)
+    )
+    template = condition.template if show_options and choices else condition.template_without_options
+    return template.format(input=text + wording.after_input, gap=wording.gap, choices=choices)
+
+
+def answer(condition: Condition, wording: Wording, option: str, index: int) -> str:
+    """How an exemplar states this option; the same string is what likelihood scores."""
+    said = condition.answer.format(answer=without_full_stop(option), letter=LETTERS[index])
+    return said if wording.full_stop_after_answer else said.removesuffix(".")
+
+
+def prefix(exemplars: Sequence[Example], task: Task, condition: Condition) -> str:
+    """The few-shot prefix: each exemplar with its answer and a blank line."""
+    wording = task.wording.get(condition.prompt, Wording())
+    shown = task.exemplar_options.get(condition.prompt) or [None] * len(exemplars)
+    parts = []
+    for example, options in zip(exemplars, shown, strict=True):
+        example = with_options(example, options)
+        said = answer(condition, wording, example.answer, example.target or 0)
+        parts.append(question(example, task, condition, wording, show_options=True) + said + "\n\n")
+    return "".join(parts)
+
+
+def with_options(example: Example, options: Sequence[int] | Sequence[str] | None) -> Example:
+    """The example with its options permuted (indices) or replaced (literal strings); None leaves it as it is."""
+    if options is None:
+        return example
+    chosen = tuple(example.options[o] if isinstance(o, int) else o for o in options)
+    return replace(example, options=chosen, target=chosen.index(example.answer))
+
+
+def render(example: Example, exemplars: Sequence[Example], task: Task, condition: Condition) -> Prompt:
+    """The prompt of one test item. The result depends on nothing but the arguments."""
+    return item(example, prefix(exemplars, task, condition) if condition.few_shot else "", task, condition)
+
+
+def item(example: Example, ahead: str, task: Task, condition: Condition) -> Prompt:
+    """The prompt of one test item behind the few-shot prefix `ahead`.
+
+    Options that are not shown are still scored where the task file has them; constructed ones are not.
+    """
+    wording = task.wording.get(condition.prompt, Wording())
+    shown = wording.show_options and "{choices}" in condition.template
+    options = example.options if shown or "construct" not in task.options else ()
+    return Prompt(
+        id=example.id,
+        group=example.group,
+        prefix=ahead,
+        text=question(example, task, condition, wording, shown),
+        options=tuple(without_full_stop(o) for o in options) if task.strip_full_stop_from_options else options,
+        continuations=tuple(answer(condition, wording, o, i) for i, o in enumerate(options)),
+        target=example.target if options else None,
+        answer=without_full_stop(example.answer),
+    )
+
+
+def ask(
+    tests: Sequence[Example],
+    exemplars: Sequence[Example],
+    task: Task,
+    condition: Condition,
+    limit: int | None = None,
+    earlier: Sequence[Task] = (),
+) -> list[Prompt]:
+    """Every prompt of a cell, in the order of `data.sampled`; variants of one example stand together.
+
+    tests, exemplars: all of the task's. limit: number of examples, not of prompts. earlier: the tasks whose template
+    edits are still in force, in the order they ran (Compat.template_leak); only test items show them, since the
+    published prefixes are fixed text. Raises UserError for a condition that says two things at once.
+    """
+    control = controls.checked(condition)
+    if condition.exemplar_seed is not None:
+        exemplars = controls.resampled(tests, len(exemplars), condition.exemplar_seed)
+        task = replace(task, exemplar_options={})
+    ahead = prefix(exemplars, task, condition) if condition.few_shot else ""
+    left = controls.without(tests, exemplars)
+    shown = leaked(task, condition.prompt, earlier)
+    return [item(example, ahead, shown, condition) for example in control(examples.sampled(left, limit), left)]
+
+
+def example_id(prompt_id: str) -> tuple[str, str | None]:
+    """(the example's id, its variant): "t/3~shift2" is ("t/3", "shift2"); a plain id has the variant None."""
+    name, _, variant = prompt_id.partition(VARIANT)
+    return name, variant or None
+
+
+LEAKS: Mapping[str, str] = {"closed_adv": "after_input", "closed": "show_options"}
+"""By prompt format, the field of a Wording that the released code wrote into the shared template for good."""
+
+
+def leaked(task: Task, prompt_format: str, earlier: Sequence[Task]) -> Task:
+    """The task as the released code asked it after the `earlier` ones: the last edit of the shared template holds.
+
+    protocol.md, Defects, 1. A task's own edit comes before what it inherits; no earlier task, no change.
+    """
+    name = LEAKS.get(prompt_format)
+    if name is None:
+        return task
+    plain, own = Wording(), task.wording.get(prompt_format, Wording())
+    edits = [w for other in earlier if (w := other.wording.get(prompt_format)) and w.leaks]
+    values = [v for w in edits if (v := getattr(w, name)) != getattr(plain, name)]
+    if not values or getattr(own, name) != getattr(plain, name):
+        return task
+    return replace(task, wording={**task.wording, prompt_format: replace(own, **{name: values[-1]})})

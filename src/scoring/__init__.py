@@ -1,0 +1,3 @@
+"""What a completion is worth: exact match, BERTScore, likelihood, and what guessing gets."""
+
+from __future__ import annotations

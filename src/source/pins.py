@@ -1,0 +1,114 @@
+"""A pinned download, and the checks that what came is what was pinned."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from src.base.errors import UserError
+
+SOURCES = Path("conf/source")
+NOTE = "UNAVAILABLE.txt"  # stands in a source's folder where it could not be had
+
+
+class UnavailableError(UserError):
+    """Nothing that holds the source can be reached from here."""
+
+
+@dataclass
+class Table:
+    """Rows of one parquet file of a hub data set."""
+
+    path: str = MISSING  # inside the hub repository
+    columns: list[str] = MISSING
+    rows: list[int] | None = None  # indices, in this order; None is all of them
+
+
+@dataclass
+class Source:
+    """A pinned download (conf/source/<name>.yaml). A sha256 is 64 hex digits."""
+
+    name: str = MISSING
+    licence: str = MISSING
+    folder: str = MISSING  # where its files end
+    files: dict[str, str] = MISSING  # path inside the folder -> sha256
+    disk_bytes: int = MISSING  # free space needed while fetching
+    optional: list[str] = field(default_factory=list)  # files it is complete without, taken along unpinned where given
+    package: str | None = None  # "<name>==<version>" at the package registry
+    archive: str | None = None  # the package's file, a .whl or .tar.gz
+    archive_sha256: str | None = None
+    inside: str = ""  # the folder of the archive that `files` are relative to
+    hub: str | None = None  # Hugging Face hub id of a data set
+    revision: str | None = None  # 40-digit commit of the hub repository
+    tables: dict[str, Table] = field(default_factory=dict)  # name in `files` -> where its rows are
+    convert: str | None = None  # a key of CONVERSIONS
+    converted: dict[str, str] = field(default_factory=dict)  # what it makes of them: path inside the folder -> sha256
+
+
+def load_source(name: str, root: Path = Path()) -> Source:
+    """conf/source/<name>.yaml. Raises UserError on an unknown name, an unknown key or a missing value."""
+    path = root / SOURCES / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        near = difflib.get_close_matches(name, known)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise UserError(f"Unknown source {name!r}.{hint} Known ({SOURCES}/*.yaml): {', '.join(known)}")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Source), OmegaConf.load(path))
+        source = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{SOURCES}/{name}.yaml: {str(error).splitlines()[0]}") from None
+    assert isinstance(source, Source)
+    return source
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+DAMAGED = "It came damaged or is another version. Where it lies in DATA_DIR, replace it; otherwise fetch it again."
+OTHER_LIBRARIES = "The conversion gave other bytes: install the versions of requirements.lock, or renew the pin."
+
+
+def check(source: Source, path: Path, expected: str | None, hint: str = DAMAGED) -> None:
+    """Raises UserError where a file's sha256 is not the pinned one; None pins nothing."""
+    got = sha256(path) if expected else None
+    if got != expected:
+        raise UserError(
+            f"{source.name}: {path.name} has sha256 {got}, {SOURCES}/{source.name}.yaml expects {expected}. {hint}"
+        )
+
+
+def complete(folder: Path, files: Mapping[str, str]) -> bool:
+    """Whether every file is there with the right sha256."""
+    return all((folder / name).is_file() and sha256(folder / name) == pin for name, pin in files.items())
+
+
+def check_space(source: Source, folder: Path) -> None:
+    """Raises UserError where the disk of `folder` has less room than fetching needs."""
+    free = shutil.disk_usage(folder).free
+    if free < source.disk_bytes:
+        raise UserError(
+            f"{source.name}: no space. Fetching needs {source.disk_bytes / 1e6:,.0f} MB on the disk of "
+            f"{source.folder}, {free / 1e6:,.0f} MB are free."
+        )
+
+
+def remedy(source: Source) -> str:
+    """What a user can do where nothing serves a source."""
+    offer = f"the file {source.archive}, or " if source.archive else ""
+    names = list(source.files)
+    listed = ", ".join(names[:3]) + (f" and the other {len(names) - 3}" if len(names) > 3 else "")
+    return (
+        f"Get it on another machine: put {offer}{listed} into a folder and set the environment variable DATA_DIR "
+        f"to it, then run again (as a DVC stage: dvc repro -f)."
+    )

@@ -1,0 +1,196 @@
+""""""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from src.base.errors import UserError
+
+N_ITEMS = 675  # the published count of evaluated items
+LETTERS = re.compile(r"[a-z]{3,10}")
+DOUBLED = re.compile(r"[^aeiou]*[aeiou][^aeiouwxy]")  # one syllable, one vowel, one consonant: stop, stopped
+VOWEL = re.compile(r"[A-Z]+[012]")
+
+
+@dataclass(frozen=True)
+class Word:
+    """A spelling and its only pronunciation."""
+
+    text: str
+    phonemes: tuple[str, ...]  # ARPAbet, vowels with a stress digit 0-2
+
+    @cached_property
+    def _nucleus(self) -> int:
+        """Index of the last stressed vowel; of the last vowel where none is stressed."""
+        vowels = [i for i, phoneme in enumerate(self.phonemes) if VOWEL.fullmatch(phoneme)]
+        stressed = [i for i in vowels if self.phonemes[i][-1] != "0"]
+        return (stressed or vowels or [0])[-1]
+
+    @cached_property
+    def rhyme(self) -> tuple[str, ...]:
+        """Phonemes from the last stressed vowel on, without stress digits."""
+        return tuple(phoneme.rstrip("012") for phoneme in self.phonemes[self._nucleus :])
+
+    @cached_property
+    def onset(self) -> tuple[str, ...]:
+        """The consonants before the last stressed vowel."""
+        before = self.phonemes[: self._nucleus]
+        start = max((i + 1 for i, phoneme in enumerate(before) if VOWEL.fullmatch(phoneme)), default=0)
+        return before[start:]
+
+
+def read_dictionary(text: str) -> dict[str, Word]:
+    """Spelling -> Word of every entry of 3 to 10 plain letters with one pronunciation (`word(2)` marks a second)."""
+    entries = [line.partition("#")[0].split() for line in text.splitlines()]
+    spoken: dict[str, list[tuple[str, ...]]] = defaultdict(list)
+    for entry in filter(None, entries):
+        spoken[entry[0].partition("(")[0]].append(tuple(entry[1:]))
+    return {text: Word(text, ways[0]) for text, ways in spoken.items() if len(ways) == 1 and LETTERS.fullmatch(text)}
+
+
+def inflections(text: str) -> tuple[str, str, str]:
+    """(past, -ing, -s) forms of a regular verb of this spelling."""
+    if text.endswith("e"):
+        return text + "d", text[:-1] + "ing", text + "s"
+    if text.endswith("y") and text[-2] not in "aeiou":
+        return text[:-1] + "ied", text + "ing", text[:-1] + "ies"
+    stem = text + text[-1] if DOUBLED.fullmatch(text) else text
+    return stem + "ed", stem + "ing", text + ("es" if text.endswith(("s", "x", "z", "ch", "sh")) else "s")
+
+
+def ordinary(words: Iterable[str]) -> set[str]:
+    """Those that have a regular past and -ing form among `words`, where no other word could have the same past form.
+
+    The dictionary is full of rare names and has no frequencies. Names have no such forms, save those that are spelt
+    like a verb with a letter more or less (cooke, shipp); these go, and the verb with them.
+    """
+    known = set(words)
+    past = {text: inflections(text)[0] for text in known if set(inflections(text)[:2]) <= known}
+    claims = Counter(past.values())
+    return {text for text, form in past.items() if claims[form] == 1}
+
+
+def key(*parts: str) -> int:
+    """A number that depends on `parts` alone."""
+    return int.from_bytes(hashlib.sha256(":".join(parts).encode()).digest()[:8], "big")
+
+
+def pick(pool: Sequence[Word], fits: Callable[[Word], bool], *purpose: str) -> Word | None:
+    """The first word that fits, starting where the purpose's hash points and going round."""
+    start = key(*purpose) % len(pool) if pool else 0
+    return next(filter(fits, (*pool[start:], *pool[:start])), None)
+
+
+def rhymes(one: Word, other: Word) -> bool:
+    """Same phonemes from the last stressed vowel on behind different consonants; homophones do not count."""
+    return one.rhyme == other.rhyme and one.onset != other.onset
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Words in alphabetical order, by what an option must share."""
+
+    words: tuple[Word, ...]
+
+    @cached_property
+    def by_rhyme(self) -> Mapping[tuple[str, ...], list[Word]]:
+        """Words of one rhyme."""
+        return _grouped(self.words, lambda word: word.rhyme)
+
+    @cached_property
+    def by_beginning(self) -> Mapping[str, list[Word]]:
+        """Words with the same two letters first."""
+        return _grouped(self.words, lambda word: word.text[:2])
+
+
+def _grouped(words: Iterable[Word], by: Callable[[Word], Any]) -> Mapping[Any, list[Word]]:
+    groups: dict[Any, list[Word]] = defaultdict(list)
+    for word in words:
+        groups[by(word)].append(word)
+    return groups
+
+
+def answer_to(word: Word, pools: Pools) -> Word | None:
+    """The rhyme of a word: one that ends in other letters if there is one, for the exemplars are mostly like that."""
+    family = pools.by_rhyme.get(word.rhyme, [])
+
+    def fits(other: Word) -> bool:
+        return rhymes(word, other) and not other.text.endswith(word.text) and not word.text.endswith(other.text)
+
+    unlike = [other for other in family if other.text[-2:] != word.text[-2:]]
+    return pick(unlike, fits, word.text, "answer") or pick(family, fits, word.text, "answer")
+
+
+def wrong_options(word: Word, answer: Word, pools: Pools) -> list[Word]:
+    """Four words that do not rhyme with `word`: two begin like it, one like the answer, one is any (if they exist)."""
+    beginnings = (word.text[:2], word.text[:2], answer.text[:2], None)
+    chosen: list[Word] = []
+
+    def fits(other: Word) -> bool:
+        return other.rhyme != word.rhyme and other not in (word, *chosen)
+
+    for place, beginning in enumerate(beginnings):
+        pool = pools.words if beginning is None else pools.by_beginning.get(beginning, [])
+        purpose = (word.text, f"wrong {place}")
+        found = pick(pool, fits, *purpose) or pick(pools.words, fits, *purpose)
+        assert found is not None
+        chosen.append(found)
+    return chosen
+
+
+def item(word: Word, answer: Word, pools: Pools) -> dict[str, Any]:
+    """One row: the word, its five options in hashed order, the answer."""
+    options = [answer.text, *(wrong.text for wrong in wrong_options(word, answer, pools))]
+    return {
+        "input": word.text,
+        "options": sorted(options, key=lambda option: key(word.text, "order", option)),
+        "answer": answer.text,
+    }
+
+
+def rhyming_items(dict_path: Path, exclude: Iterable[str] = (), count: int = N_ITEMS) -> list[dict[str, Any]]:
+    """`count` items {input, options, answer} from a cmudict.dict; no input word of `exclude`, none twice.
+
+    Raises UserError where the dictionary has too few words for it.
+    """
+    words = read_dictionary(dict_path.read_text(encoding="utf-8"))
+    bases = ordinary(words)
+    forms = {form for base in bases for form in inflections(base) if form in words}
+    pools = Pools(tuple(words[text] for text in sorted(bases | forms)))
+    inputs = sorted(bases - set(exclude), key=lambda text: key("input", text))
+    pairs = ((words[text], answer_to(words[text], pools)) for text in inputs)
+    answered = [(word, answer) for word, answer in pairs if answer is not None][:count]
+    if len(answered) < count:
+        raise UserError(
+            f"{dict_path}: {len(answered)} words with a rhyme, {count} are needed. Is it the whole cmudict?"
+        )
+    return [item(word, answer, pools) for word, answer in answered]
+
+
+def lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    """JSON lines."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def published_exemplars(path: Path, task: str) -> list[dict[str, Any]]:
+    """The exemplars of data/published/exemplars.json that a task shows, in prompt order."""
+    return [dict(row) for row in json.loads(path.read_text(encoding="utf-8"))[task]["items"]]
+
+
+def write_items(dictionary: Path, published: Path, name: str, folder: Path) -> None:
+    """Write task.jsonl (the reconstructed items) and exemplars.jsonl (the published ones) into `folder`.
+
+    name: the task's key in `published`. Raises UserError where it holds no such exemplars.
+    """
+    shots = published_exemplars(published, name)
+    items = rhyming_items(dictionary, exclude=[row["input"] for row in shots])
+    (folder / "exemplars.jsonl").write_text(lines(shots))
+    (folder / "task.jsonl").write_text(lines(items))

@@ -1,0 +1,218 @@
+"""A model's weights: where they lie, which checkpoint they are, and how a GGUF file becomes plain fp32."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import struct
+import sys
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from src.base.errors import UserError, told
+from src.base.schema import Encoder, Model
+from src.source.archives import publish, scratch
+from src.source.hub import REVISIONS, snapshot
+from src.source.pins import UnavailableError, load_source, sha256
+
+GGUF = Path("data/gguf")  # GGUF files of the user's own, dequantised
+UNREADABLE_GGUF = (ValueError, LookupError, OSError, NotImplementedError, struct.error)
+"""What the gguf package and transformers raise for a damaged file, and (the fourth) for a quantisation they lack."""
+
+WEIGHTS = ("*.safetensors", "*.bin")  # the second only where a checkpoint has none of the first
+BESIDE_WEIGHTS = (
+    "config.json", "generation_config.json", "tokenizer*", "*.model", "vocab*", "merges.txt", "special*",
+    "added_tokens*", "*.index.json",
+)  # fmt: skip
+
+
+Weights = Model | Encoder  # both say where their weights come from in the same words
+
+
+def dequantise(file: Path, into: Path) -> None:
+    """Writes a GGUF file's weights in fp32, and its tokenizer, as `save_pretrained` does."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # read by tqdm when it is imported
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    model.hf_quantizer = None  # all weights are plain fp32 by now, yet save_pretrained would refuse them as packed
+    del model.config.quantization_config
+    model.save_pretrained(into)
+    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(into)
+    for path in into.iterdir():
+        path.chmod(0o644)  # safetensors writes for its owner alone
+
+
+def located(model: Weights, root: Path = Path()) -> tuple[Path, str]:
+    """(folder, identity) of a model's weights: its local `path`, else its fetched `source`, else the hub.
+
+    The identity is the sha256 over file names and contents, or `<hub>@<commit>`; it tells one checkpoint from another,
+    wherever it lies. Raises UserError that says what would help.
+    """
+    if model.path:
+        return _local(model, root / Path(model.path).expanduser(), root)
+    if model.source:
+        return _fetched(model, root)
+    if model.hub:
+        return _hub(model, root)
+    gate = model.gate or "No hub is known to serve it."
+    raise UserError(f"{model.name}: no weights. {gate} With the weights in a folder: model.path=/that/folder")
+
+
+def on_disk(model: Model, root: Path = Path()) -> Path | None:
+    """Where a model's weights are on this disk, unchecked; None where they are not. Asks no hub, hashes nothing."""
+    if model.path:
+        given = root / Path(model.path).expanduser()
+        return given if given.exists() else None
+    if model.source:
+        try:
+            return source_folder(model, root)
+        except UserError:
+            return None
+    if not model.hub:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model.hub, "config.json", revision=pinned(model, root))
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def tokenizer(model: Model, root: Path = Path()) -> Any:
+    """The model's own tokenizer (tokenizers.Tokenizer) where its tokenizer.json is on this disk, else None."""
+    folder = on_disk(model, root)
+    return _tokenizer(folder / "tokenizer.json") if folder and (folder / "tokenizer.json").is_file() else None
+
+
+@functools.cache
+def _tokenizer(file: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(file))
+
+
+def identity(folder: Path, names: Iterable[str]) -> str:
+    """sha256 over the files' names and contents, whatever their order."""
+    listed = "".join(f"{name} {sha256(folder / name)}\n" for name in sorted(set(names)))
+    return f"sha256:{hashlib.sha256(listed.encode()).hexdigest()}"
+
+
+def _local(model: Weights, folder: Path, root: Path) -> tuple[Path, str]:
+    if folder.suffix == ".gguf" and folder.is_file():
+        return _dequantised(folder, root / GGUF)
+    if not folder.is_dir():
+        raise UserError(
+            f"{model.name}: model.path={model.path} is no folder. Point it to one with *.safetensors, or to a *.gguf "
+            "file."
+        )
+    if not weight_files(folder):
+        raise UserError(f"{model.name}: {model.path} holds no {' or '.join(WEIGHTS)}. Convert the checkpoint first.")
+    beside = [p.name for pattern in BESIDE_WEIGHTS for p in folder.glob(pattern)]
+    return folder, identity(folder, [*weight_files(folder), *beside])
+
+
+def _dequantised(file: Path, cache: Path) -> tuple[Path, str]:
+    """(folder, identity) of a GGUF file, dequantised once."""
+    content = sha256(file)
+    into = cache / content[:16]
+    if not into.is_dir():
+        with scratch(into) as folder:
+            try:
+                with told(file.name):
+                    dequantise(file, folder / "files")
+            except UNREADABLE_GGUF as error:
+                raise UserError(
+                    f"{file} cannot be read as GGUF: {error}. Get it again, or one of another kind, or save the "
+                    "checkpoint as a folder of *.safetensors"
+                ) from None
+            publish(folder / "files", into)
+    return into, f"gguf:{content}"
+
+
+def _fetched(model: Weights, root: Path) -> tuple[Path, str]:
+    source = load_source(str(model.source), root)
+    return source_folder(model, root), identity(root / source.folder, source.converted or source.files)
+
+
+def source_folder(model: Weights, root: Path = Path()) -> Path:
+    """The folder that a fetched source's weights are in. Raises UserError where one of its files is missing."""
+    source = load_source(str(model.source), root)
+    pins = source.converted or source.files
+    if not all((root / source.folder / name).is_file() for name in pins):
+        raise UserError(
+            f"{model.name}: its weights are not in {source.folder}. Fetch them: python -m src.fetch {source.name}"
+        )
+    return root / source.folder / next(Path(name).parent for name in pins if name.endswith(".safetensors"))
+
+
+def _hub(model: Weights, root: Path) -> tuple[Path, str]:
+    revision = pinned(model, root)
+    try:
+        folder = snapshot(str(model.hub), revision, (WEIGHTS[0], *BESIDE_WEIGHTS))
+        if not weight_files(folder):
+            folder = snapshot(str(model.hub), revision, (WEIGHTS[1], *BESIDE_WEIGHTS))
+    except UnavailableError as error:
+        raise UnavailableError(f"{model.name}: {error}{_hub_help(model)}") from None
+    if not weight_files(folder):
+        raise UnavailableError(f"{model.name}: {model.hub} holds no weights in the local cache.{_hub_help(model)}")
+    if revision is None:
+        record(str(model.hub), folder.name, root)
+    return folder, f"{model.hub}@{folder.name}"
+
+
+def pinned(model: Weights, root: Path = Path()) -> str | None:
+    """The commit a model is taken at; None before its first download. Raises UserError where two are named."""
+    known = recorded(root).get(str(model.hub))
+    if known and model.revision and model.revision != known:
+        raise UserError(
+            f"{model.name}: {REVISIONS} records {model.hub} at {known}, its configuration or model.revision says "
+            f"{model.revision}. The two are never mixed: change or remove the line in {REVISIONS}."
+        )
+    return model.revision or known
+
+
+def recorded(root: Path = Path()) -> dict[str, str]:
+    """Hub id -> commit, as conf/revisions.yaml has them; {} without the file."""
+    import yaml
+
+    path = root / REVISIONS
+    found = (yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}
+    return {str(hub): str(commit) for hub, commit in found.items()}
+
+
+def record(hub: str, commit: str, root: Path = Path()) -> None:
+    """Appends what the first download of a hub repository got, for git to keep; said where that cannot be written."""
+    try:
+        with (root / REVISIONS).open("a") as file:
+            file.write(f"{hub}: '{commit}'\n")
+    except OSError as error:
+        warnings.warn(f"{REVISIONS} cannot be written ({error.strerror}). Add by hand: {hub}: '{commit}'", stacklevel=3)
+
+
+def _hub_help(model: Weights) -> str:
+    gate = f" About these weights: {model.gate.rstrip(chr(46))}." if model.gate else ""
+    return (
+        f"{gate} What helps: a network that reaches the hub or a mirror (HF_ENDPOINT), a token of an account that may "
+        f"read it (HF_TOKEN), HF_HOME of a cache that has it, or the weights in a folder: model.path=/that/folder"
+    )
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Names of the weight files: safetensors, or where there are none, the older kind."""
+    return next(filter(None, ([p.name for p in folder.glob(pattern)] for pattern in WEIGHTS)), [])
+
+
+def to_download(hub: str, revision: str | None) -> int:
+    """Bytes that the cache lacks of a hub repository. Raises what the hub's client raises."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    HfApi().repo_info(hub, revision=revision, timeout=5)  # refuses within seconds, where the next line would retry
+    for pattern in WEIGHTS:
+        found = snapshot_download(hub, revision=revision, allow_patterns=[pattern, *BESIDE_WEIGHTS], dry_run=True)
+        if any(Path(file.filename).match(pattern) for file in found):
+            break
+    return sum(file.file_size for file in found if file.will_download)

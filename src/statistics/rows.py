@@ -1,0 +1,142 @@
+"""One row a cell and metric: tests, families of tests, corrections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from src.base import metrics
+from src.statistics.gates import gates
+from src.statistics.items import NAN
+from src.statistics.setting import Setting, primary_metric
+from src.statistics.tests import (
+    adjust,
+    bayes_factor,
+    binomial_tail,
+    cohen_h,
+    design_effect_tail,
+    log10_bayes_factor,
+    min_detectable,
+    tails,
+    wilson,
+)
+
+
+def against_chance(rows: pd.DataFrame, alpha: float) -> pd.DataFrame:
+    """Columns of one row against chance. In: n, k, accuracy, tested (the chance level tested against), m_tests."""
+    n, k, tested = (rows[name].to_numpy(dtype=float) for name in ("n", "k", "tested"))
+    accuracy = rows["accuracy"].to_numpy(dtype=float)
+    low, high = wilson(k, n)
+    below = pd.array(accuracy > tested, dtype="boolean")
+    below[np.isnan(tested)] = pd.NA
+    return pd.DataFrame(
+        {
+            "ci_low": low,
+            "ci_high": high,
+            "diff": accuracy - tested,
+            "cohen_h": cohen_h(np.where(np.isnan(k), NAN, accuracy), tested),
+            "bf10": bayes_factor(k, n, tested),
+            "log10_bf10": log10_bayes_factor(k, n, tested),
+            "min_detectable": min_detectable(n, tested, alpha),
+            "min_detectable_bonferroni": min_detectable(n, tested, alpha / rows["m_tests"].to_numpy(dtype=float)),
+            "above_raw": below,
+        },
+        index=rows.index,
+    )
+
+
+FLOATS = (
+    *("p_content", "kappa_content", "p_groups", "unparsed", "ties", "accuracy_parsed", "accuracy_guess_credited"),
+    *("low_bound", "high_bound", "accuracy_without_siblings", "sd_published", "seed_se"),
+)
+
+
+def complete(rows: pd.DataFrame, setting: Setting) -> pd.DataFrame:
+    """cells.parquet: tests, families, corrections, gates, and what conf says of model and task."""
+    rows = rows.reindex(columns=[*rows.columns, *(name for name in (*FLOATS, "control") if name not in rows)])
+    rows = described(rows, setting)
+    rows["tested"] = rows["chance_scored"]
+    rows["p"] = tails(rows["k"], list(rows["guess"]))
+    rows["p_margin"] = tails(rows["k"], list(rows["guess"]), more=0.05)
+    rows["p_trivial"] = binomial_tail(rows["k"], rows["n"], rows["trivial"])
+    rows = clustered(rows, setting)
+    rows["m_tests"] = tests_in_condition(rows)
+    rows = pd.concat([rows, against_chance(rows, setting.alpha)], axis=1)
+    rows = corrected(rows, setting)
+    rows["gates"] = gates(rows, setting)
+    return rows.drop(columns=["guess"]).sort_values([*metrics.CELL_KEY, "metric"], ignore_index=True)
+
+
+def described(rows: pd.DataFrame, setting: Setting) -> pd.DataFrame:
+    """Adds what conf/model and conf/task say, and `primary`: the task's metric in one of the plain conditions."""
+    unknown: Mapping[str, Any] = {}
+    for name in ("family", "parameters", "tuned"):
+        rows[name] = [setting.models.get(model, unknown).get(name) for model in rows["model"]]
+    rows["tuned"] = [True if tuned is None else bool(tuned) for tuned in rows["tuned"]]
+    rows["parameters"] = rows["parameters"].astype(float)
+    for name in ("competence", "memorisable", "previously_emergent"):
+        rows[name] = [setting.tasks.get(task, unknown).get(name) for task in rows["task"]]
+    metric = [primary_metric(setting.tasks, *pair) for pair in zip(rows["task"], rows["prompt"], strict=True)]
+    plain = rows["condition"] == rows["prompt"] + np.where(rows["shots"] > 0, "_few", "_zero")
+    rows["primary"] = (rows["metric"] == metric) & plain
+    return rows.astype({"previously_emergent": "boolean", "memorisable": "Int64", "chance_assumed": "boolean"})
+
+
+def clustered(rows: pd.DataFrame, setting: Setting) -> pd.DataFrame:
+    """p_deff (ICC .1) and p_deff_30 (ICC .3) of published rows whose examples share contexts."""
+    size = {task: len(these.ids) / len(set(these.group)) for task, these in setting.items.items()}
+    known = rows["p"].notna() & (rows["source"] == metrics.PUBLISHED) & rows["task"].map(size).gt(1)
+    for name, icc in (("p_deff", 0.1), ("p_deff_30", 0.3)):
+        rows[name] = NAN
+        rows.loc[known, name] = [
+            design_effect_tail(int(row.k), row.n, row.tested, size[row.task], icc) for row in rows[known].itertuples()
+        ]
+    return rows
+
+
+def tests_in_condition(rows: pd.DataFrame) -> pd.Series:
+    """How many tasks of the same (source, suite, model, condition) have a primary test; at least 1."""
+    tested = (rows["primary"] & rows["p"].notna()).astype(int)
+    return tested.groupby([rows[name] for name in ("source", "suite", "model", "condition")]).transform("sum").clip(1)
+
+
+def family_of(row: Any, largest_base: str | None) -> str | None:
+    """Holm family of a row; exploratory rows share one Benjamini-Hochberg grid per source; null without a test."""
+    if np.isnan(row.p):
+        return None
+    if isinstance(row.control, str):
+        return f"control/{row.suite}/{row.model}/{row.condition}"
+    if row.primary and row.source == metrics.OWN:
+        return f"{metrics.OWN}/{row.suite}/{row.model}/{row.condition}"
+    if row.primary and (row.model, row.condition) == (largest_base, "closed_zero"):
+        return metrics.F1
+    return metrics.EXPLORATORY
+
+
+def table2_model(rows: pd.DataFrame) -> str | None:
+    """The model of Table 2: the largest base model among the published ones."""
+    base = rows[(rows["source"] == metrics.PUBLISHED) & ~rows["tuned"]]
+    return None if base.empty else str(base.loc[base["parameters"].idxmax(), "model"])
+
+
+def corrected(rows: pd.DataFrame, setting: Setting) -> pd.DataFrame:
+    """Adds family, p_holm (confirmatory families), p_bh (all) and the verdict `above` (confirmatory families)."""
+    largest = table2_model(rows)
+    rows["family_tests"] = [family_of(row, largest) for row in rows.itertuples()]
+    rows["p_holm"] = by_family(rows, "p", "holm").mask(
+        (rows["family_tests"] == metrics.EXPLORATORY) | rows["control"].notna()
+    )
+    rows["p_bh"] = by_family(rows, "p", "fdr_bh")
+    rows["above"] = (rows["p_holm"] < setting.alpha).astype("boolean").mask(rows["p_holm"].isna())
+    return rows
+
+
+def by_family(rows: pd.DataFrame, column: str, method: str) -> pd.Series:
+    """p values of `column`, adjusted within each family of tests; null without a family."""
+    out = pd.Series(NAN, rows.index)
+    for _, part in rows.groupby(["source", "family_tests"], sort=False):
+        out[part.index] = adjust(part[column], method)
+    return out

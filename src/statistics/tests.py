@@ -1,0 +1,178 @@
+"""Tests, intervals and power on numbers and arrays. Definitions: docs/statistics.md."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import special, stats
+from statsmodels.stats.inter_rater import cohens_kappa
+from statsmodels.stats.proportion import proportion_confint, proportion_effectsize
+
+from src.statistics.items import NAN, Array
+
+
+def binomial_tail(k: Any, n: Any, chance: Any) -> Any:
+    """P(X >= k) of a binomial; NaN where `chance` is."""
+    return stats.binom.sf(np.asarray(k) - 1, n, chance)
+
+
+def tail(k: Any, guess: Array) -> Any:
+    """P(X >= k) for a sum of independent draws with probabilities `guess` (n,); k: a count or an array of counts.
+
+    Read off the mirrored distribution, P(n - X <= n - k): scipy takes Poisson-binomial survival as 1 - cdf, which
+    loses every digit of a small p.
+    """
+    n = len(guess)
+    if np.ptp(guess) == 0:
+        return stats.binom.sf(np.asarray(k) - 1, n, guess[0])
+    return stats.poisson_binom.cdf(n - np.asarray(k), 1 - guess)
+
+
+def tails(k: Sequence[float], guess: Sequence[Array | None], more: float = 0.0) -> Array:
+    """`tail` of each row, against `guess` + `more`; NaN where `guess` is None. Rows that share a guess go together."""
+    out, rows = np.full(len(k), NAN), defaultdict[int, list[int]](list)
+    for i, each in enumerate(guess):
+        rows[id(each)].append(i)
+    for index in rows.values():
+        each = guess[index[0]]
+        if each is not None:
+            out[index] = tail(np.asarray(k)[index], np.minimum(each + more, 1))
+    return out
+
+
+def wilson(k: Any, n: Any) -> tuple[Any, Any]:
+    """Wilson 95 % interval of a share (statsmodels)."""
+    low, high = proportion_confint(k, n, alpha=0.05, method="wilson")
+    return low, high
+
+
+def newcombe(k1: Any, n1: Any, k2: Any, n2: Any) -> tuple[Array, Array]:
+    """Newcombe's 95 % interval of k1/n1 - k2/n2, independent samples (statsmodels); arguments of one shape (rows,)."""
+    from statsmodels.stats.proportion import confint_proportions_2indep as interval
+
+    columns = np.broadcast_arrays(*map(np.asarray, (k1, n1, k2, n2)))
+    ends = np.array([interval(*row, method="newcomb") for row in zip(*columns, strict=True)], dtype=float)
+    return ends[:, 0], ends[:, 1]
+
+
+def cohen_h(accuracy: Any, chance: Any) -> Any:
+    """2 asin sqrt(accuracy) - 2 asin sqrt(chance) (statsmodels)."""
+    return proportion_effectsize(np.asarray(accuracy, dtype=float), np.asarray(chance, dtype=float))
+
+
+def log10_bayes_factor(k: Any, n: Any, chance: Any) -> Any:
+    """log10 of the one-sided Bayes factor of "accuracy uniform on (chance, 1)" against "accuracy = chance"."""
+    k, n, chance = (np.asarray(value, dtype=float) for value in (k, n, chance))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        marginal = special.betaln(k + 1, n - k + 1) + np.log(special.betaincc(k + 1, n - k + 1, chance))
+        null = np.log1p(-chance) + special.xlogy(k, chance) + special.xlog1py(n - k, -chance)
+        return (marginal - null) / np.log(10)
+
+
+def bayes_factor(k: Any, n: Any, chance: Any) -> Any:
+    """BF10 of statistics.md; infinite where it exceeds 1e308."""
+    with np.errstate(over="ignore"):
+        return np.power(10.0, log10_bayes_factor(k, n, chance))
+
+
+def min_detectable(n: Any, chance: Any, alpha: Any, power: float = 0.8) -> Any:
+    """Smallest accuracy that the exact binomial test at `alpha` finds above `chance` with the given power.
+
+    NaN where even n of n is not significant. P(X >= k | a) is the regularised incomplete beta I_a(k, n - k + 1).
+    """
+    critical = stats.binom.isf(alpha, n, chance) + 1
+    return np.where(critical <= n, special.betaincinv(critical, np.maximum(n - critical + 1, 1), power), NAN)
+
+
+def power_at(n: int, chance: float, accuracy: float, alpha: float) -> float:
+    """Power of the exact binomial test of `chance` where the true accuracy is `accuracy`."""
+    return float(stats.binom.sf(stats.binom.isf(alpha, n, chance), n, accuracy))
+
+
+def design_effect_tail(k: int, n: int, chance: float, mean_group: float, icc: float) -> float:
+    """Binomial tail at the effective n of clustered examples: n / (1 + (mean group size - 1) icc)."""
+    effective = round(n / (1 + (mean_group - 1) * icc))
+    return float(stats.binom.sf(round(k / n * effective) - 1, effective, chance))
+
+
+def p_groups(score: Array, guess: Array, group: Sequence[str]) -> float:
+    """One-sided p that accuracy lies above chance, by groups: D_g = sum(y - guess), t = sum D / sqrt(sum D^2)."""
+    sums = pd.Series(np.asarray(score) - np.asarray(guess)).groupby(np.asarray(group)).sum().to_numpy()
+    if len(sums) < 2 or not (sums**2).sum():
+        return NAN
+    return float(stats.t.sf(sums.sum() / np.sqrt((sums**2).sum()), len(sums) - 1))
+
+
+def adjust(p: Any, method: str) -> Array:
+    """Holm ("holm") or Benjamini-Hochberg ("fdr_bh") over the values that are not null; null stays null."""
+    import pingouin as pg  # statsmodels' does the same, and collects garbage at each call
+
+    values = np.asarray(p, dtype=float)
+    out, there = np.full(values.shape, NAN), ~np.isnan(values)
+    if there.any():
+        out[there] = pg.multicomp(values[there], method=method)[1]
+    return out
+
+
+def content_free(stratum: Array, picked: Array, gold: Array, seed: int, draws: int = 2000) -> tuple[float, float]:
+    """(p_content, kappa): are picks matched to their examples better than the same picks shuffled among examples?
+
+    stratum, gold: (n,); picked: (seeds, n), -1 unparsed. p = (1 + #{O* >= O}) / (draws + 1) with O the number right,
+    mean over seeds, and O* after permuting examples within strata; kappa = (O - mean O*) / (n - mean O*).
+    """
+    rng, n = np.random.default_rng(seed), len(gold)
+    right = float((picked == gold).mean(axis=0).sum())
+    shuffled = np.zeros(draws)
+    for each in np.unique(stratum):
+        (index,) = np.nonzero(stratum == each)
+        order = rng.permuted(np.tile(index.astype(np.int32), (draws, 1)), axis=1)
+        shuffled += np.mean([(row[order] == gold[index]).sum(axis=1) for row in picked], axis=0)
+    mean = float(shuffled.mean())
+    kappa = (right - mean) / (n - mean) if n > mean else NAN
+    return float((1 + (shuffled >= right - 1e-9).sum()) / (draws + 1)), kappa
+
+
+def unparsed_views(score: float, unparsed: float, guess_of_unparsed: float, n: int) -> dict[str, float]:
+    """Accuracy without unparsed answers, with a guess credited for each, and its bounds. All arguments are sums."""
+    return {
+        "accuracy_parsed": score / (n - unparsed) if n > unparsed else NAN,
+        "accuracy_guess_credited": (score + guess_of_unparsed) / n,
+        "low_bound": score / n,
+        "high_bound": (score + unparsed) / n,
+    }
+
+
+def seed_se(scores: Array) -> float:
+    """Standard error from seeds; scores (seeds, n): sqrt(s2 / (S n)), s2 the mean over examples of their variance."""
+    seeds, n = scores.shape
+    return float(np.sqrt(scores.var(axis=0, ddof=1).mean() / (seeds * n))) if seeds > 1 else NAN
+
+
+def sign_flip(sums: Array, seed: int, flips: int = 100_000) -> float:
+    """Two-sided p of group sums (G,) under random signs: all 2^G up to 20 groups, else seeded flips (scipy)."""
+    sums = sums[sums != 0]
+    if len(sums) < 2:  # both signs of one sum are as far from 0
+        return 1.0
+    exact = len(sums) <= 20
+    result = stats.permutation_test(
+        (sums,),
+        lambda x, axis: x.sum(axis=axis),
+        permutation_type="samples",
+        n_resamples=np.inf if exact else flips,
+        vectorized=True,
+        batch=1000,
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue)
+
+
+def kappa(square: Array) -> float:
+    """Cohen's kappa of a square table of counts (statsmodels); NaN where either rater uses one category only."""
+    square = np.asarray(square, dtype=float)
+    if min((square.sum(axis=0) > 0).sum(), (square.sum(axis=1) > 0).sum()) < 2:
+        return NAN
+    return float(cohens_kappa(square, return_results=False))
