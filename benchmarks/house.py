@@ -15,7 +15,7 @@ from statistics import median, quantiles
 ROOT = Path(__file__).resolve().parents[1]
 PATTERNS = {
     "lines with Any": r"\bAny\b",
-    "string columns [\"...\"]": r"\[\"[a-z_0-9]+\"\]",
+    'string columns ["..."]': r"\[\"[a-z_0-9]+\"\]",
     "fmt: skip": r"# fmt: skip",
     "readers of a cell's first line": r"json\.loads\(file\.readline\(\)\)",
     "rules for the primary metric": r"metric\.get\(|\[\"metric\"\]",

@@ -7,12 +7,8 @@ same bytes. A table or a figure is one YAML; conf/table/_columns.yaml says what 
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import shutil
-import threading
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,55 +60,22 @@ def _publish(made: Path, target: Path) -> None:
 
 def build(root: Path) -> None:
     """Everything of OUTS under `root`, whole or not at all. Raises UserError where an input is missing or odd."""
-    import pandas as pd
-
-    # great_tables sets cell by cell; on arrow strings each of these copies a column
-    storage = ("mode.string_storage", "python")
-    with pd.option_context(*storage), ProcessPoolExecutor(initializer=_worker, initargs=storage) as pool:
-        _build(root, pool)
-
-
-def _worker(*option: str) -> None:
-    """A process of the pool. It ends with the one that made it, also where that is killed: it would wait for ever."""
-    import pandas as pd
-
-    pd.set_option(*option)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent
-    parent.join()
-    os._exit(1)
-
-
-def _build(root: Path, pool: Executor) -> None:
     tables = [table for table in load_tables(root) if not (table.optional and not (root / table.frame).exists())]
     rows = {table.name: rows_of(root, table) for table in tables}
     cells = read_frame(root, "data/stats/cells.parquet")
+    public = {table.name: table for table in tables if not table.quotes_data}
     known = shown_cells(tables, rows, cells)
+    numbers = summaries(root, cells)
     with staged(root) as folder:
-        figures_folder = folder / "reports/figures"
-        drawn = {figure.name: pool.submit(draw, root, figure, figures_folder) for figure in load_figures(root)}
-        pieces = {
-            table.name: pool.submit(page_table, with_hashes(rows[table.name], cells), table, known)
-            for table in tables
-            if not table.quotes_data
-        }
-        written = [
-            pool.submit(write_table, rows[t.name], t, folder / ("data/tables" if t.quotes_data else "reports/tables"))
-            for t in tables
-        ]
+        for table in tables:
+            write_table(rows[table.name], table, folder / ("data/tables" if table.quotes_data else "reports/tables"))
+        drawings = {figure.name: draw(root, figure, folder / "reports/figures") for figure in load_figures(root)}
+        drawn = {name: drawing for name, drawing in drawings.items() if drawing}
         write_plots(root, cells, folder / "reports/plots")
-        numbers = summaries(root, cells)
         (folder / "reports/metrics.json").write_text(json.dumps(metrics(numbers), indent=2, sort_keys=True) + "\n")
-        drawings = {name: drawing for name, future in drawn.items() if (drawing := future.result())}
-        html_of = {name: future.result() for name, future in pieces.items()}
-        page = page_of(root, {t.name: t for t in tables if not t.quotes_data}, rows, html_of, drawings, cells, numbers)
+        html_of = {name: page_table(with_hashes(rows[name], cells), table, known) for name, table in public.items()}
+        page = page_of(root, public, rows, html_of, drawn, cells, numbers)
         (folder / "reports/index.html").write_text(page, encoding="utf-8")
-        for future in written:
-            future.result()
 
 
 def write_plots(root: Path, cells: pd.DataFrame, folder: Path) -> None:

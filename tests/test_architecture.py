@@ -33,7 +33,6 @@ DOORS = {
     "pingouin": {"statistics"},
     "statsmodels": {"statistics", "lab.progress"},
     "matplotlib": {"pages.figures", "lab.facts"},
-    "great_tables": {"pages.tables"},
     "bert_score": {"scoring.bertscore"},
     "hydra": {"base.conf", "base.grid", "lab.progress", "run"},
 }

@@ -29,7 +29,7 @@ from typing import Any
 HEAVY = (
     "torch", "transformers", "transformers.generation", "transformers.models.llama.modeling_llama", "mlflow",
     "mlflow.tracking", "hydra", "pandas", "pyarrow.parquet", "scipy.stats", "statsmodels.api", "pingouin",
-    "matplotlib.pyplot", "great_tables", "rich.progress", "safetensors.torch", "bert_score", "rapidfuzz.distance",
+    "matplotlib.pyplot", "jinja2", "rich.progress", "safetensors.torch", "bert_score", "rapidfuzz.distance",
     "mlflow.store.tracking.sqlalchemy_store", "mlflow.system_metrics.system_metrics_monitor", "alembic.command",
 )  # fmt: skip
 QUIET = {"DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "HF_HUB_DISABLE_TELEMETRY": "1"}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +12,7 @@ from src.base.errors import UserError
 from src.base.frames import read_frame, read_yaml
 from src.base.metrics import GATES, OWN, RULES
 from src.pages.findings import gaps, suite_facts
-from src.pages.tables import (
-    FORMATS,
-    HASH_DIGITS,
-    MISSING,
-    NUMERIC,
-    Column,
-    Table,
-    great_table,
-    is_missing,
-    joined,
-    records,
-)
+from src.pages.tables import HASH_DIGITS, NUMERIC, Column, Table, environment, is_missing, joined, records, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,36 +23,39 @@ HASHES = {"fingerprint ": "fingerprint", "data ": "data_sha256"}  # label on the
 CELL = ("source", "model", "prompt", "shots", "task", "fingerprint")
 
 
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table on the page."""
+
+    text: str
+    kind: str  # its CSS class: num, or the format of its column
+    value: float | None = None  # what a number sorts by
+    title: str = ""  # where a number comes from
+    anchor: str = ""  # the row of the list of cells that a click leads to
+    linked: bool = False  # True: the text itself is the link
+
+
 def page_table(rows: pd.DataFrame, table: Table, known: set[str]) -> str:
-    """The <table> of great_tables with what its static html lacks: sort values, meanings, and each number's source."""
+    """The <table> of a page: sort values, meanings, and each number's source. `known`: where a click can lead."""
     rows = rows.query(table.page_where, engine="python").reset_index(drop=True) if table.page_where else rows
     columns = [column for column in table.columns if column.page]
-    raw = great_table(rows, table, columns).as_raw_html()
-    text = raw[raw.index("<table") : raw.index("</table>") + len("</table>")]
-    heads = iter(columns)
-    text = re.sub(r"<th ([^>]*)>(.*?)</th>", lambda match: _head(match, next(heads)), text)
-    cells = iter([(column, row) for row in records(rows) for column in columns])
-    text = re.sub(r"<td ([^>]*)>(.*?)</td>", lambda match: _cell(match, *next(cells), known), text, flags=re.DOTALL)
-    label = f'class="sortable" id="{table.name}" aria-label="{html.escape(table.title)}"'
-    return re.sub(r"<table [^>]*>", f"<table {label}>", text, count=1)
+    texts = shown(rows, columns).itertuples(index=False)
+    cells = [
+        [_cell(text, column, row, known) for text, column in zip(line, columns, strict=True)]
+        for line, row in zip(texts, records(rows), strict=True)
+    ]
+    return environment().get_template("table.html.j2").render(table=table, columns=columns, rows=cells, numeric=NUMERIC)
 
 
-def _head(match: re.Match[str], column: Column) -> str:
-    meaning = html.escape(column.meaning)
-    side = "num" if column.format in NUMERIC else "txt"
-    return f'<th scope="col" class="{side}" aria-sort="none"><button title="{meaning}">{match[2]}</button></th>'
-
-
-def _cell(match: re.Match[str], column: Column, row: Mapping[str, Any], known: set[str]) -> str:
+def _cell(text: str, column: Column, row: Mapping[str, Any], known: set[str]) -> Cell:
     value, prefix = row[column.name], _prefix(column.name, row)
     fingerprint = row.get(f"{prefix}fingerprint")
     anchor = f"#cell-{fingerprint}" if fingerprint in known else ""
-    text = f'<a href="{anchor}">{match[2]}</a>' if anchor and column.name == f"{prefix}fingerprint" else match[2]
-    if column.format not in NUMERIC or is_missing(value):
-        return f'<td class="{"num" if column.format in NUMERIC else column.format}">{text}</td>'
-    go = f' data-go="{anchor}"' if anchor else ""
-    title = html.escape(provenance(row, prefix))
-    return f'<td class="num" data-v="{float(value):.6g}" title="{title}"{go}>{text}</td>'
+    if column.format not in NUMERIC:
+        return Cell(text, column.format, anchor=anchor, linked=bool(anchor) and column.name == f"{prefix}fingerprint")
+    if is_missing(value):
+        return Cell(text, "num")
+    return Cell(text, "num", float(value), provenance(row, prefix), anchor)
 
 
 def _prefix(column: str, row: Mapping[str, Any]) -> str:
@@ -130,22 +120,6 @@ def sources(cells: pd.DataFrame, used: set[str]) -> list[dict[str, Any]]:
     return records(kept[[*CELL, "data_sha256", "completions_sha256", "suite", "weights"]])
 
 
-def render_page(**context: Any) -> str:
-    """reports/index.html. Autoescape is on: what comes from data shows as text, never as markup."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {name: lambda value, form=form: MISSING if is_missing(value) else form(value)
-                            for name, form in FORMATS.items() if name not in ("list",)}  # fmt: skip
-    return environment.get_template("index.html.j2").render(**context)
-
-
 def shown_cells(tables: Sequence[Table], rows: Mapping[str, pd.DataFrame], cells: pd.DataFrame) -> set[str]:
     """Fingerprints that a table of the page shows and the statistics know: where a click can lead."""
     public = [rows[table.name] for table in tables if not table.quotes_data]
@@ -167,21 +141,25 @@ def page_of(
 
     page = read_yaml(root / "conf/table/_page.yaml")
     placed = {item for section in page["sections"] for item in section["items"]}
-    return render_page(
-        page=page,
-        tables=tables,
-        html=html_of,
-        rows={name: len(rows[name]) for name in tables},
-        drawn=drawn,
-        unplaced=sorted(set(tables) - placed),
-        numbers=numbers,
-        suite=suite_facts(root, cells[cells["source"] == OWN]),
-        gaps=gaps(root),
-        sources=sources(cells, shown_cells(list(tables.values()), rows, cells)),
-        gates=GATES,
-        rules=RULES,
-        verdicts=VERDICTS,
-        glossary=sorted({(c.header, c.meaning) for table in tables.values() for c in table.columns if c.meaning}),
+    return (
+        environment()
+        .get_template("index.html.j2")
+        .render(
+            page=page,
+            tables=tables,
+            html=html_of,
+            rows={name: len(rows[name]) for name in tables},
+            drawn=drawn,
+            unplaced=sorted(set(tables) - placed),
+            numbers=numbers,
+            suite=suite_facts(root, cells[cells["source"] == OWN]),
+            gaps=gaps(root),
+            sources=sources(cells, shown_cells(list(tables.values()), rows, cells)),
+            gates=GATES,
+            rules=RULES,
+            verdicts=VERDICTS,
+            glossary=sorted({(c.header, c.meaning) for table in tables.values() for c in table.columns if c.meaning}),
+        )
     )
 
 

@@ -6,6 +6,7 @@ import html
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from src.base.errors import UserError
 from src.base.frames import csv_text, read_frame, read_yaml
 
 if TYPE_CHECKING:
-    import great_tables
+    import jinja2
     import pandas as pd
 
 
@@ -200,20 +201,32 @@ def _md(text: str) -> str:
     return re.sub(r"([|\\`*\[\]])", r"\\\1", escaped)
 
 
-def great_table(rows: pd.DataFrame, table: Table, columns: Sequence[Column]) -> great_tables.GT:
-    """The great_tables object of some columns; its id is fixed, so that its html is deterministic."""
-    from great_tables import GT
-
-    right = [column.name for column in columns if column.format in NUMERIC]
-    built = GT(shown(rows, columns), id=f"table-{table.name}").cols_label({c.name: c.header for c in columns})
-    return built.cols_align("right", right) if right else built
-
-
 def to_html(rows: pd.DataFrame, table: Table) -> str:
     """A page of its own, for a browser or a word processor."""
     notes = " ".join(note for note in (table.caption, table.beside) if note)
-    built = great_table(rows, table, table.columns).tab_header(title=table.title, subtitle=notes)
-    return "\n".join(line.rstrip() for line in str(built.as_raw_html(make_page=True)).splitlines()) + "\n"
+    lines = [list(zip(table.columns, line, strict=True)) for line in shown(rows, table.columns).itertuples(index=False)]
+    page = environment().get_template("table_alone.html.j2")
+    text = page.render(table=table, columns=table.columns, rows=lines, notes=notes, numeric=NUMERIC)
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """The templates of tables and page. Autoescape is on: what comes from data shows as text, never as markup."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    made = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {name: lambda value, form=form: MISSING if is_missing(value) else form(value)
+                     for name, form in FORMATS.items() if name not in ("list",)}  # fmt: skip
+    made.filters["quoted"] = lambda text: Markup(html.escape(text))  # &#x27; and &quot;
+    return made
 
 
 def to_tex(rows: pd.DataFrame, table: Table) -> str:
