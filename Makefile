@@ -4,6 +4,8 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 BIN := .venv/bin
 TORCH := torch==2.13.0
+# A file of tests stays on one worker, and the longest files start first (tests/conftest.py).
+PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -12,7 +14,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PYTHONDONTWRITEBYTECODE :=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test test-slow lint audit-deps ui laptop controls compat verify release bench lock clean
+.PHONY: repro test test-slow check lint audit-deps ui laptop controls compat verify release bench lock clean
 
 repro: .venv/ready  ## the main job: fetch, prepare, infer, collect, stats, report
 	dvc repro
@@ -20,11 +22,15 @@ repro: .venv/ready  ## the main job: fetch, prepare, infer, collect, stats, repo
 
 test: .venv/ready  ## the test suite; works where the main job has never run
 	dvc repro --quiet prepare
-	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
 
 test-slow: .venv/slow  ## what takes longer: real weights, a browser, killed processes
 	dvc repro --quiet prepare
-	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m slow --durations=12
+	$(PYTEST) -m slow --durations=12
+
+check: .venv/slow  ## test and test-slow in one session, so that they share what they set up
+	dvc repro --quiet prepare
+	$(PYTEST) -m "" --durations=12
 
 .venv/slow: .venv/ready requirements-slow.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements-slow.lock

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from src.base.files import ROOT
+from tests.test_architecture import MAY_IMPORT, SRC
 
 README = (ROOT / "README.md").read_text()
 
@@ -72,6 +73,19 @@ def test_the_audit_in_the_readme_is_the_tracked_one():
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
 def test_links_of_the_readme_resolve(link):
     assert (ROOT / link).exists()
+
+
+@pytest.mark.parametrize("folder", sorted(MAY_IMPORT))
+def test_the_readme_of_a_folder_is_short_and_names_the_folders_that_may_import_it(folder):
+    text = (SRC / folder / "README.md").read_text()
+    assert len(text.splitlines()) <= 25
+    who = [line for line in " ".join(text.split()).split(". ") if re.search(r"\bimports? it\b|\bimported by\b", line)]
+    assert who, "a sentence says who may import it"
+    named = {name for line in who for name in re.findall(r"`(?:src[./])?(\w+)/?`", line)} & set(MAY_IMPORT)
+    users = {name for name, below in MAY_IMPORT.items() if folder in below}
+    if "every folder" in " ".join(who):
+        named |= set(MAY_IMPORT) - {folder}
+    assert named == users
 
 
 def test_every_target_of_the_makefile_does_something():

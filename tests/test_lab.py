@@ -18,7 +18,7 @@ from src.base.conf import CONF
 from src.base.files import ROOT
 from src.lab import preemption
 from tests import scratch
-from tests.test_shards import keys, wait_for_records
+from tests.lab.test_shards import keys, wait_for_records
 from tests.tiny import tiny
 
 STAND_INS = {"llama_7b": "llama", "falcon_7b": "falcon_7b"}  # model of the page: architecture of its random checkpoint

@@ -19,7 +19,7 @@ from src.engine.job import Request
 from src.question.prompts import Prompt
 from src.source import weights
 from tests import members
-from tests.test_engine_local import ARCHITECTURES
+from tests.engine.test_local import ARCHITECTURES
 from tests.tiny import local_engine, tiny
 
 PAGE = ROOT / "docs/models.md"
@@ -39,7 +39,7 @@ Every conf/model, and what was proven of it on a machine without the weights of 
 - **pipeline as**: a tiny random checkpoint of its architecture went through run, MLflow, scores and report in the place
   of the model named (`python -m pytest -m slow tests/test_models.py`).
 - **parity**: greedy completions of that checkpoint equal `model.generate`, log-likelihoods a plain forward pass
-  (`python -m pytest tests/test_engine_local.py`).
+  (`python -m pytest tests/engine/test_local.py`).
 - **weights run**: the real weights were run, and the hashes of what they said are in reports/hashes.
 
 Nothing else is claimed: no other weights, no GPU, no `float16` result of theirs. GB is parameters x bytes of the dtype,

@@ -18,7 +18,7 @@ from src import report
 from src.base import frames
 from src.base.errors import UserError
 from src.base.files import ROOT
-from tests.test_browser import CHROMIUM, Browser
+from tests.pages.test_page import CHROMIUM, Browser
 from tests.test_pipeline import made_up, words
 from tests.test_report import project
 from tests.tiny import local_engine, tiny

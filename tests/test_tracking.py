@@ -31,7 +31,7 @@ from src.cell.file import kept_path, read_cell, read_header
 from src.lab import runs
 from src.lab.runs import VIEWS, with_speed
 from tests import warm
-from tests.test_browser import CHROMIUM, Browser
+from tests.pages.test_page import CHROMIUM, Browser
 from tests.test_pipeline import made_up
 from tests.tiny import tiny
 

@@ -1,7 +1,7 @@
 """The prompts of 20 seeded examples a task, as sha256: a changed byte in a prompt is a changed experiment.
 
-The hashes are in tests/golden_prompts.json, no text. After a wanted change, with its line in docs/log.md:
-  python -m tests.test_golden
+The hashes are in tests/question/golden_prompts.json, no text. After a wanted change, with its line in docs/log.md:
+  python -m tests.question.test_golden
 """
 
 import hashlib
