@@ -154,7 +154,7 @@ def _existing(folder: Path) -> Path:
 
 def fetch_suite(words: Sequence[str], root: Path = Path()) -> int:
     """Fetches all that a suite needs, sizes and disk first. Exit code 1 where something could not be had."""
-    found = grid.composed_settings(words)
+    found = grid.params_with(words)
     wanted = needs(found, root)
     for need in wanted:
         print(f"{need.name}: {need.origin}, {need.problem or f'{need.size / 1e6:,.0f} MB to come'}", flush=True)

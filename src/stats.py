@@ -11,9 +11,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import reduce
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import yaml
@@ -91,27 +89,9 @@ def read_setting(root: Path) -> Setting:
     found = {path.stem: read_items(path) for path in sorted((root / TASKS).glob("*.jsonl"))}
     tables = yaml.safe_load((root / PUBLISHED_TABLES).read_text())
     alpha = float(grid.params(root / "params.yaml").get("alpha", 0.05))
-    return Setting(members("task", Task), members("model", Model), found, tables, alpha)
-
-
-def members(group: str, schema: type[Any]) -> dict[str, dict[str, Any]]:
-    """Every conf/<group>/*.yaml as a plain dict, typed and with its defaults."""
-    paths = [conf.CONF / group / f"{name}.yaml" for name in conf.known(group)]
-    return {path.stem: asdict(conf.typed(schema, composed(path), str(path))) for path in paths}
-
-
-def composed(path: Path) -> dict[str, Any]:
-    """A member of conf/ merged onto the `<folder>@_here_` it names: what Hydra makes of it, in milliseconds."""
-    own = yaml.safe_load(path.read_text())
-    bases = [entry for entry in own.pop("defaults", []) if isinstance(entry, dict)]
-    parts = [composed(path.parent / key.split("@")[0] / f"{name}.yaml") for each in bases for key, name in each.items()]
-    return reduce(merged, [*parts, own], {})
-
-
-def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid on `under`, mappings key by key."""
-    both = {k: merged(under[k], v) for k, v in over.items() if isinstance(v, dict) and isinstance(under.get(k), dict)}
-    return {**under, **over, **both}
+    tasks = {name: asdict(task) for name, task in conf.members("task", Task).items()}
+    models = {name: asdict(model) for name, model in conf.members("model", Model).items()}
+    return Setting(tasks, models, found, tables, alpha)
 
 
 def read_items(path: Path) -> Items:

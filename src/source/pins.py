@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import shutil
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from pathlib import Path
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.base.errors import UserError
+from src.base.errors import UserError, suggest
 
 SOURCES = Path("conf/source")
 NOTE = "UNAVAILABLE.txt"  # stands in a source's folder where it could not be had
@@ -57,12 +56,9 @@ def load_source(name: str, root: Path = Path()) -> Source:
     path = root / SOURCES / f"{name}.yaml"
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
-        near = difflib.get_close_matches(name, known)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise UserError(f"Unknown source {name!r}.{hint} Known ({SOURCES}/*.yaml): {', '.join(known)}")
+        raise suggest("source", name, known, f"{SOURCES}/*.yaml")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Source), OmegaConf.load(path))
-        source = OmegaConf.to_object(merged)
+        source = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Source), OmegaConf.load(path)))
     except OmegaConfBaseException as error:
         raise UserError(f"{SOURCES}/{name}.yaml: {str(error).splitlines()[0]}") from None
     assert isinstance(source, Source)
