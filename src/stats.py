@@ -7,7 +7,6 @@ gets under the published scorer, own rows against 1 / number of options.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -21,6 +20,7 @@ from src.base.cli import command, stage, suite_line
 from src.base.files import ROOT
 from src.base.frames import write_csv
 from src.base.schema import Model, Task
+from src.question.readers import json_lines
 from src.statistics import controls, overlap, power, questions, scale
 from src.statistics.items import Items, items_of
 from src.statistics.own import OWN_SCORES, own_contrasts, own_rows
@@ -96,7 +96,7 @@ def read_setting(root: Path) -> Setting:
 
 def read_items(path: Path) -> Items:
     """The Items of a prepared task (JSON lines of question.examples.Example)."""
-    return items_of([json.loads(line) for line in path.read_text().splitlines() if line])
+    return items_of(json_lines(path.read_text()))
 
 
 def write(tables: Mapping[str, pd.DataFrame], out: Path) -> None:

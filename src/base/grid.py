@@ -95,10 +95,8 @@ def checked_overrides(arguments: Sequence[str]) -> list[str]:
             _check_value(override, settings)
     swept = [each.key_or_group for each in overrides if each.is_sweep_override() and not _is_hydras(each)]
     check_sweep(swept, multirun=bool({"-m", "--multirun"} & {*flags}))
-    return [
-        *(f"++{word}" if _sets_a_field(each) else word for word, each in zip(words, overrides, strict=True)),
-        *flags,
-    ]
+    for_hydra = [f"++{word}" if _sets_a_field(each) else word for word, each in zip(words, overrides, strict=True)]
+    return [*for_hydra, *flags]
 
 
 def _words_and_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
