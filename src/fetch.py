@@ -21,7 +21,7 @@ from typing import Any
 from src.base import conf, grid
 from src.base.cli import command
 from src.base.conf import EXEMPLARS
-from src.base.errors import UserError, told
+from src.base.errors import UserError, disk_errors
 from src.base.schema import Encoder, Model
 from src.source import weights
 from src.source.archives import from_data_dir, from_registry, offered, publish, scratch
@@ -65,7 +65,7 @@ def fetch(source: Source, root: Path = Path()) -> str:
     target, pins = root / source.folder, {**source.files, **source.converted}
     if complete(target, pins) and not offered(source, target):
         return "already there"
-    with told(source.name), scratch(target) as work:
+    with disk_errors(source.name), scratch(target) as work:
         check_space(source, work)
         origin = next(filter(None, (way(source, work) for way in WAYS)), None)
         if origin is None:
@@ -172,7 +172,7 @@ def _got(need: Need) -> str | None:
     """Fetches one thing and prints its line; why not, where it cannot be had, so that the others still come."""
     start = time.perf_counter()
     try:
-        with told(need.name):
+        with disk_errors(need.name):
             done = need.get()
     except UserError as error:
         return str(error)

@@ -1,4 +1,4 @@
-"""Which cells a run has: params.yaml, a suite, and the overrides of a command line, composed to a Run."""
+"""Which cells a run has. params.yaml, a suite and the overrides of a command line are composed to a Run."""
 
 from __future__ import annotations
 
@@ -299,9 +299,9 @@ def asked_of(model: Model, tasks: Sequence[str]) -> list[str]:
 
 
 def tasks_before(run: Run, cell: Cell) -> list[Task]:
-    """The tasks of the run's cells before this cell's task, in the order they run."""
-    gone = itertools.takewhile(lambda c: c.task.name != cell.task.name, run.cells)
-    return list({c.task.name: c.task for c in gone}.values())
+    """The tasks that the run takes before this cell's task, in order."""
+    earlier = itertools.takewhile(lambda c: c.task.name != cell.task.name, run.cells)
+    return list({c.task.name: c.task for c in earlier}.values())
 
 
 def composed_params(words: Sequence[str]) -> dict[str, Any]:
