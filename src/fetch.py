@@ -21,7 +21,7 @@ from typing import Any
 from src.base import conf, grid
 from src.base.cli import command
 from src.base.conf import EXEMPLARS
-from src.base.errors import UserError, told
+from src.base.errors import UserError, disk_errors
 from src.base.schema import Encoder, Model
 from src.source import weights
 from src.source.archives import from_data_dir, from_registry, offered, publish, scratch
@@ -65,7 +65,7 @@ def fetch(source: Source, root: Path = Path()) -> str:
     target, pins = root / source.folder, {**source.files, **source.converted}
     if complete(target, pins) and not offered(source, target):
         return "already there"
-    with told(source.name), scratch(target) as work:
+    with disk_errors(source.name), scratch(target) as work:
         check_space(source, work)
         origin = next(filter(None, (way(source, work) for way in WAYS)), None)
         if origin is None:
@@ -154,7 +154,7 @@ def _existing(folder: Path) -> Path:
 
 def fetch_suite(words: Sequence[str], root: Path = Path()) -> int:
     """Fetches all that a suite needs, sizes and disk first. Exit code 1 where something could not be had."""
-    found = grid.composed_settings(words)
+    found = grid.params_with(words)
     wanted = needs(found, root)
     for need in wanted:
         print(f"{need.name}: {need.origin}, {need.problem or f'{need.size / 1e6:,.0f} MB to come'}", flush=True)
@@ -172,7 +172,7 @@ def _got(need: Need) -> str | None:
     """Fetches one thing and prints its line; why not, where it cannot be had, so that the others still come."""
     start = time.perf_counter()
     try:
-        with told(need.name):
+        with disk_errors(need.name):
             done = need.get()
     except UserError as error:
         return str(error)

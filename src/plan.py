@@ -24,7 +24,7 @@ from src.base.cli import command
 from src.base.errors import UserError
 from src.base.files import ROOT
 from src.base.frames import write_csv
-from src.base.grid import asked_of, composed_settings, params
+from src.base.grid import asked_of, composed_params, params_with
 from src.base.schema import Condition, Model, Task
 from src.cell.file import glance, path_of
 from src.lab.speed import SECONDS, known_rate, measure, rate
@@ -224,7 +224,7 @@ class Released:
 
 def published(path: Path = PUBLISHED) -> list[Released]:
     """The released generations, line by line, from the rows of the published cells (n_examples x n_runs)."""
-    suite = composed_settings(["suite=paper"])
+    suite = composed_params(["suite=paper"])
     what = asked(suite)
     planned = {model.name: completions(what, model) for model in what.models}
     lines: dict[tuple[str, str], list[dict[str, str]]] = {}
@@ -365,7 +365,7 @@ def execute(given: Any) -> None:
         if given.csv:
             write_rows(given.csv, released)
         return
-    settings = composed_settings(given.words) if given.words else params()
+    settings = params_with(given.words)
     if given.measure:
         print(f"measuring for {given.measure:.0f} s: {measure(settings, given.measure).tokens_per_s:,.0f} tokens/s")
     from src.lab import machine

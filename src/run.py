@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from src.base import conf, grid
-from src.base.errors import UserError, told
+from src.base.errors import UserError, disk_errors
 from src.base.files import ROOT
 from src.base.schema import Cell, Run
 from src.cell import file
@@ -188,7 +188,7 @@ def attempt(run: Run, cell: Cell, work: Callable[[], T]) -> T | Outcome:
     """What `work` gives; a failure inside a cell stays inside it, as its ledger entry."""
     name = (run.model.name, cell.task.name, cell.condition.name)
     try:
-        with told(cell.name):
+        with disk_errors(cell.name):
             return work()
     except UserError as error:
         return Outcome(Entry(*name, NOT_RUNNABLE, str(error)))
@@ -307,7 +307,7 @@ def main() -> None:
 def explained(work: Callable[[], int]) -> int | str:
     """The exit code of `work`, or what to tell the user where it ended in a mistake or an interruption."""
     try:
-        with told("run"):
+        with disk_errors("run"):
             return work()
     except UserError as error:
         return f"error: {error}"

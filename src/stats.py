@@ -7,13 +7,10 @@ gets under the published scorer, own rows against 1 / number of options.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import reduce
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import yaml
@@ -23,6 +20,7 @@ from src.base.cli import command, stage, suite_line
 from src.base.files import ROOT
 from src.base.frames import write_csv
 from src.base.schema import Model, Task
+from src.question.readers import json_lines
 from src.statistics import controls, overlap, power, questions, scale
 from src.statistics.items import Items, items_of
 from src.statistics.own import OWN_SCORES, own_contrasts, own_rows
@@ -91,32 +89,14 @@ def read_setting(root: Path) -> Setting:
     found = {path.stem: read_items(path) for path in sorted((root / TASKS).glob("*.jsonl"))}
     tables = yaml.safe_load((root / PUBLISHED_TABLES).read_text())
     alpha = float(grid.params(root / "params.yaml").get("alpha", 0.05))
-    return Setting(members("task", Task), members("model", Model), found, tables, alpha)
-
-
-def members(group: str, schema: type[Any]) -> dict[str, dict[str, Any]]:
-    """Every conf/<group>/*.yaml as a plain dict, typed and with its defaults."""
-    paths = [conf.CONF / group / f"{name}.yaml" for name in conf.known(group)]
-    return {path.stem: asdict(conf.typed(schema, composed(path), str(path))) for path in paths}
-
-
-def composed(path: Path) -> dict[str, Any]:
-    """A member of conf/ merged onto the `<folder>@_here_` it names: what Hydra makes of it, in milliseconds."""
-    own = yaml.safe_load(path.read_text())
-    bases = [entry for entry in own.pop("defaults", []) if isinstance(entry, dict)]
-    parts = [composed(path.parent / key.split("@")[0] / f"{name}.yaml") for each in bases for key, name in each.items()]
-    return reduce(merged, [*parts, own], {})
-
-
-def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid on `under`, mappings key by key."""
-    both = {k: merged(under[k], v) for k, v in over.items() if isinstance(v, dict) and isinstance(under.get(k), dict)}
-    return {**under, **over, **both}
+    tasks = {name: asdict(task) for name, task in conf.members("task", Task).items()}
+    models = {name: asdict(model) for name, model in conf.members("model", Model).items()}
+    return Setting(tasks, models, found, tables, alpha)
 
 
 def read_items(path: Path) -> Items:
     """The Items of a prepared task (JSON lines of question.examples.Example)."""
-    return items_of([json.loads(line) for line in path.read_text().splitlines() if line])
+    return items_of(json_lines(path.read_text()))
 
 
 def write(tables: Mapping[str, pd.DataFrame], out: Path) -> None:

@@ -167,7 +167,7 @@ def stage_into_a_file(place: Path) -> Callable[[], object]:
     file = a_file(place)
 
     def act() -> None:
-        with errors.told("prepare"), whole(file / "out.csv") as part:
+        with errors.disk_errors("prepare"), whole(file / "out.csv") as part:
             part.write_text("x")
 
     return act
@@ -175,7 +175,7 @@ def stage_into_a_file(place: Path) -> Callable[[], object]:
 
 def full_disk(place: Path) -> Callable[[], object]:
     def act() -> None:
-        with errors.told("collect"), whole(place / "scores.csv") as part:
+        with errors.disk_errors("collect"), whole(place / "scores.csv") as part:
             part.write_text("half of what")
             Path("/dev/full").write_text("x" * 10**6)
 

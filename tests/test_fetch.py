@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from src import fetch
-from src.base.errors import UserError, told
+from src.base.errors import UserError, disk_errors
 from src.base.files import ROOT
 from src.base.schema import Model
 from src.source import archives, hub
@@ -199,7 +199,7 @@ def test_no_space_is_seen_before_anything_is_downloaded(root: Path, links: Path)
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_disk_that_fills_up_is_a_clear_error() -> None:
-    with pytest.raises(UserError, match="tiny: No space left on device"), told("tiny"):
+    with pytest.raises(UserError, match="tiny: No space left on device"), disk_errors("tiny"):
         Path("/dev/full").write_bytes(b"x")
 
 

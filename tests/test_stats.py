@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 
 from src import stats
-from src.base import conf
 from src.base.errors import UserError
 from src.base.files import ROOT
 from src.base.metrics import (
@@ -28,7 +27,6 @@ from src.base.metrics import (
     NOT_ZERO_SHOT,
     TOO_FEW_SIZES,
 )
-from src.base.schema import Task
 from src.statistics.items import Items, items_of
 from src.statistics.own import own_rows
 from src.statistics.published import published_rows, read_published
@@ -324,13 +322,6 @@ def test_two_runs_of_one_cell_are_refused(setting):
 
 
 # ---- the stage -------------------------------------------------------------------------------------------------------
-
-
-def test_conf_is_read_as_hydra_composes_it():
-    found = stats.members("task", Task)
-    for name in ("strange_stories", "codenames", "gsm8k"):
-        composed = conf.load("task", name, Task)
-        assert {**found[name]} == {**composed.__dict__, "wording": {k: vars(v) for k, v in composed.wording.items()}}
 
 
 def test_nothing_half_written_stays(tmp_path):

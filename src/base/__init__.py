@@ -1,3 +1,3 @@
-"""What every folder stands on: the schema of conf/, its composition, errors, files."""
+"""What every other folder imports: the schema and the reader of conf/, errors and files."""
 
 from __future__ import annotations

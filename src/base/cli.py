@@ -1,4 +1,4 @@
-"""What every command line shares: its help, and how a mistake ends it."""
+"""What all command lines share: their help, and how a mistake of the user ends them."""
 
 from __future__ import annotations
 
@@ -9,33 +9,35 @@ from contextlib import contextmanager
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
-from src.base.errors import UserError, told
+from src.base.errors import UserError, disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 def command(name: str, doc: str | None, *examples: str) -> argparse.ArgumentParser:
-    """The command line of `python -m src.<name>`: what it does, and examples of its arguments."""
+    """The parser of `python -m src.<name>`, whose help shows what it does and examples of its arguments."""
     lines = "\n".join(f"python -m src.{name} {words}".rstrip() for words in examples)
     return argparse.ArgumentParser(
-        prog=f"python -m src.{name}", description=doc, epilog=f"Examples:\n{indent(lines, '  ')}",
+        prog=f"python -m src.{name}",
+        description=doc,
+        epilog=f"Examples:\n{indent(lines, '  ')}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
 
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """The work of a command: what the user can mend ends the process with one line and exit code 1."""
+    """Around the work of a command: a UserError or a full disk ends the process with one line and exit code 1."""
     try:
-        with told(name):
+        with disk_errors(name):
             yield
     except UserError as error:
         sys.exit(f"error: {error}")
 
 
-def suite_line(found: Mapping[str, Any]) -> str:
-    """The first line a command prints: which suite, how much of it, and how to ask for the whole."""
-    sample = f"at most {found['limit']:,} examples a task" if found["limit"] else "every example"
-    whole = "" if found["suite"] == "paper" else "; whole grid: suite=paper"
-    return f"suite {found['suite']}: {len(found['tasks'])} tasks, {sample}{whole}"
+def suite_line(params: Mapping[str, Any]) -> str:
+    """The first line that a command prints: the suite, how much of it is taken, and how to ask for the whole grid."""
+    sample = f"at most {params['limit']:,} examples a task" if params["limit"] else "every example"
+    whole = "" if params["suite"] == "paper" else "; whole grid: suite=paper"
+    return f"suite {params['suite']}: {len(params['tasks'])} tasks, {sample}{whole}"

@@ -1,4 +1,8 @@
-"""The only reader of conf/: one member of a group, composed by Hydra and typed by its schema."""
+"""The only reader of conf/: a member of a group, composed from its defaults and typed by its schema.
+
+Hydra composes what a command line chooses (src/base/grid.py). A single member needs no Hydra: `composed` merges it in
+milliseconds, and tests/test_config.py holds that every member comes out as Hydra composes it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.base.errors import UserError, suggest
 from src.base.files import ROOT
-from src.base.schema import Task
+from src.base.schema import Compat, Condition, Encoder, Generation, Model, Serving, Task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,21 +26,37 @@ if TYPE_CHECKING:
 CONF = ROOT / "conf"
 EXEMPLARS = ROOT / "data/published/exemplars.json"
 
-
 T = TypeVar("T")
-GROUPS = ("model", "task", "condition", "suite", "compat", "engine")  # what an override can choose by name
+GROUPS = ("model", "task", "condition", "suite", "compat", "engine")
+"""The groups of which an override can choose a member by name."""
+
+SCHEMAS: Mapping[str, type[Any]] = {
+    "model": Model,
+    "task": Task,
+    "condition": Condition,
+    "compat": Compat,
+    "engine": Serving,
+    "bertscore": Encoder,
+    "generation": Generation,
+}
+"""The schema of each group of conf/, and of the key `generation` in conf/config.yaml."""
 
 
 def known(group: str) -> list[str]:
-    """The names a group has: conf/<group>/*.yaml."""
+    """The names of a group's members: conf/<group>/*.yaml."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-def typed(schema: type[T], found: DictConfig | Mapping[str, Any], where: str) -> T:
-    """The YAML as a value of its schema. Raises UserError for an unknown key or a value of the wrong type."""
+def check_known(group: str, name: str, kind: str = "") -> None:
+    """Raises UserError with near misses where a group has no member of this name. The message calls it a `kind`."""
+    if name not in (names := known(group)):
+        raise suggest(kind or group, name, names, f"conf/{group}/*.yaml")
+
+
+def typed(schema: type[T], settings: DictConfig | Mapping[str, Any], where: str) -> T:
+    """The settings as a value of their schema. Raises UserError for an unknown key or a value of the wrong type."""
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), found)
-        value = OmegaConf.to_object(merged)
+        value = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), settings))
     except OmegaConfBaseException as error:
         raise UserError(
             f"{where}: {str(error).splitlines()[0]}. Its keys are those of {schema.__name__} in src/base/schema.py"
@@ -44,14 +65,14 @@ def typed(schema: type[T], found: DictConfig | Mapping[str, Any], where: str) ->
     return value
 
 
-def resolved(found: DictConfig) -> dict[str, Any]:
-    """A part of the configuration with the values that it takes from other parts."""
-    return cast("dict[str, Any]", OmegaConf.to_container(found, resolve=True))
+def resolved(settings: DictConfig) -> dict[str, Any]:
+    """A part of the configuration as plain data, with the values that it takes from other parts filled in."""
+    return cast("dict[str, Any]", OmegaConf.to_container(settings, resolve=True))
 
 
 @contextmanager
 def hydra() -> Iterator[None]:
-    """Hydra's composition on conf/, whether or not a Hydra application is running already."""
+    """Lets Hydra compose from conf/, inside a running Hydra application or without one."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -63,31 +84,46 @@ def hydra() -> Iterator[None]:
 
 
 def load(group: str, name: str, schema: type[T]) -> T:
-    """One member of a group, composed and typed, for example load("condition", "closed_few", Condition)."""
-    if name not in known(group):
-        raise suggest(group, name, known(group), f"conf/{group}/*.yaml")
-    return typed(schema, _composed(group, name), f"conf/{group}/{name}.yaml")
+    """One member of a group, composed and typed, for example load("condition", "closed_few", Condition).
 
-
-@functools.cache
-def _composed(group: str, name: str) -> DictConfig:
-    from hydra import compose
-
-    with hydra():
-        found: DictConfig = compose(f"{group}/{name}")[group]
-    return found
+    Raises UserError for a name that the group does not have.
+    """
+    check_known(group, name)
+    return typed(schema, composed(group, name), f"conf/{group}/{name}.yaml")
 
 
 def load_all(group: str, names: Sequence[str], schema: type[T]) -> list[T]:
-    """Several members of a group by one composition, which takes a fifth of the time of as many."""
-    from hydra import compose
+    """Several members of a group, in the order of their names here."""
+    return [load(group, name, schema) for name in names]
 
-    for name in names:
-        if name not in known(group):
-            raise suggest(group, name, known(group), f"conf/{group}/*.yaml")
-    with hydra():
-        found = compose(overrides=[f"+{group}@all.{name}={name}" for name in names]).get("all", {})
-    return [typed(schema, found[name], f"conf/{group}/{name}.yaml") for name in names]
+
+def members(group: str, schema: type[T]) -> dict[str, T]:
+    """Every member of a group by name."""
+    return {name: load(group, name, schema) for name in known(group)}
+
+
+def composed(group: str, name: str) -> DictConfig:
+    """A member merged onto the defaults that it names, untyped."""
+    return _composed(CONF / group / f"{name}.yaml")
+
+
+@functools.cache
+def _composed(path: Path) -> DictConfig:
+    """A YAML merged onto its defaults list: `<folder>@_here_: <name>`, `<name>@_here_` and its own place, `_self_`."""
+    own = cast("DictConfig", OmegaConf.load(path))
+    entries = list(own.pop("defaults", []))
+    if "_self_" not in entries:
+        entries = [*entries, "_self_"]  # as Hydra does
+    layers = [own if entry == "_self_" else _composed(_base_path(path.parent, entry)) for entry in entries]
+    return cast("DictConfig", OmegaConf.merge(*layers))
+
+
+def _base_path(folder: Path, entry: str | DictConfig) -> Path:
+    """The file that an entry of a defaults list names."""
+    if isinstance(entry, str):
+        return folder / f"{entry.split('@')[0]}.yaml"
+    [(place, name)] = entry.items()
+    return folder / str(place).split("@")[0] / f"{name}.yaml"
 
 
 def load_task(name: str) -> Task:

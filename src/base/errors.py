@@ -1,4 +1,4 @@
-"""What a user can mend, said as one line: what is wrong, where, and what to do."""
+"""Mistakes that the user can mend, each told in one line."""
 
 from __future__ import annotations
 
@@ -13,25 +13,33 @@ if TYPE_CHECKING:
 
 
 class UserError(Exception):
-    """A mistake the user can mend. The message says what is wrong, where, and what to do."""
+    """A mistake that the user can mend. The message says what is wrong, where, and what to do."""
 
 
 def suggest(kind: str, name: str, names: Sequence[str], where: str) -> UserError:
-    """The error for an unknown name: near misses first, then all that are known."""
+    """The error for an unknown name. It lists near misses first, then every known name."""
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return UserError(f"Unknown {kind} '{name}'.{hint} Known ({where}): {', '.join(names)}")
 
 
 DISK = (
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
     errno.EEXIST,
-)  # fmt: skip
+)
+"""The system errors of a full disk, and of a file or folder that may not be read or written."""
 
 
 @contextmanager
-def told(name: str) -> Iterator[None]:
-    """Turns a full disk, or a file or folder that may not be read or written, into a UserError."""
+def disk_errors(name: str) -> Iterator[None]:
+    """Turns the system errors in DISK into a UserError that begins with `name`."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Where the project lies, and files that are written whole or not at all."""
+"""The project's folder, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """One process at a time, by a lock that leaves no file behind; a network file system may not have it."""
+    """Lets one process at a time into a folder. The lock leaves no file. Some network file systems have no locks."""
     folder.mkdir(parents=True, exist_ok=True)
-    held = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):
-            fcntl.flock(held, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(held)
+        os.close(descriptor)
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to: at the end on disk and renamed to `path`, gone where writing failed.
+    """A path beside `path` to write to. At the end it is synced to disk and renamed, or removed where writing failed.
 
-    Two processes that write it at once do so one after the other.
+    Two processes that write the same file at once do so one after the other.
     """
     part = path.with_suffix(".part")
     with alone(path.parent):

@@ -1,11 +1,10 @@
-""""""
+"""Frames by path, for what shows the statistics (tables, figures, claims), and every csv file that is written."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +13,14 @@ import yaml
 from src.base import conf
 from src.base.errors import UserError
 from src.base.files import whole
-from src.base.schema import Model
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-NUMBERS = r"-?\d[\d.e-]*( -?\d[\d.e-]*)+$"  # several in a cell, as in reports/hashes/likelihoods.csv
+NUMBERS = r"-?\d[\d.e-]*( -?\d[\d.e-]*)+$"
+"""Several numbers in one cell, as in reports/hashes/likelihoods.csv. They are no formula."""
 INERT = re.compile(rf"^(?!{NUMBERS})[=+\-@\t\r]")
-SCHEMAS: dict[str, type[Any]] = {"model": Model}
 
 
 def read_yaml(path: Path) -> Any:
@@ -34,9 +32,9 @@ def read_yaml(path: Path) -> Any:
 
 
 def read_frame(root: Path, source: str) -> pd.DataFrame:
-    """A frame by path: *.parquet, *.csv, rows in a YAML (`file.yaml#key`), or a folder of YAMLs (`conf/x/*.yaml`).
+    """A frame by path: *.parquet, *.csv, rows in a YAML (`file.yaml#key`), or a group of conf/ (`conf/x/*.yaml`).
 
-    Raises UserError that names the DVC stage which makes the file, where it is missing.
+    Raises UserError where the file is missing. The message names the DVC stage that makes it.
     """
     path, _, key = source.partition("#")
     if "*" not in path and not (root / path).exists():
@@ -60,7 +58,10 @@ def _read_csv(root: Path, path: str, _key: str) -> pd.DataFrame:
 def _read_rows(root: Path, path: str, key: str) -> pd.DataFrame:
     import pandas as pd
 
-    return pd.DataFrame(_members(Path(path).parent.name) if "*" in path else read_yaml(root / path)[key])
+    if "*" in path:
+        group = Path(path).parent.name
+        return pd.DataFrame([asdict(member) for member in conf.members(group, conf.SCHEMAS[group]).values()])
+    return pd.DataFrame(read_yaml(root / path)[key])
 
 
 FRAMES: dict[str, Callable[[Path, str, str], Any]] = {
@@ -70,31 +71,29 @@ FRAMES: dict[str, Callable[[Path, str, str], Any]] = {
 }
 
 
-@cache
-def _members(group: str) -> list[dict[str, Any]]:
-    """Every conf/<group>/*.yaml, composed and typed."""
-    return [asdict(conf.load(group, name, SCHEMAS[group])) for name in conf.known(group)]
-
-
 def inert(value: Any) -> Any:
-    """A text that a spreadsheet would run as a formula gets an apostrophe in front; all else is untouched."""
+    """The value, with an apostrophe in front where it is a text that a spreadsheet would run as a formula."""
     return f"'{value}" if isinstance(value, str) and INERT.match(value) else value
 
 
 def write_csv(frame: pd.DataFrame, path: Path, digits: int = 6) -> None:
-    """Whole or not at all, inert, with `digits` significant digits: six do not depend on the number of threads."""
+    """Writes a csv whole or not at all. No cell runs as a formula.
+
+    `digits` are significant digits. The first six do not depend on the number of threads.
+    """
     with whole(path) as part:
         part.write_text(csv_text(frame, digits), encoding="utf-8", newline="")
 
 
 def csv_text(frame: pd.DataFrame, digits: int = 6) -> str:
-    """What `write_csv` writes. Empty where a value is missing."""
+    """The text that `write_csv` writes. A missing value is an empty cell."""
     return str(frame.map(inert).to_csv(index=False, float_format=f"%.{digits}g", lineterminator="\n"))
 
 
 def _maker(root: Path, path: str) -> str:
-    """Which stage of dvc.yaml has `path` among its outs, as an instruction."""
-    stages = (read_yaml(root / "dvc.yaml") or {}).get("stages", {}) if (root / "dvc.yaml").exists() else {}
+    """How to make `path`: the stage of dvc.yaml that has it among its outs."""
+    pipeline = root / "dvc.yaml"
+    stages = (read_yaml(pipeline) or {}).get("stages", {}) if pipeline.exists() else {}
     for name, stage in stages.items():
         outs = [next(iter(out)) if isinstance(out, Mapping) else out for out in stage.get("outs", ())]
         if any(path == out or path.startswith(f"{out.rstrip('/')}/") for out in outs):

@@ -1,13 +1,13 @@
-"""Which cells a run has: params.yaml, a suite, and the overrides of a command line, composed to a Run."""
+"""Which cells a run has. params.yaml, a suite and the overrides of a command line are composed to a Run."""
 
 from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,117 +18,193 @@ from src.base.files import ROOT
 from src.base.schema import Cell, Compat, Condition, Generation, Model, Run, Serving, Task
 from src.base.values import distinct, hours, listed, part, positive, suits
 
-TOKEN_BUDGET = 16384  # tokens a batch holds in memory unless told otherwise
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
 
+TOKEN_BUDGET = 16384
+"""Tokens that a batch holds in memory where no number is set."""
 
-LISTS = {"sources": "source", "models": "model", "tasks": "task", "conditions": "condition"}  # each names a group
+LISTS = {"sources": "source", "models": "model", "tasks": "task", "conditions": "condition"}
+"""The keys of params.yaml that list members, and the group of each."""
+
 PARAMS = ("suite", *LISTS, "seeds", "limit", "incomplete", "alpha", "encoder")
+"""The keys of params.yaml."""
 
 
 def params(path: Path = ROOT / "params.yaml") -> dict[str, Any]:
-    """params.yaml: which models, tasks, conditions, seeds, limit.
+    """The content of params.yaml: which models, tasks, conditions, seeds and how many examples.
 
-    Raises UserError where it cannot be read, says a key twice, or says what no run could use.
+    Raises UserError where the file cannot be read, has a key twice, or has a value that no run could use.
     """
     import yaml
 
     try:
-        found = OmegaConf.to_container(OmegaConf.load(path))  # unlike PyYAML it refuses a key that is there twice
-        return checked_params(found)
+        return checked_params(OmegaConf.to_container(OmegaConf.load(path)))  # PyYAML would accept a key twice
     except (OSError, ValueError, yaml.YAMLError, UserError) as error:
         raise UserError(
             f"{path.name} cannot be used: {error}. Write it anew: python -m src.config suite=pilot"
         ) from None
 
 
-def checked_params(found: Any) -> dict[str, Any]:
-    """The content of params.yaml as it is. Raises UserError for a key that is missing, unknown, or not its kind."""
-    if not isinstance(found, dict) or not found:
+def checked_params(settings: Any) -> dict[str, Any]:
+    """The settings unchanged, where params.yaml may hold them.
+
+    Raises UserError for a key that is missing or unknown, and for a value that its key does not take.
+    """
+    if not isinstance(settings, dict) or not settings:
         raise UserError("it is empty")
-    for key in {*found} - {*PARAMS}:
+    for key in {*settings} - {*PARAMS}:
         raise suggest("key", str(key), PARAMS, "conf/params.yaml")
-    if absent := [key for key in PARAMS if key not in found]:
+    if absent := [key for key in PARAMS if key not in settings]:
         raise UserError(f"it lacks {', '.join(absent)}")
-    for key, group in {"suite": "suite", "encoder": "bertscore", **LISTS}.items():
-        for name in listed(key, found[key]) if key in LISTS else [found[key]]:
-            if name not in conf.known(group):
-                raise suggest(key.removesuffix("s"), str(name), conf.known(group), f"conf/{group}/*.yaml")
-    positive("limit", found["limit"])
-    distinct(found["seeds"])
-    suits("incomplete", found["incomplete"])
-    suits("alpha", found["alpha"])
-    return found
+    for key, group in LISTS.items():
+        for name in listed(key, settings[key]):
+            conf.check_known(group, str(name), key.removesuffix("s"))
+    conf.check_known("suite", str(settings["suite"]))
+    conf.check_known("bertscore", str(settings["encoder"]), "encoder")
+    positive("limit", settings["limit"])
+    distinct(settings["seeds"])
+    suits("incomplete", settings["incomplete"])
+    suits("alpha", settings["alpha"])
+    return settings
 
 
 def register() -> None:
-    """Let conf/config.yaml say `${params:limit}` for what params.yaml holds."""
+    """Registers the resolver behind `${params:limit}` in conf/config.yaml: a value of params.yaml."""
     OmegaConf.register_new_resolver(
         "params", lambda key: OmegaConf.create(params())[key], use_cache=False, replace=True
     )
 
 
-SCHEMAS: dict[str, type[Any]] = {
-    "model": Model, "task": Task, "condition": Condition, "compat": Compat, "generation": Generation,
-    "engine": Serving,
-}  # fmt: skip
-"""What an override may set inside these keys, written in their YAML or not."""
-
 TAKES_VALUE = ("-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir")
-"""Hydra's flags that take the next word."""
+"""The flags of Hydra that take the next word."""
 
 
 def checked_overrides(arguments: Sequence[str]) -> list[str]:
     """The arguments as Hydra is to see them. Raises UserError for a group or key that does not exist.
 
     A field that a YAML leaves at its default is set like one that it names: model.revision=... becomes
-    ++model.revision=...
+    ++model.revision=... Flags go last, because argparse wants them unmixed.
     """
+    words, flags = _words_and_flags(arguments)
+    overrides = _parsed(words)
+    settings = _own_settings()
+    for override in overrides:
+        if not _is_hydras(override):
+            _check_key(override, settings)
+            _check_value(override, settings)
+    swept = [each.key_or_group for each in overrides if each.is_sweep_override() and not _is_hydras(each)]
+    check_sweep(swept, multirun=bool({"-m", "--multirun"} & {*flags}))
+    for_hydra = [f"++{word}" if _sets_a_field(each) else word for word, each in zip(words, overrides, strict=True)]
+    return [*for_hydra, *flags]
+
+
+def _words_and_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The overrides among the arguments, and Hydra's flags with the words that they take."""
+    pairs = zip(["", *arguments], arguments, strict=False)
+    is_flag = [word.startswith("-") or before in TAKES_VALUE for before, word in pairs]
+    words = [word for word, flag in zip(arguments, is_flag, strict=True) if not flag]
+    return words, [word for word, flag in zip(arguments, is_flag, strict=True) if flag]
+
+
+def _parsed(words: Sequence[str]) -> list[Override]:
+    """The words as Hydra reads them. Raises UserError for a word that is no override."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import OverrideType
     from hydra.errors import OverrideParseException
 
-    flags = [a.startswith("-") or before in TAKES_VALUE for before, a in zip(["", *arguments], arguments, strict=False)]
-    words = [a for a, flag in zip(arguments, flags, strict=True) if not flag]
     try:
-        overrides = OverridesParser.create().parse_overrides(words)
+        return OverridesParser.create().parse_overrides(list(words))
     except OverrideParseException as error:
         raise UserError(f"Cannot read '{error.override}'. Overrides look like limit=8 or +model=gpt2") from error
-    base = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"), resolve=False)
-    assert isinstance(base, dict)
-    keys = [*base, *GROUPS]
-    seen: list[str] = []
-    swept: list[str] = []
-    for word, override in zip(words, overrides, strict=True):
-        key = override.key_or_group
-        top, _, inside = key.partition(".")
-        top = top.split("@")[0]
-        plain = top in SCHEMAS and inside and override.type == OverrideType.CHANGE
-        seen.append(f"++{word}" if plain else word)
-        if top.startswith("hydra"):
-            continue
-        if top not in keys:
-            raise suggest("key", top, sorted({*keys} - {"defaults", "hydra"}), "conf/config.yaml")
-        if override.is_sweep_override():
-            swept.append(key)
-            values = list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
-            if key in GROUPS and (unknown := [v for v in values if v not in conf.known(key)]):
-                raise suggest(key, unknown[0], conf.known(key), f"conf/{key}/*.yaml")
-            continue
-        value = override.value()
-        if key == "model" and override.type == OverrideType.CHANGE:
-            raise UserError(f"model={value} lacks its plus. Write +model={value}")
-        if value is None and key != "limit" and (key in GROUPS or base.get(key) is not None):
-            raise UserError(f"{key}=null: {key} needs a value. Leave the word out to keep what conf/config.yaml says")
-        if inside and top not in SCHEMAS and isinstance(base.get(top), dict) and inside not in base[top]:
-            raise suggest(f"key of {top}", inside, list(base[top]), "conf/config.yaml")
-        if f"{key}s" in keys and isinstance(value, list):
-            raise UserError(f"{key} takes one name. Several: '{key}s=[{','.join(map(str, value))}]'")
-        if key in GROUPS and isinstance(value, str) and value not in conf.known(key):
-            raise suggest(key, value, conf.known(key), f"conf/{key}/*.yaml")
-        if inside and top in SCHEMAS and inside.split(".")[0] not in (names := [f.name for f in fields(SCHEMAS[top])]):
-            raise suggest(f"key of {top}", inside, names, f"src/base/schema.py, {SCHEMAS[top].__name__}")
-    check_sweep(swept, bool({"-m", "--multirun"} & {*arguments}))
-    return [*seen, *(a for a, flag in zip(arguments, flags, strict=True) if flag)]  # argparse wants them unmixed
+
+
+def _own_settings() -> dict[str, Any]:
+    """conf/config.yaml as it is written, without what its defaults add."""
+    settings = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"), resolve=False)
+    assert isinstance(settings, dict)
+    return {str(key): value for key, value in settings.items()}
+
+
+def _top_and_field(override: Override) -> tuple[str, str]:
+    """The key of conf/config.yaml that an override changes, and the path inside it ("" for the key itself)."""
+    top, _, field = override.key_or_group.partition(".")
+    return top.split("@")[0], field
+
+
+def _is_hydras(override: Override) -> bool:
+    """Whether it sets Hydra itself, which checks its own keys."""
+    return override.key_or_group.startswith("hydra")
+
+
+def _sets_a_field(override: Override) -> bool:
+    """Whether it sets a field of a schema without a plus, as in model.revision=..."""
+    from hydra.core.override_parser.types import OverrideType
+
+    top, field = _top_and_field(override)
+    return top in conf.SCHEMAS and bool(field) and override.type == OverrideType.CHANGE
+
+
+def _check_key(override: Override, settings: Mapping[str, Any]) -> None:
+    """Raises UserError for a key that is neither one of conf/config.yaml nor a group."""
+    top, _ = _top_and_field(override)
+    keys = {*settings, *GROUPS}
+    if top not in keys:
+        raise suggest("key", top, sorted(keys - {"defaults", "hydra"}), "conf/config.yaml")
+
+
+def _check_value(override: Override, settings: Mapping[str, Any]) -> None:
+    """Raises UserError for a value or a field that its key does not take."""
+    if override.is_sweep_override():
+        _check_swept_members(override)
+        return
+    _check_presence(override, settings)
+    _check_field_of_settings(override, settings)
+    _check_member(override, settings)
+    _check_field_of_schema(override)
+
+
+def _check_swept_members(override: Override) -> None:
+    """Raises UserError where a sweep over a group names no member of it."""
+    if override.key_or_group in GROUPS and override.is_discrete_sweep():
+        for name in override.sweep_string_iterator():
+            conf.check_known(override.key_or_group, name)
+
+
+def _check_presence(override: Override, settings: Mapping[str, Any]) -> None:
+    """Raises UserError for a model without its plus, and for null where a value is needed."""
+    from hydra.core.override_parser.types import OverrideType
+
+    key, value = override.key_or_group, override.value()
+    if key == "model" and override.type == OverrideType.CHANGE:
+        raise UserError(f"model={value} lacks its plus. Write +model={value}")
+    if value is None and key != "limit" and (key in GROUPS or settings.get(key) is not None):
+        raise UserError(f"{key}=null: {key} needs a value. Leave the word out to keep what conf/config.yaml says")
+
+
+def _check_field_of_settings(override: Override, settings: Mapping[str, Any]) -> None:
+    """Raises UserError for an unknown field of a mapping in conf/config.yaml that has no schema, as tracking."""
+    top, field = _top_and_field(override)
+    if field and top not in conf.SCHEMAS and isinstance(settings.get(top), dict) and field not in settings[top]:
+        raise suggest(f"key of {top}", field, list(settings[top]), "conf/config.yaml")
+
+
+def _check_member(override: Override, settings: Mapping[str, Any]) -> None:
+    """Raises UserError for several names where one is taken, and for a name that a group does not have."""
+    key, value = override.key_or_group, override.value()
+    if f"{key}s" in {*settings, *GROUPS} and isinstance(value, list):
+        raise UserError(f"{key} takes one name. Several: '{key}s=[{','.join(map(str, value))}]'")
+    if key in GROUPS and isinstance(value, str):
+        conf.check_known(key, value)
+
+
+def _check_field_of_schema(override: Override) -> None:
+    """Raises UserError for a field that the schema of its group does not have."""
+    top, field = _top_and_field(override)
+    if field and top in conf.SCHEMAS:
+        schema = conf.SCHEMAS[top]
+        names = [each.name for each in fields(schema)]
+        if field.split(".")[0] not in names:
+            raise suggest(f"key of {top}", field, names, f"src/base/schema.py, {schema.__name__}")
 
 
 def check_sweep(swept: Sequence[str], multirun: bool) -> None:
@@ -147,23 +223,8 @@ def compose_run(cfg: DictConfig) -> Run:
     if "model" not in cfg:
         raise UserError(f"Which model? Add +model=<name>. Known (conf/model/*.yaml): {', '.join(conf.known('model'))}")
     model = conf.typed(Model, cfg.model, "model")
-    tasks = (
-        [conf.with_exemplar_options(conf.typed(Task, cfg.task, "task"))]
-        if cfg.get("task")
-        else [conf.load_task(name) for name in asked_of(model, listed("tasks", cfg.tasks))]
-    )
-    conditions = (
-        [conf.typed(Condition, cfg.condition, "condition")]
-        if cfg.get("condition")
-        else [conf.load("condition", name, Condition) for name in listed("conditions", cfg.conditions)]
-    )
-    cells = tuple(Cell(task, condition) for task in tasks for condition in conditions)
-    if not cells:
-        raise UserError(
-            f"{model.name}: the suite holds none of its tasks ({', '.join(model.tasks or ())}). Add task=..."
-        )
-    if cfg.encoder not in conf.known("bertscore"):
-        raise suggest("encoder", str(cfg.encoder), conf.known("bertscore"), "conf/bertscore/*.yaml")
+    cells = _cells(cfg, model)
+    conf.check_known("bertscore", str(cfg.encoder), "encoder")
     shard, shards = part(cfg.shard, cfg.shards, len(cells))
     run = Run(
         suite=cfg.suite,
@@ -190,6 +251,30 @@ def compose_run(cfg: DictConfig) -> Run:
     return run
 
 
+def _cells(cfg: DictConfig, model: Model) -> tuple[Cell, ...]:
+    """Every task of the configuration under every condition. Raises UserError where there is none for this model."""
+    cells = tuple(Cell(task, condition) for task in _tasks(cfg, model) for condition in _conditions(cfg))
+    if not cells:
+        raise UserError(
+            f"{model.name}: the suite holds none of its tasks ({', '.join(model.tasks or ())}). Add task=..."
+        )
+    return cells
+
+
+def _tasks(cfg: DictConfig, model: Model) -> list[Task]:
+    """The task that task=<name> chose, else those of the suite that the model is given."""
+    if cfg.get("task"):
+        return [conf.with_exemplar_options(conf.typed(Task, cfg.task, "task"))]
+    return [conf.load_task(name) for name in asked_of(model, listed("tasks", cfg.tasks))]
+
+
+def _conditions(cfg: DictConfig) -> list[Condition]:
+    """The condition that condition=<name> chose, else those of the suite."""
+    if cfg.get("condition"):
+        return [conf.typed(Condition, cfg.condition, "condition")]
+    return conf.load_all("condition", listed("conditions", cfg.conditions), Condition)
+
+
 def composed(words: Sequence[str]) -> DictConfig:
     """conf/config.yaml with these overrides, e.g. ["tracking.uri=http://..."]. Raises UserError."""
     from hydra import compose
@@ -204,44 +289,59 @@ def composed(words: Sequence[str]) -> DictConfig:
 
 
 def composed_run(words: Sequence[str]) -> Run:
-    """The Run of some overrides, as `python -m src.run` composes it. Raises UserError."""
+    """The Run that `python -m src.run` composes from these overrides. Raises UserError."""
     return compose_run(composed(words))
 
 
 def asked_of(model: Model, tasks: Sequence[str]) -> list[str]:
-    """Those of a suite's tasks that this model is given; one named by hand (task=...) is always run."""
+    """Those of a suite's tasks that this model is given. A task named by hand (task=...) is always run."""
     return [name for name in tasks if model.tasks is None or name in model.tasks]
 
 
+def tasks_before(run: Run, cell: Cell) -> list[Task]:
+    """The tasks that the run takes before this cell's task, in order."""
+    earlier = itertools.takewhile(lambda c: c.task.name != cell.task.name, run.cells)
+    return list({c.task.name: c.task for c in earlier}.values())
+
+
 def composed_params(words: Sequence[str]) -> dict[str, Any]:
-    """What conf/params.yaml composes to with these overrides, e.g. ["suite=paper", "limit=8"]. Raises UserError."""
+    """What params.yaml is to hold: conf/params.yaml with these overrides, e.g. ["suite=paper", "limit=8"].
+
+    It does not read params.yaml. Raises UserError.
+    """
     from hydra import compose
     from hydra.errors import HydraException
 
     for word in words:
         key, _, value = word.partition("=")
-        if key == "suite" and value not in conf.known("suite"):
-            raise suggest("suite", value, conf.known("suite"), "conf/suite/*.yaml")
+        if key == "suite":
+            conf.check_known("suite", value)
     try:
         with conf.hydra():
-            found = OmegaConf.to_container(compose("params", overrides=list(words)))
+            settings = OmegaConf.to_container(compose("params", overrides=list(words)))
     except HydraException as error:
         raise UserError(
             f"{str(error).splitlines()[0]} Keys are those of conf/suite/*.yaml, e.g. suite=paper"
         ) from error
-    assert isinstance(found, dict)
-    return {str(key): value for key, value in found.items()}
+    assert isinstance(settings, dict)
+    return {str(key): value for key, value in settings.items()}
 
 
-def tasks_before(run: Run, cell: Cell) -> list[Task]:
-    """The tasks of the run's cells before this cell's task, in the order they run."""
-    gone = itertools.takewhile(lambda c: c.task.name != cell.task.name, run.cells)
-    return list({c.task.name: c.task for c in gone}.values())
+def params_with(words: Sequence[str]) -> dict[str, Any]:
+    """The settings of a command that takes its grid from params.yaml or from its own words.
 
-
-def composed_settings(words: Sequence[str]) -> dict[str, Any]:
-    """params.yaml, or what these overrides compose: suite=NAME, +model=NAME, limit=8, ... Raises UserError."""
-    suite = [] if any(word.startswith("suite=") for word in words) else [f"suite={params()['suite']}"]
-    models = [word.partition("=")[2] for word in words if word.lstrip("+").startswith("model=")]
-    rest = [word for word in words if not word.lstrip("+").startswith("model=")]
+    Without words they are params.yaml. With words they are the suite that the words name, else the one that
+    params.yaml names, and the other words change it. +model=NAME, as `python -m src.run` takes it, puts NAME in place
+    of the suite's models. Raises UserError.
+    """
+    if not words:
+        return params()
+    names_suite = any(word.startswith("suite=") for word in words)
+    suite = [] if names_suite else [f"suite={params()['suite']}"]
+    models = [word.partition("=")[2] for word in words if _names_model(word)]
+    rest = [word for word in words if not _names_model(word)]
     return composed_params([*suite, *rest, *([f"models=[{','.join(models)}]"] if models else [])])
+
+
+def _names_model(word: str) -> bool:
+    return word.lstrip("+").startswith("model=")

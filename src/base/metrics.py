@@ -1,10 +1,10 @@
-"""Names of metrics, sources and margins that more than one folder reads."""
+"""Names of metrics, columns and verdicts that more than one folder reads."""
 
 from __future__ import annotations
 
 PUBLISHED, OWN = "published", "own"
 CELL_KEY = ("source", "suite", "model", "condition", "prompt", "shots", "task")
-"""What identifies one cell; with `metric` it identifies one row of cells.parquet."""
+"""What identifies one cell. Together with `metric` it identifies one row of cells.parquet."""
 
 SERIES_KEY = ("source", "suite", "condition", "prompt", "shots", "task", "metric")
 """What the models of one scale series share, beside their family."""
@@ -14,29 +14,29 @@ EXACT, BERT = "exact_match", "bertscore_accuracy"
 LIKELIHOODS = ("likelihood", "likelihood_plain", "likelihood_token")
 ACCURACIES = (EXACT, BERT, *LIKELIHOODS)
 MEANS = ("bertscore_f1", "edit_distance")
-"""Metrics that are means, not counts: no chance, no k."""
+"""Metrics that are means, not counts. They have no chance level and no k."""
 
 PICKS = {EXACT: "picked", BERT: "bertscore_picked", LIKELIHOODS[0]: "likelihood_picked"}
-"""The column of scores.parquet that holds the option behind a metric."""
+"""By metric, the column of scores.parquet that holds the option which the metric picks."""
 
 
 MARGIN = 0.05
-"""Five points: the paper's own star, and the bound of equivalence."""
+"""Five points: the margin behind the stars of the paper, and the bound of equivalence."""
 
 
 F1, EXPLORATORY = "F1", "exploratory"
 RESAMPLED = "resampled"
-"""The control condition whose exemplars are drawn."""
+"""The control condition that takes other few-shot exemplars than the published ones."""
 
 F2, F3, F4, F5 = "F2", "F3", "F4", "F5"
 
 
-# verdicts of `predictable`, in the order of the rule; the last two say why there is none
+# Values of `predictable`, in the order of the rule. The last two say why there is no verdict.
 LINE_REJECTED, NO_ABOVE, NO_BELOW, YES, INCONCLUSIVE = "line_rejected", "no_above", "no_below", "yes", "inconclusive"
 TOO_FEW_SIZES, NOT_ZERO_SHOT = "too_few_sizes", "not_zero_shot"
 
 
-# validity gates
+# Validity gates.
 GATE_ZERO = "forced_choice_zero"
 GATE_EXACT_ABOVE = "exact_match_above_bertscore"
 GATE_CONSTANT = "equals_constant_policy"
@@ -134,12 +134,12 @@ RULES = {
 }
 
 
-# pingouin 0.7
+# Names of columns in the results of pingouin 0.7.
 PG_P, PG_W, PG_T, PG_CI, PG_BF = "p_val", "W_val", "T", "CI95", "BF10"
 PG_TOST_P, PG_GG, PG_UNCORRECTED, PG_SOURCE, PG_EPS = "pval", "p_GG_corr", "p_unc", "Source", "eps"
 
 
-# What data/reference/*.csv keeps of own cells.
+# The columns of own cells that data/reference/*.csv holds.
 REFERENCE_COLUMNS = (
     "suite", "model", "weights", "prompt", "shots", "condition", "task", "metric", "primary", "n", "k", "accuracy",
     "ci_low", "ci_high", "chance", "unparsed_share", "p", "p_holm", "above", "data_sha256", "completions_sha256",

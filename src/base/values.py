@@ -1,4 +1,4 @@
-"""What a setting's value may be, and that in words."""
+"""The values that a setting takes, and the error for any other."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from omegaconf import OmegaConf
 from src.base.errors import UserError
 
 
-def listed(key: str, found: Any) -> list[str]:
-    """A list of distinct names. Raises UserError."""
-    names = list(found) if OmegaConf.is_list(found) or isinstance(found, list) else []
+def listed(key: str, value: Any) -> list[str]:
+    """The value of a key that takes a list of distinct names. Raises UserError for any other value."""
+    names = list(value) if OmegaConf.is_list(value) or isinstance(value, list) else []
     if not names or len(set(map(str, names))) != len(names):
-        raise UserError(f"{key}={found}: {key} is a list of distinct names, e.g. {key}=[one,another]")
+        raise UserError(f"{key}={value}: {key} is a list of distinct names, e.g. {key}=[one,another]")
     return names
 
 
@@ -42,18 +42,18 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "engine.tokens_per_minute": (lambda v: v is None or v > 0, "a number above 0, or null for no limit"),
     "engine.max_cost_usd": (lambda v: v is None or v > 0, "US dollars, more than 0, or null for no limit"),
 }  # fmt: skip
-"""What a key's value is to be, and that in words."""
+"""For each key, whether it takes a value, and the values that it takes in words."""
 
 
 def suits(key: str, value: Any) -> None:
-    """Raises UserError where the value is not what VALUES says of its key."""
+    """Raises UserError where the key does not take the value, by VALUES."""
     allowed, words = VALUES[key]
     if not allowed(value):
         raise UserError(f"{key}={value}: {key} is {words}")
 
 
 def positive(key: str, value: Any) -> int | None:
-    """A whole number of 1 or more, or None. Raises UserError."""
+    """The value of a key that takes a whole number of 1 or more, or None. Raises UserError for any other value."""
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -62,7 +62,7 @@ def positive(key: str, value: Any) -> int | None:
 
 
 def part(shard: Any, shards: Any, cells: int) -> tuple[int, int]:
-    """Which of how many shards. Raises UserError where there is no such shard, or fewer cells than shards."""
+    """(shard, number of shards). Raises UserError where there is no such shard, or fewer cells than shards."""
     count = positive("shards", shards) or 1
     if not isinstance(shard, int) or isinstance(shard, bool) or not 0 <= shard < count:
         raise UserError(f"shard={shard}: with shards={count}, shard is a whole number from 0 to {count - 1}")
@@ -72,7 +72,7 @@ def part(shard: Any, shards: Any, cells: int) -> tuple[int, int]:
 
 
 def hours(value: Any) -> float | None:
-    """A positive number of hours, or None. Raises UserError."""
+    """The value of time_limit_h: a number of hours above 0, or None. Raises UserError for any other value."""
     if value is None:
         return None
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
@@ -80,9 +80,9 @@ def hours(value: Any) -> float | None:
     return float(value)
 
 
-def distinct(found: Any) -> tuple[int, ...]:
-    """Seeds, one or a list. Raises UserError where they are not distinct whole numbers of 0 or more."""
-    seeds = tuple(found) if OmegaConf.is_list(found) or isinstance(found, list) else (found,)
+def distinct(value: Any) -> tuple[int, ...]:
+    """The seeds of a value that is one or a list. Raises UserError where they are not distinct and 0 or more."""
+    seeds = tuple(value) if OmegaConf.is_list(value) or isinstance(value, list) else (value,)
     if not seeds or len(set(seeds)) != len(seeds) or not all(type(s) is int and 0 <= s < 2**63 for s in seeds):
         raise UserError(
             f"seeds={list(seeds)}: seeds are distinct whole numbers of 0 or more (below 2**63), "
@@ -92,5 +92,5 @@ def distinct(found: Any) -> tuple[int, ...]:
 
 
 def digest(value: Any) -> str:
-    """sha256 (hex) of a value's canonical JSON."""
+    """The sha256 of a value's canonical JSON, in hex."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

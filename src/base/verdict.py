@@ -1,4 +1,4 @@
-"""The words of a verdict, and how often each was given."""
+"""The verdicts that a claim can get, and how many claims got each."""
 
 from __future__ import annotations
 

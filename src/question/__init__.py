@@ -1,3 +1,3 @@
-"""What a model is asked: examples, their options, prompts, and the controls that change them."""
+"""What a model is asked: examples, their options, the prompts made of them, and control conditions."""
 
 from __future__ import annotations

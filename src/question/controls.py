@@ -1,4 +1,4 @@
-"""Control conditions: which examples are asked in place of a cell's own (docs/statistics.md)."""
+"""Control conditions: the examples that a cell asks in place of its own (docs/statistics.md)."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ CONTENT_FREE = "content_free"
 RESAMPLED = "resampled"
 
 
-def drawn(what: str, example: Example) -> bytes:
-    """An example's place in one seeded order, `what` being the seed."""
-    return hashlib.sha256(f"{what}:{example.id}".encode()).digest()
+def seeded_key(seed: str, name: str) -> bytes:
+    """What an example or a context of this name is sorted by in the order of this seed."""
+    return hashlib.sha256(f"{seed}:{name}".encode()).digest()
 
 
 def unchanged(chosen: Sequence[Example], tests: Sequence[Example]) -> list[Example]:
-    """The examples as they are: what differs is said by the condition's own data."""
+    """The examples as they are, for a control that changes the exemplars or the template."""
     return list(chosen)
 
 
 def shifts(chosen: Sequence[Example], tests: Sequence[Example]) -> list[Example]:
-    """Each example once per cyclic shift of its options, the file's order first; ids "<example id>~shift<k>".
+    """Each example once for every cyclic shift of its options, in the file's order first: "<example id>~shift<k>".
 
-    Over the shifts each option stands once in each place, so that a policy of positions scores exactly 1/m.
+    Each option stands once in each place, so that a policy of positions scores exactly 1 / number of options.
     """
     return [shifted(example, k) for example in chosen for k in range(max(len(example.options), 1))]
 
@@ -44,31 +44,31 @@ def shifted(example: Example, k: int) -> Example:
 def input_swapped(chosen: Sequence[Example], tests: Sequence[Example]) -> list[Example]:
     """Each example's options and gold answer under the input of another: the model's own content-free floor.
 
-    The partner is fixed by the test items alone, so that it is the same at every limit. An example that is alone
-    with its number of options is left out.
+    The partner depends on the test items alone, so that it is the same at every limit. An example is left out where no
+    other has as many options.
     """
-    partner = derangement(tests)
-    return [replace(example, input=partner[example.id].input) for example in chosen if example.id in partner]
+    partners = derangement(tests)
+    return [replace(example, input=partners[example.id].input) for example in chosen if example.id in partners]
 
 
 def derangement(tests: Sequence[Example]) -> dict[str, Example]:
-    """Another example of as many options for each example, by id: one to one, no fixed point.
+    """Another example with as many options for each example, by id: one to one, and none is its own partner.
 
-    One cycle through a hashed order in which those of a shared context stand side by side; a step of the largest
-    context leads out of every context (as long as none holds more than half of the examples).
+    The examples stand in a hashed order in which those of one context are neighbours. The partner is as many places
+    further as the largest context has examples. It therefore has another context, as long as no context holds more than
+    half of the examples.
     """
-    found: dict[str, Example] = {}
+    partners: dict[str, Example] = {}
     for size in {len(example.options) for example in tests}:
         alike = [example for example in tests if len(example.options) == size]
-        heads = {e.group: drawn("swap", replace(e, id=e.group)) for e in alike}
-        alike.sort(key=lambda e: (heads[e.group], e.group, drawn("swap", e)))
+        alike.sort(key=lambda e: (seeded_key("swap", e.group), e.group, seeded_key("swap", e.id)))
         step = max(Counter(e.group for e in alike).values()) % len(alike) or 1
-        found |= {e.id: alike[(i + step) % len(alike)] for i, e in enumerate(alike) if len(alike) > 1}
-    return found
+        partners |= {e.id: alike[(i + step) % len(alike)] for i, e in enumerate(alike) if len(alike) > 1}
+    return partners
 
 
 def content_free(chosen: Sequence[Example], tests: Sequence[Example]) -> list[Example]:
-    """Each example with an empty input and its options: the prior that prior-corrected likelihood takes off."""
+    """Each example with its options and an empty input. Prior-corrected likelihood subtracts the prior so measured."""
     return [replace(example, input="") for example in chosen]
 
 
@@ -80,10 +80,14 @@ CONTROLS: Mapping[str | None, Callable[[Sequence[Example], Sequence[Example]], l
     RESAMPLED: unchanged,  # the exemplars differ, by exemplar_seed
     "wording": unchanged,  # the template differs
 }
+"""By the `control` of conf/condition/<name>.yaml."""
 
 
 def checked(condition: Condition) -> Callable[[Sequence[Example], Sequence[Example]], list[Example]]:
-    """The condition's control. Raises UserError for an unknown one, and for exemplars drawn without saying so."""
+    """The function of the condition's control.
+
+    Raises UserError for an unknown control, and for `resampled` without a seed or without exemplars.
+    """
     where = f"conf/condition/{condition.name}.yaml"
     if condition.control not in CONTROLS:
         raise suggest("control", str(condition.control), [name for name in CONTROLS if name], "prompts.CONTROLS")
@@ -97,17 +101,17 @@ def checked(condition: Condition) -> Callable[[Sequence[Example], Sequence[Examp
 
 
 def resampled(tests: Sequence[Example], count: int, seed: int) -> list[Example]:
-    """`count` exemplars out of a task's test items, by `seed` alone: whatever the limit and the order of the file.
+    """`count` exemplars out of a task's test items. They depend on `seed` alone, not on the limit or the file's order.
 
-    They leave the test items of their cell, and another example takes the place of one that the limit would have
-    kept. The published exemplars are then neither exemplars nor test items: the examples scored stay those of the
-    plain cell, less the drawn ones. Options are those of the prepared task, constructed ones included.
+    They are no longer test items of their cell. Another example takes the place of one that the limit would have kept.
+    The published exemplars are then neither exemplars nor test items, so that the examples scored are those of the
+    plain cell less the resampled ones. Options are those of the prepared task, constructed ones included.
     """
-    order = sorted(tests, key=lambda e: drawn(f"exemplar {seed}", e))
-    return [replace(example, exemplar=place) for place, example in enumerate(order[:count])]
+    order = sorted(tests, key=lambda example: seeded_key(f"exemplar {seed}", example.id))
+    return [replace(example, exemplar=position) for position, example in enumerate(order[:count])]
 
 
 def without(tests: Sequence[Example], exemplars: Sequence[Example]) -> list[Example]:
-    """The tests that are no exemplars."""
-    taken = {example.id for example in exemplars}
-    return [example for example in tests if example.id not in taken]
+    """The test items that are no exemplars."""
+    exemplar_ids = {example.id for example in exemplars}
+    return [example for example in tests if example.id not in exemplar_ids]

@@ -1,10 +1,9 @@
-"""Typed examples of a prepared task: read from data/tasks, sampled in one seeded order."""
+"""The typed examples of a prepared task: how data/tasks is read, and which examples a limit keeps."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,14 +11,15 @@ from pathlib import Path
 
 from src.base.errors import UserError
 from src.base.schema import Task
+from src.question.readers import json_lines
 
-TASKS = Path("data/tasks")
-SUMMARY = "summary.csv"
+TASKS = Path("data/tasks")  # <task>.jsonl, as `python -m src.prepare` writes them
+SUMMARY = "summary.csv"  # beside them: counts, chance and sha256 of each
 
 
 @dataclass(frozen=True)
 class Example:
-    """One question. `options` keep the order of the file."""
+    """One question of a task. Its `options` keep the order of the file."""
 
     id: str  # "<task>/<index in the source file>"
     group: str  # examples that share a context share this
@@ -31,25 +31,28 @@ class Example:
 
 
 def context(task: Task, name: str, text: str) -> str:
-    """What an example shares with its siblings, hashed; its own id where the task has no groups."""
+    """The group of an example: the hash of the context that it shares, or its own id where the task has no groups."""
     match = re.search(task.group, text, re.DOTALL) if task.group else None
     return hashlib.sha256(match.group(1).encode()).hexdigest()[:12] if match else name
 
 
 def chance(tests: Iterable[Example]) -> float | None:
-    """Accuracy of a uniform guesser, a fraction: mean of 1 / number of options, exact; None without options."""
+    """The accuracy of a uniform guesser: the mean of 1 / number of options. None where an example has no options."""
     sizes = [len(example.options) for example in tests]
-    return sum(1 / m for m in sizes) / len(sizes) if sizes and all(sizes) else None
+    return sum(1 / size for size in sizes) / len(sizes) if sizes and all(sizes) else None
 
 
 def sampled(tests: Sequence[Example], limit: int | None) -> list[Example]:
-    """The first `limit` examples of one seeded order per task, so that a smaller sample is part of a larger one."""
+    """The first `limit` examples of the task's one seeded order. A smaller sample is thus part of a larger one."""
     order = sorted(tests, key=lambda e: hashlib.sha256(f"order:{e.id}".encode()).digest())
     return order[:limit]
 
 
 def load(name: str, folder: Path = TASKS) -> tuple[list[Example], list[Example], str]:
-    """(exemplars, test items, sha256 of the prepared file) of a task. Raises UserError where it is not prepared."""
+    """(exemplars in prompt order, test items, sha256 of the prepared file) of a task.
+
+    Raises UserError where the task is not prepared, or its file is not the one that was prepared.
+    """
     path = folder / f"{name}.jsonl"
     if not path.exists():
         raise UserError(f"{path} is missing: the task {name} is not prepared. Make it: dvc repro prepare")
@@ -58,17 +61,18 @@ def load(name: str, folder: Path = TASKS) -> tuple[list[Example], list[Example],
     if prepared_hashes(folder).get(name) not in (None, "", sha256):
         raise UserError(f"{path} was edited: its sha256 is not that of {folder / SUMMARY}. {again}")
     try:
-        rows = [json.loads(line) for line in raw.decode().split("\n") if line]
-        found = [Example(**{**row, "options": tuple(row["options"])}) for row in rows]
+        rows = json_lines(raw.decode())
+        examples = [Example(**{**row, "options": tuple(row["options"])}) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not whole ({error}). {again}") from None
-    if all(e.exemplar is not None for e in found):
+    tests = [example for example in examples if example.exemplar is None]
+    if not tests:
         raise UserError(f"{path} holds no test item. {again}")
-    shots = sorted((e for e in found if e.exemplar is not None), key=lambda e: e.exemplar or 0)
-    return shots, [e for e in found if e.exemplar is None], sha256
+    exemplars = [example for example in examples if example.exemplar is not None]
+    return sorted(exemplars, key=lambda example: example.exemplar or 0), tests, sha256
 
 
 def prepared_hashes(folder: Path) -> dict[str, str]:
-    """sha256 by task, as the summary beside the prepared tasks says; {} where there is none."""
+    """The sha256 of each prepared file, by task, out of the summary beside them. {} where there is no summary."""
     path = folder / SUMMARY
     return {row["task"]: row["sha256"] for row in csv.DictReader(path.open())} if path.exists() else {}

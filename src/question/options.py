@@ -1,4 +1,4 @@
-"""Wrong options for tasks whose file has none, drawn by a seed of the example alone."""
+"""Wrong options for tasks whose file has none. They depend on the example alone, by a seed made of its id."""
 
 from __future__ import annotations
 
@@ -18,24 +18,27 @@ def nearby_numbers(answer: str, material: str, count: int, rng: random.Random) -
 
 
 def numbers_in_text(answer: str, material: str, count: int, rng: random.Random) -> list[str]:
-    """Wrong numbers that occur in the question or its worked solution; nearby ones where there are too few."""
+    """Wrong numbers out of the question and its worked solution, filled up with the numbers above the answer."""
     gold = answer.replace(",", "")
-    seen = dict.fromkeys(n.replace(",", "") for n in re.findall(r"\d[\d,]*", material))
-    known = [n for n in seen if n and n.lstrip("0") not in ("", gold)]
-    drawn = rng.sample(known, min(count, len(known)))
-    filler = (str(int(gold) + step) for step in range(1, 2 * count + 2))
-    return [*drawn, *(n for n in filler if n not in drawn)][:count]
+    mentioned = dict.fromkeys(number.replace(",", "") for number in re.findall(r"\d[\d,]*", material))
+    wrong = [number for number in mentioned if number and number.lstrip("0") not in ("", gold)]
+    sample = rng.sample(wrong, min(count, len(wrong)))
+    larger = (str(int(gold) + step) for step in range(1, 2 * count + 2))
+    return [*sample, *(number for number in larger if number not in sample)][:count]
 
 
 def words_in_list(answer: str, material: str, count: int, rng: random.Random) -> list[str]:
-    """Wrong sets of as many words of the list, in alphabetical order, the first sharing a word with the answer."""
+    """Wrong sets of as many words of the list as the answer has, each in alphabetical order.
+
+    The first one shares a word with an answer of several words.
+    """
     gold = answer.split(", ")
-    board = [w.strip() for w in re.split(r"following list: ", material)[1].split(".")[0].split(",")]
-    others = [w for w in board if w not in gold]
+    board = [word.strip() for word in re.split(r"following list: ", material)[1].split(".")[0].split(",")]
+    others = [word for word in board if word not in gold]
     wrong: list[str] = []
     while len(wrong) < count:
-        kept = [rng.choice(gold)] if len(gold) > 1 and not wrong else []
-        words = ", ".join(sorted(kept + rng.sample(others, len(gold) - len(kept))))
+        shared = [rng.choice(gold)] if len(gold) > 1 and not wrong else []
+        words = ", ".join(sorted(shared + rng.sample(others, len(gold) - len(shared))))
         wrong += [words] if words not in wrong else []
     return wrong
 
@@ -45,12 +48,13 @@ CONSTRUCTIONS: Mapping[str, Callable[[str, str, int, random.Random], list[str]]]
     "numbers_in_text": numbers_in_text,
     "words_in_list": words_in_list,
 }
+"""By `options.construct` of conf/task/<name>.yaml."""
 
 
 def constructed(row: Row, key: str, construct: str, count: int) -> Row:
-    """The row with `count` options: its answer among wrong ones, in an order seeded by `key` alone.
+    """The row with `count` options: its answer among wrong ones, in an order that depends on `key` alone.
 
-    The authors' own wrong options for test items are not public; these follow what their exemplars show.
+    The authors' own wrong options for test items are not public. These follow the pattern of the published exemplars.
     """
     rng = random.Random(hashlib.sha256(key.encode()).digest())
     options = [row.answer, *CONSTRUCTIONS[construct](row.answer, row.material, count - 1, rng)]

@@ -1,4 +1,8 @@
-""""""
+"""An example, its task and its condition become a prompt. Pure: no file is read and no argument is changed.
+
+`ask` returns all prompts of a cell and `render` one of them. Templates, wordings and cleaning are in docs/protocol.md
+("Prompt text"), control conditions in docs/statistics.md.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +43,7 @@ def without_full_stop(text: str) -> str:
 
 
 def question(example: Example, task: Task, condition: Condition, wording: Wording, show_options: bool) -> str:
-    """The example as its condition asks it, up to where the answer begins."""
+    """The example as its condition puts it, up to where the answer begins."""
     text = clean(example.input, task)
     if wording.paragraph_break_to_space:
         text = " ".join(part.strip(" ") for part in text.split("\n\n"))
@@ -53,20 +57,20 @@ def question(example: Example, task: Task, condition: Condition, wording: Wordin
 
 
 def answer(condition: Condition, wording: Wording, option: str, index: int) -> str:
-    """How an exemplar states this option; the same string is what likelihood scores."""
-    said = condition.answer.format(answer=without_full_stop(option), letter=LETTERS[index])
-    return said if wording.full_stop_after_answer else said.removesuffix(".")
+    """How an exemplar states this option. Likelihood scores the same string."""
+    text = condition.answer.format(answer=without_full_stop(option), letter=LETTERS[index])
+    return text if wording.full_stop_after_answer else text.removesuffix(".")
 
 
 def prefix(exemplars: Sequence[Example], task: Task, condition: Condition) -> str:
-    """The few-shot prefix: each exemplar with its answer and a blank line."""
+    """The few-shot prefix: each exemplar with its answer, and a blank line after it."""
     wording = task.wording.get(condition.prompt, Wording())
     shown = task.exemplar_options.get(condition.prompt) or [None] * len(exemplars)
     parts = []
     for example, options in zip(exemplars, shown, strict=True):
         example = with_options(example, options)
-        said = answer(condition, wording, example.answer, example.target or 0)
-        parts.append(question(example, task, condition, wording, show_options=True) + said + "\n\n")
+        shown_question = question(example, task, condition, wording, show_options=True)
+        parts.append(shown_question + answer(condition, wording, example.answer, example.target or 0) + "\n\n")
     return "".join(parts)
 
 
@@ -86,7 +90,7 @@ def render(example: Example, exemplars: Sequence[Example], task: Task, condition
 def item(example: Example, ahead: str, task: Task, condition: Condition) -> Prompt:
     """The prompt of one test item behind the few-shot prefix `ahead`.
 
-    Options that are not shown are still scored where the task file has them; constructed ones are not.
+    Options that the prompt does not show are scored where the task file has them, but not where they are constructed.
     """
     wording = task.wording.get(condition.prompt, Wording())
     shown = wording.show_options and "{choices}" in condition.template
@@ -111,11 +115,11 @@ def ask(
     limit: int | None = None,
     earlier: Sequence[Task] = (),
 ) -> list[Prompt]:
-    """Every prompt of a cell, in the order of `data.sampled`; variants of one example stand together.
+    """Every prompt of a cell, in the order of `examples.sampled`. The variants of one example stand together.
 
-    tests, exemplars: all of the task's. limit: number of examples, not of prompts. earlier: the tasks whose template
-    edits are still in force, in the order they ran (Compat.template_leak); only test items show them, since the
-    published prefixes are fixed text. Raises UserError for a condition that says two things at once.
+    tests, exemplars: all that the task has. limit: the number of examples, not of prompts. earlier: the tasks whose
+    template edits are still in force (Compat.template_leak), in the order in which they ran. Only test items show these
+    edits, because the published prefixes are fixed text. Raises UserError for a condition that contradicts itself.
     """
     control = controls.checked(condition)
     if condition.exemplar_seed is not None:
@@ -128,19 +132,19 @@ def ask(
 
 
 def example_id(prompt_id: str) -> tuple[str, str | None]:
-    """(the example's id, its variant): "t/3~shift2" is ("t/3", "shift2"); a plain id has the variant None."""
+    """(the example's id, its variant): "t/3~shift2" gives ("t/3", "shift2") and "t/3" gives ("t/3", None)."""
     name, _, variant = prompt_id.partition(VARIANT)
     return name, variant or None
 
 
 LEAKS: Mapping[str, str] = {"closed_adv": "after_input", "closed": "show_options"}
-"""By prompt format, the field of a Wording that the released code wrote into the shared template for good."""
+"""By prompt format, the field of a Wording that the released code left in the template that all tasks share."""
 
 
 def leaked(task: Task, prompt_format: str, earlier: Sequence[Task]) -> Task:
-    """The task as the released code asked it after the `earlier` ones: the last edit of the shared template holds.
+    """The task as the released code put it after the `earlier` ones, of which the last template edit is still in force.
 
-    protocol.md, Defects, 1. A task's own edit comes before what it inherits; no earlier task, no change.
+    This is defect 1 of docs/protocol.md. A task's own edit replaces the one that it inherits.
     """
     name = LEAKS.get(prompt_format)
     if name is None:

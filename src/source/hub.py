@@ -1,4 +1,4 @@
-"""The Hugging Face hub: data sets, snapshots, and what its errors mean."""
+"""The Hugging Face hub: rows of data sets, snapshots of repositories, and the meaning of its errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ REVISIONS = Path("conf/revisions.yaml")  # hub id -> 40-digit commit
 
 
 def json_lines(parquet: Path, columns: list[str], rows: list[int] | None = None) -> str:
-    """The columns of a parquet file as JSON lines, one row each, ASCII only; `rows` picks and orders by index."""
+    """The columns of a parquet file as JSON lines, in ASCII.
+
+    rows: the indices to take, in this order. None takes all.
+    """
     import pyarrow.parquet as pq
 
     table = pq.read_table(parquet, columns=columns).select(columns)
@@ -23,9 +26,9 @@ def json_lines(parquet: Path, columns: list[str], rows: list[int] | None = None)
 
 
 def snapshot(hub: str, revision: str | None, patterns: Iterable[str], repo_type: str = "model") -> Path:
-    """Local folder of a hub repository's files that match. HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE apply.
+    """The local folder of a repository's files that match. HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE apply.
 
-    Where the hub does not answer, what the cache has; raises UnavailableError within seconds where that is nothing.
+    Uses the cache where the hub does not answer. Raises UnavailableError within seconds where the cache has nothing.
     """
     from huggingface_hub import snapshot_download
 
@@ -50,7 +53,7 @@ WORDS = {
     403: "the token may not read it (HF_TOKEN, or the login): give it that permission",
     429: "too many requests: wait, then run the same command again",
 }
-"""What the hub's client means, by the name of its error or by the status of the answer."""
+"""What an error of the hub's client means, by the name of its class or by the HTTP status of the answer."""
 
 
 def in_words(error: Exception) -> str:
@@ -61,7 +64,10 @@ def in_words(error: Exception) -> str:
 
 
 def _refusal(hub: str, revision: str | None, repo_type: str) -> Exception | None:
-    """What stands between us and a hub repository, asked once: snapshot_download would retry for 24 s."""
+    """The error with which the hub refuses a repository, or None.
+
+    The hub is asked once. snapshot_download would retry for 24 s.
+    """
     from huggingface_hub import HfApi
 
     try:
@@ -72,7 +78,10 @@ def _refusal(hub: str, revision: str | None, repo_type: str) -> Exception | None
 
 
 def from_hub(source: Source, work: Path) -> str | None:
-    """Downloads parquet files of a hub data set and writes their rows. Raises UnavailableError."""
+    """Downloads the parquet files of the source's hub data set and writes their rows. Raises UnavailableError.
+
+    Returns the hub id, or None where the source has none.
+    """
     if source.hub is None:
         return None
     paths = [table.path for table in source.tables.values()]

@@ -1,8 +1,7 @@
-"""A pinned download, and the checks that what came is what was pinned."""
+"""A pinned download, and the checks that its files are the pinned ones."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import shutil
 from collections.abc import Mapping
@@ -12,14 +11,14 @@ from pathlib import Path
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.base.errors import UserError
+from src.base.errors import UserError, suggest
 
 SOURCES = Path("conf/source")
-NOTE = "UNAVAILABLE.txt"  # stands in a source's folder where it could not be had
+NOTE = "UNAVAILABLE.txt"  # in the folder of a source that could not be fetched: why not
 
 
 class UnavailableError(UserError):
-    """Nothing that holds the source can be reached from here."""
+    """No registry, hub or folder that holds the source can be reached."""
 
 
 @dataclass
@@ -40,7 +39,7 @@ class Source:
     folder: str = MISSING  # where its files end
     files: dict[str, str] = MISSING  # path inside the folder -> sha256
     disk_bytes: int = MISSING  # free space needed while fetching
-    optional: list[str] = field(default_factory=list)  # files it is complete without, taken along unpinned where given
+    optional: list[str] = field(default_factory=list)  # files taken along where $DATA_DIR has them, unpinned
     package: str | None = None  # "<name>==<version>" at the package registry
     archive: str | None = None  # the package's file, a .whl or .tar.gz
     archive_sha256: str | None = None
@@ -49,7 +48,7 @@ class Source:
     revision: str | None = None  # 40-digit commit of the hub repository
     tables: dict[str, Table] = field(default_factory=dict)  # name in `files` -> where its rows are
     convert: str | None = None  # a key of CONVERSIONS
-    converted: dict[str, str] = field(default_factory=dict)  # what it makes of them: path inside the folder -> sha256
+    converted: dict[str, str] = field(default_factory=dict)  # files that it makes: path inside the folder -> sha256
 
 
 def load_source(name: str, root: Path = Path()) -> Source:
@@ -57,12 +56,9 @@ def load_source(name: str, root: Path = Path()) -> Source:
     path = root / SOURCES / f"{name}.yaml"
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
-        near = difflib.get_close_matches(name, known)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise UserError(f"Unknown source {name!r}.{hint} Known ({SOURCES}/*.yaml): {', '.join(known)}")
+        raise suggest("source", name, known, f"{SOURCES}/*.yaml")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Source), OmegaConf.load(path))
-        source = OmegaConf.to_object(merged)
+        source = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Source), OmegaConf.load(path)))
     except OmegaConfBaseException as error:
         raise UserError(f"{SOURCES}/{name}.yaml: {str(error).splitlines()[0]}") from None
     assert isinstance(source, Source)
@@ -70,7 +66,7 @@ def load_source(name: str, root: Path = Path()) -> Source:
 
 
 def sha256(path: Path) -> str:
-    """Of a file's bytes, 64 hex digits."""
+    """The sha256 of a file's bytes, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -80,16 +76,16 @@ OTHER_LIBRARIES = "The conversion gave other bytes: install the versions of requ
 
 
 def check(source: Source, path: Path, expected: str | None, hint: str = DAMAGED) -> None:
-    """Raises UserError where a file's sha256 is not the pinned one; None pins nothing."""
-    got = sha256(path) if expected else None
-    if got != expected:
+    """Raises UserError where a file's sha256 is not the expected one. With None, every file is accepted."""
+    actual = sha256(path) if expected else None
+    if actual != expected:
         raise UserError(
-            f"{source.name}: {path.name} has sha256 {got}, {SOURCES}/{source.name}.yaml expects {expected}. {hint}"
+            f"{source.name}: {path.name} has sha256 {actual}, {SOURCES}/{source.name}.yaml expects {expected}. {hint}"
         )
 
 
 def complete(folder: Path, files: Mapping[str, str]) -> bool:
-    """Whether every file is there with the right sha256."""
+    """Whether every file is in the folder with the right sha256."""
     return all((folder / name).is_file() and sha256(folder / name) == pin for name, pin in files.items())
 
 
@@ -104,7 +100,7 @@ def check_space(source: Source, folder: Path) -> None:
 
 
 def remedy(source: Source) -> str:
-    """What a user can do where nothing serves a source."""
+    """What the user can do where nothing serves a source."""
     offer = f"the file {source.archive}, or " if source.archive else ""
     names = list(source.files)
     listed = ", ".join(names[:3]) + (f" and the other {len(names) - 3}" if len(names) > 3 else "")

@@ -1,4 +1,11 @@
-""""""
+"""Word-rhyme items made from the CMU pronouncing dictionary: a reconstruction, because the published are not public.
+
+`python -m src.fetch rhyming` writes them (`write_items`). Each item is a word and five options, one of which rhymes
+with it. The published exemplars set the pattern: words of 3 to 10 letters, a rhyme that is seldom spelt like the word,
+and wrong options that begin like the word or like the answer. Two things that the exemplars show are not made here: a
+homophone as the rhyme (hall, haul) and names (michelle, schmidt). Nothing is random. Every choice depends on the sha256
+of its purpose.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +55,10 @@ class Word:
 
 
 def read_dictionary(text: str) -> dict[str, Word]:
-    """Spelling -> Word of every entry of 3 to 10 plain letters with one pronunciation (`word(2)` marks a second)."""
+    """Spelling -> Word, for every entry of 3 to 10 plain letters with a single pronunciation.
+
+    The dictionary marks a second pronunciation as `word(2)`.
+    """
     entries = [line.partition("#")[0].split() for line in text.splitlines()]
     spoken: dict[str, list[tuple[str, ...]]] = defaultdict(list)
     for entry in filter(None, entries):
@@ -57,7 +67,7 @@ def read_dictionary(text: str) -> dict[str, Word]:
 
 
 def inflections(text: str) -> tuple[str, str, str]:
-    """(past, -ing, -s) forms of a regular verb of this spelling."""
+    """The (past, -ing, -s) forms of a regular verb with this spelling."""
     if text.endswith("e"):
         return text + "d", text[:-1] + "ing", text + "s"
     if text.endswith("y") and text[-2] not in "aeiou":
@@ -67,10 +77,10 @@ def inflections(text: str) -> tuple[str, str, str]:
 
 
 def ordinary(words: Iterable[str]) -> set[str]:
-    """Those that have a regular past and -ing form among `words`, where no other word could have the same past form.
+    """The words whose regular past and -ing forms are among `words`, and whose past form no other word could have.
 
-    The dictionary is full of rare names and has no frequencies. Names have no such forms, save those that are spelt
-    like a verb with a letter more or less (cooke, shipp); these go, and the verb with them.
+    The dictionary is full of rare names and has no frequencies. Names have no such forms, except those that are spelt
+    like a verb with a letter more or less (cooke, shipp). These are left out, and the verb with them.
     """
     known = set(words)
     past = {text: inflections(text)[0] for text in known if set(inflections(text)[:2]) <= known}
@@ -84,30 +94,33 @@ def key(*parts: str) -> int:
 
 
 def pick(pool: Sequence[Word], fits: Callable[[Word], bool], *purpose: str) -> Word | None:
-    """The first word that fits, starting where the purpose's hash points and going round."""
+    """The first word that fits. The search starts where the hash of the purpose points, and wraps around."""
     start = key(*purpose) % len(pool) if pool else 0
     return next(filter(fits, (*pool[start:], *pool[:start])), None)
 
 
 def rhymes(one: Word, other: Word) -> bool:
-    """Same phonemes from the last stressed vowel on behind different consonants; homophones do not count."""
+    """Whether two words have the same phonemes from the last stressed vowel on, and different consonants before it.
+
+    Homophones do not count as rhymes.
+    """
     return one.rhyme == other.rhyme and one.onset != other.onset
 
 
 @dataclass(frozen=True)
 class Pools:
-    """Words in alphabetical order, by what an option must share."""
+    """The words in alphabetical order, grouped by what an option must share with another."""
 
     words: tuple[Word, ...]
 
     @cached_property
     def by_rhyme(self) -> Mapping[tuple[str, ...], list[Word]]:
-        """Words of one rhyme."""
+        """The words of each rhyme."""
         return _grouped(self.words, lambda word: word.rhyme)
 
     @cached_property
     def by_beginning(self) -> Mapping[str, list[Word]]:
-        """Words with the same two letters first."""
+        """The words of each pair of first letters."""
         return _grouped(self.words, lambda word: word.text[:2])
 
 
@@ -119,7 +132,7 @@ def _grouped(words: Iterable[Word], by: Callable[[Word], Any]) -> Mapping[Any, l
 
 
 def answer_to(word: Word, pools: Pools) -> Word | None:
-    """The rhyme of a word: one that ends in other letters if there is one, for the exemplars are mostly like that."""
+    """The rhyme of a word. It ends in other letters where one does, because most of the published exemplars do."""
     family = pools.by_rhyme.get(word.rhyme, [])
 
     def fits(other: Word) -> bool:
@@ -130,7 +143,10 @@ def answer_to(word: Word, pools: Pools) -> Word | None:
 
 
 def wrong_options(word: Word, answer: Word, pools: Pools) -> list[Word]:
-    """Four words that do not rhyme with `word`: two begin like it, one like the answer, one is any (if they exist)."""
+    """Four words that do not rhyme with `word`: two that begin like it, one that begins like the answer, and any other.
+
+    Any word stands in where none begins so.
+    """
     beginnings = (word.text[:2], word.text[:2], answer.text[:2], None)
     chosen: list[Word] = []
 
@@ -140,14 +156,14 @@ def wrong_options(word: Word, answer: Word, pools: Pools) -> list[Word]:
     for place, beginning in enumerate(beginnings):
         pool = pools.words if beginning is None else pools.by_beginning.get(beginning, [])
         purpose = (word.text, f"wrong {place}")
-        found = pick(pool, fits, *purpose) or pick(pools.words, fits, *purpose)
-        assert found is not None
-        chosen.append(found)
+        wrong = pick(pool, fits, *purpose) or pick(pools.words, fits, *purpose)
+        assert wrong is not None
+        chosen.append(wrong)
     return chosen
 
 
 def item(word: Word, answer: Word, pools: Pools) -> dict[str, Any]:
-    """One row: the word, its five options in hashed order, the answer."""
+    """One row: the word, its five options in a hashed order, and the answer."""
     options = [answer.text, *(wrong.text for wrong in wrong_options(word, answer, pools))]
     return {
         "input": word.text,
@@ -157,7 +173,7 @@ def item(word: Word, answer: Word, pools: Pools) -> dict[str, Any]:
 
 
 def rhyming_items(dict_path: Path, exclude: Iterable[str] = (), count: int = N_ITEMS) -> list[dict[str, Any]]:
-    """`count` items {input, options, answer} from a cmudict.dict; no input word of `exclude`, none twice.
+    """`count` items {input, options, answer} from a cmudict.dict. No input word occurs twice or in `exclude`.
 
     Raises UserError where the dictionary has too few words for it.
     """
@@ -176,7 +192,7 @@ def rhyming_items(dict_path: Path, exclude: Iterable[str] = (), count: int = N_I
 
 
 def lines(rows: Iterable[Mapping[str, Any]]) -> str:
-    """JSON lines."""
+    """The rows as JSON lines."""
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
@@ -188,7 +204,7 @@ def published_exemplars(path: Path, task: str) -> list[dict[str, Any]]:
 def write_items(dictionary: Path, published: Path, name: str, folder: Path) -> None:
     """Write task.jsonl (the reconstructed items) and exemplars.jsonl (the published ones) into `folder`.
 
-    name: the task's key in `published`. Raises UserError where it holds no such exemplars.
+    name: the task's key in `published`. Raises UserError where the dictionary has too few words.
     """
     shots = published_exemplars(published, name)
     items = rhyming_items(dictionary, exclude=[row["input"] for row in shots])

@@ -1,4 +1,4 @@
-"""A model's weights: where they lie, which checkpoint they are, and how a GGUF file becomes plain fp32."""
+"""The weights of a model: where they lie, which checkpoint they are, and how a GGUF file becomes plain fp32."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from src.base.errors import UserError, told
+from src.base.errors import UserError, disk_errors
 from src.base.schema import Encoder, Model
 from src.source.archives import publish, scratch
 from src.source.hub import REVISIONS, snapshot
@@ -20,16 +20,19 @@ from src.source.pins import UnavailableError, load_source, sha256
 
 GGUF = Path("data/gguf")  # GGUF files of the user's own, dequantised
 UNREADABLE_GGUF = (ValueError, LookupError, OSError, NotImplementedError, struct.error)
-"""What the gguf package and transformers raise for a damaged file, and (the fourth) for a quantisation they lack."""
+"""What the gguf package and transformers raise for a damaged file.
 
-WEIGHTS = ("*.safetensors", "*.bin")  # the second only where a checkpoint has none of the first
+NotImplementedError is what they raise for a quantisation that they do not support.
+"""
+
+WEIGHTS = ("*.safetensors", "*.bin")  # *.bin is read only where there is no *.safetensors
 BESIDE_WEIGHTS = (
     "config.json", "generation_config.json", "tokenizer*", "*.model", "vocab*", "merges.txt", "special*",
     "added_tokens*", "*.index.json",
 )  # fmt: skip
 
 
-Weights = Model | Encoder  # both say where their weights come from in the same words
+Weights = Model | Encoder  # both have the fields hub, revision, source, path and gate
 
 
 def dequantise(file: Path, into: Path) -> None:
@@ -40,19 +43,19 @@ def dequantise(file: Path, into: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    model.hf_quantizer = None  # all weights are plain fp32 by now, yet save_pretrained would refuse them as packed
+    model.hf_quantizer = None  # save_pretrained refuses packed weights; these are plain fp32 by now
     del model.config.quantization_config
     model.save_pretrained(into)
     AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(into)
     for path in into.iterdir():
-        path.chmod(0o644)  # safetensors writes for its owner alone
+        path.chmod(0o644)  # safetensors makes them readable by their owner alone
 
 
 def located(model: Weights, root: Path = Path()) -> tuple[Path, str]:
-    """(folder, identity) of a model's weights: its local `path`, else its fetched `source`, else the hub.
+    """(folder, identity) of a model's weights: in its local `path`, else its fetched `source`, else from the hub.
 
-    The identity is the sha256 over file names and contents, or `<hub>@<commit>`; it tells one checkpoint from another,
-    wherever it lies. Raises UserError that says what would help.
+    The identity is the sha256 over file names and contents, or `<hub>@<commit>`. It distinguishes checkpoints wherever
+    they lie. Raises UserError that says what would help.
     """
     if model.path:
         return _local(model, root / Path(model.path).expanduser(), root)
@@ -65,10 +68,10 @@ def located(model: Weights, root: Path = Path()) -> tuple[Path, str]:
 
 
 def on_disk(model: Model, root: Path = Path()) -> Path | None:
-    """Where a model's weights are on this disk, unchecked; None where they are not. Asks no hub, hashes nothing."""
+    """Where a model's weights are on this disk, or None. It does not ask the hub, and checks no hash."""
     if model.path:
-        given = root / Path(model.path).expanduser()
-        return given if given.exists() else None
+        folder = root / Path(model.path).expanduser()
+        return folder if folder.exists() else None
     if model.source:
         try:
             return source_folder(model, root)
@@ -78,8 +81,8 @@ def on_disk(model: Model, root: Path = Path()) -> Path | None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(model.hub, "config.json", revision=pinned(model, root))
-    return Path(found).parent if isinstance(found, str) else None
+    cached = try_to_load_from_cache(model.hub, "config.json", revision=pinned(model, root))
+    return Path(cached).parent if isinstance(cached, str) else None
 
 
 def tokenizer(model: Model, root: Path = Path()) -> Any:
@@ -116,13 +119,13 @@ def _local(model: Weights, folder: Path, root: Path) -> tuple[Path, str]:
 
 
 def _dequantised(file: Path, cache: Path) -> tuple[Path, str]:
-    """(folder, identity) of a GGUF file, dequantised once."""
+    """(folder, identity) of a GGUF file, which is dequantised the first time."""
     content = sha256(file)
     into = cache / content[:16]
     if not into.is_dir():
         with scratch(into) as folder:
             try:
-                with told(file.name):
+                with disk_errors(file.name):
                     dequantise(file, folder / "files")
             except UNREADABLE_GGUF as error:
                 raise UserError(
@@ -139,7 +142,7 @@ def _fetched(model: Weights, root: Path) -> tuple[Path, str]:
 
 
 def source_folder(model: Weights, root: Path = Path()) -> Path:
-    """The folder that a fetched source's weights are in. Raises UserError where one of its files is missing."""
+    """The folder with the weights of a fetched source. Raises UserError where one of its files is missing."""
     source = load_source(str(model.source), root)
     pins = source.converted or source.files
     if not all((root / source.folder / name).is_file() for name in pins):
@@ -165,7 +168,10 @@ def _hub(model: Weights, root: Path) -> tuple[Path, str]:
 
 
 def pinned(model: Weights, root: Path = Path()) -> str | None:
-    """The commit a model is taken at; None before its first download. Raises UserError where two are named."""
+    """The commit at which a model is taken, or None before its first download.
+
+    Raises UserError where conf/revisions.yaml and the model's configuration name different ones.
+    """
     known = recorded(root).get(str(model.hub))
     if known and model.revision and model.revision != known:
         raise UserError(
@@ -176,16 +182,19 @@ def pinned(model: Weights, root: Path = Path()) -> str | None:
 
 
 def recorded(root: Path = Path()) -> dict[str, str]:
-    """Hub id -> commit, as conf/revisions.yaml has them; {} without the file."""
+    """Hub id -> commit, from conf/revisions.yaml. {} where there is no such file."""
     import yaml
 
     path = root / REVISIONS
-    found = (yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}
-    return {str(hub): str(commit) for hub, commit in found.items()}
+    commits = (yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}
+    return {str(hub): str(commit) for hub, commit in commits.items()}
 
 
 def record(hub: str, commit: str, root: Path = Path()) -> None:
-    """Appends what the first download of a hub repository got, for git to keep; said where that cannot be written."""
+    """Appends the commit of a hub repository's first download to conf/revisions.yaml, which git keeps.
+
+    Warns where the file cannot be written.
+    """
     try:
         with (root / REVISIONS).open("a") as file:
             file.write(f"{hub}: '{commit}'\n")
@@ -202,17 +211,17 @@ def _hub_help(model: Weights) -> str:
 
 
 def weight_files(folder: Path) -> list[str]:
-    """Names of the weight files: safetensors, or where there are none, the older kind."""
+    """The names of the weight files: *.safetensors, or *.bin where there are none."""
     return next(filter(None, ([p.name for p in folder.glob(pattern)] for pattern in WEIGHTS)), [])
 
 
 def to_download(hub: str, revision: str | None) -> int:
-    """Bytes that the cache lacks of a hub repository. Raises what the hub's client raises."""
+    """How many bytes of a hub repository the cache lacks. Raises what the hub's client raises."""
     from huggingface_hub import HfApi, snapshot_download
 
-    HfApi().repo_info(hub, revision=revision, timeout=5)  # refuses within seconds, where the next line would retry
+    HfApi().repo_info(hub, revision=revision, timeout=5)  # fails within seconds, where snapshot_download would retry
     for pattern in WEIGHTS:
-        found = snapshot_download(hub, revision=revision, allow_patterns=[pattern, *BESIDE_WEIGHTS], dry_run=True)
-        if any(Path(file.filename).match(pattern) for file in found):
+        files = snapshot_download(hub, revision=revision, allow_patterns=[pattern, *BESIDE_WEIGHTS], dry_run=True)
+        if any(Path(file.filename).match(pattern) for file in files):
             break
-    return sum(file.file_size for file in found if file.will_download)
+    return sum(file.file_size for file in files if file.will_download)

@@ -12,16 +12,35 @@ from src.base import conf, grid
 from src.base.conf import CONF
 from src.base.errors import UserError
 from src.base.files import ROOT
-from src.base.schema import Compat, Condition, Encoder, Model
 from src.cell.file import fingerprint
 
-SCHEMAS = {"model": Model, "condition": Condition, "compat": Compat, "bertscore": Encoder}
-MEMBERS = [(group, name) for group in SCHEMAS for name in conf.known(group)]
+MEMBERS = [(group, name) for group in ("model", "condition", "compat", "bertscore") for name in conf.known(group)]
 
 
 @pytest.mark.parametrize(("group", "name"), MEMBERS)
 def test_every_member_composes_under_its_own_name(group, name):
-    assert conf.load(group, name, SCHEMAS[group]).name == name
+    assert conf.load(group, name, conf.SCHEMAS[group]).name == name
+
+
+@pytest.mark.parametrize("group", sorted(set(conf.SCHEMAS) - {"generation"}))
+def test_every_member_is_what_hydra_composes(group):
+    names = conf.known(group)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        by_hydra = compose(overrides=[f"+{group}@all.{name}={name}" for name in names])["all"]
+    assert {name: conf.composed(group, name) for name in names} == {name: by_hydra[name] for name in names}
+    assert [list(conf.composed(group, name)) for name in names] == [list(by_hydra[name]) for name in names]
+
+
+@pytest.mark.filterwarnings("ignore:In 'task/one'. Defaults list is missing")
+@pytest.mark.parametrize("defaults", ["[base@_here_, _self_]", "[_self_, base@_here_]", "[base@_here_]"])
+def test_a_defaults_list_is_merged_in_hydras_order(tmp_path, monkeypatch, defaults):
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task/base.yaml").write_text("file: base\nwording: {closed: {gap: base}}\n")
+    own = "file: own\nwording: {closed: {after_input: x}}\n"
+    (tmp_path / "task/one.yaml").write_text(f"defaults: {defaults}\n{own}")
+    monkeypatch.setattr(conf, "CONF", tmp_path)
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        assert conf.composed("task", "one") == compose("task/one")["task"]
 
 
 @pytest.mark.parametrize("name", conf.known("task"))
