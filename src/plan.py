@@ -1,10 +1,11 @@
 """The grid before it runs: `python -m src.plan [suite=paper] [+model=NAME] [limit=8] [--csv FILE] [--measure [S]]`.
 
-Tokens are counted with the model's own tokenizer where its tokenizer.json is on this disk, else four characters are a
-token (marked ~); a task that is not prepared counts with its length in conf/task and the others' mean tokens. A prefix
-is computed once a cell; to an API it is sent with every prompt. Completions are counted at their full budget. Time is
-tokens / rate, the rate measured here or in this folder's tracked runs; for another model it is divided by the ratio of
-parameters, an estimate for the same machine. Memory is parameters x bytes of dtype; GPUs have a fifth more than that.
+Tokens are counted with the model's own tokenizer if its tokenizer.json is on this disk. If not, four characters count
+as one token (marked ~). A task that is not prepared has the number of examples in conf/task and the mean tokens of the
+others. A prefix is computed once for each cell, but an API is sent it with every prompt. Every completion counts with
+its full budget. Time is tokens / rate. The rate was measured on this machine, by --measure or by tracked runs. For
+another model it is divided by the ratio of parameters, which is an estimate. Memory is parameters x bytes of the
+dtype, and the number of GPUs allows a fifth more.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ from src.cell.file import glance, path_of
 from src.lab.speed import SECONDS, known_rate, measure, rate
 from src.lab.tokens import (
     OUTPUTS,
-    Asked,
+    Grid,
     Rendered,
     Tokens,
-    asked,
     by_characters,
     counted,
     counter,
     draws_of,
     evaluated,
+    grid_of,
     rendered,
 )
 from src.source import weights
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 DONE, MISSING, NOT_RUNNABLE = "done", "missing", "not_runnable"
 PUBLISHED = ROOT / "data/published/scores.csv"
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-GPU_GB, HEADROOM = 80.0, 1.2  # memory of a GPU; what a model takes beside its weights
+GPU_GB, HEADROOM = 80.0, 1.2  # memory of one GPU; factor for what a model needs beside its weights
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class CellPlan:
     prompts: int
     completions: int  # prompts x seeds
     tokens: Tokens
-    sent: float  # prompt tokens an API bills
+    sent: float  # prompt tokens that an API bills
 
 
 @dataclass(frozen=True)
@@ -73,20 +74,20 @@ class Plan:
     """One model's part of the grid."""
 
     model: str
-    weights: str  # where they come from, or why they cannot be had
+    weights: str  # where they come from
     cells: int
     done: int
     missing: int
     not_runnable: int
-    why: str  # the first reason for what is not runnable
+    why: str  # the first reason why a cell is not runnable
     prompts: int  # over all its cells
     completions: int
-    tokens: Tokens  # of what is not done
+    tokens: Tokens  # of the cells that are not done
     exact: bool  # counted with the model's own tokenizer
-    hours: float | None  # for what is not done; None without a rate, or for an API
+    hours: float | None  # for the cells that are not done; None without a rate, or for an API
     memory_gb: float | None  # of the weights; None for an API
     gpus: int | None
-    usd: float | None  # None where it costs nothing or no price is set
+    usd: float | None  # None if it costs nothing or no price is set
 
 
 def origin(model: Model) -> str:
@@ -97,7 +98,7 @@ def origin(model: Model) -> str:
 
 
 def hindrance(model: Model, folder: Path | None) -> str:
-    """Why a model cannot be run as things stand; "" where it can."""
+    """The reason why a model cannot run here. "" if it can."""
     if model.retired:
         return model.gate or "no longer served"
     if model.api or folder:
@@ -105,8 +106,8 @@ def hindrance(model: Model, folder: Path | None) -> str:
     return f"weights are not here: python -m src.fetch +model={model.name}"
 
 
-def is_done(what: Asked, model: Model, task: Task, condition: Condition, cell: Rendered) -> bool:
-    """Whether data/outputs holds this cell whole, asked of the same prompts and data."""
+def is_done(grid: Grid, model: Model, task: Task, condition: Condition, cell: Rendered) -> bool:
+    """Whether data/outputs has the whole cell, computed from the same prompts and data."""
     path = path_of(OUTPUTS / model.name, task.name, condition.name)
     if not path.is_file():
         return False
@@ -114,72 +115,79 @@ def is_done(what: Asked, model: Model, task: Task, condition: Condition, cell: R
         head, seeds, count = glance(path)
     except UserError:
         return False
-    wanted = {
-        "model": model.name, "weights": model.weights, "data_sha256": cell.data_sha256, "encoder": what.encoder,
+    identity = {
+        "model": model.name, "weights": model.weights, "data_sha256": cell.data_sha256, "encoder": grid.encoder,
         "prompts_sha256": cell.sha256,
     }  # fmt: skip
-    return count == len(cell.prompts) and seeds >= {*what.seeds} and head.chosen([*wanted]) == wanted
+    return count == len(cell.prompts) and seeds >= {*grid.seeds} and head.chosen([*identity]) == identity
 
 
-def cell_plans(what: Asked) -> dict[str, list[CellPlan]]:
+def cell_plans(grid: Grid) -> dict[str, list[CellPlan]]:
     """Every cell of every model."""
-    grid = ((t, c) for t in what.tasks for c in what.conditions)
-    asks = {(t, c): rendered(what, what.tasks[t], what.conditions[c]) for t, c in grid}
+    pairs = ((t, c) for t in grid.tasks for c in grid.conditions)
+    cells = {(t, c): rendered(grid, grid.tasks[t], grid.conditions[c]) for t, c in pairs}
 
     @functools.cache
     def estimates(key: tuple[str, str], draws: int) -> tuple[Tokens, float]:
-        cell = asks[key]
+        cell = cells[key]
         return counted(cell, by_characters, draws) if cell else (Tokens(), 0.0)
 
-    return {model.name: _of_model(what, model, asks, estimates) for model in what.models}
+    return {model.name: _of_model(grid, model, cells, estimates) for model in grid.models}
 
 
 def _of_model(
-    what: Asked,
+    grid: Grid,
     model: Model,
-    asks: Mapping[tuple[str, str], Rendered | None],
+    cells: Mapping[tuple[str, str], Rendered | None],
     estimates: Callable[[tuple[str, str], int], tuple[Tokens, float]],
 ) -> list[CellPlan]:
-    repeats, folder = draws_of(what, model), weights.on_disk(model, ROOT)
-    stops, count = hindrance(model, folder), counter(model)
+    repeats, folder = draws_of(grid, model), weights.on_disk(model, ROOT)
+    hinders, count = hindrance(model, folder), counter(model)
     rows = []
-    for t in asked_of(model, list(what.tasks)):
-        for c, condition in what.conditions.items():
-            cell = asks[t, c]
-            n = len(cell.prompts) if cell else evaluated(what.tasks[t], what.limit)
+    for t in asked_of(model, list(grid.tasks)):
+        for c, condition in grid.conditions.items():
+            cell = cells[t, c]
+            n = len(cell.prompts) if cell else evaluated(grid.tasks[t], grid.limit)
             tokens, sent = counted(cell, count, repeats) if cell and count else estimates((t, c), repeats)
             status, why = MISSING, ""
-            if cell and is_done(what, model, what.tasks[t], condition, cell):
+            if cell and is_done(grid, model, grid.tasks[t], condition, cell):
                 status = DONE
-            elif stops or not cell:
-                status, why = NOT_RUNNABLE, stops or f"{t} is not prepared: dvc repro prepare (docs: README, DATA_DIR)"
+            elif hinders or not cell:
+                status, why = (
+                    NOT_RUNNABLE,
+                    hinders or f"{t} is not prepared: dvc repro prepare (docs: README, DATA_DIR)",
+                )
             rows.append(CellPlan(model.name, t, c, status, why, n, n * repeats, tokens, sent))
     return filled(rows)
 
 
 def filled(rows: Sequence[CellPlan]) -> list[CellPlan]:
-    """Cells of unprepared tasks with the mean tokens a completion of the others has in their condition."""
-    whole = []
+    """The rows, with an estimate for tasks that are not prepared.
+
+    Such a cell gets the mean tokens for each completion of the other cells in its condition.
+    """
+    complete = []
     for row in rows:
-        like = [r for r in rows if r.condition == row.condition and r.tokens.all]
-        if row.tokens.all or not like:
-            whole.append(row)
+        others = [r for r in rows if r.condition == row.condition and r.tokens.all]
+        if row.tokens.all or not others:
+            complete.append(row)
             continue
-        per = [fmean(getattr(r.tokens, f.name) / r.completions for r in like) for f in fields(Tokens)]
-        guess = Tokens(*(value * row.completions for value in per))
-        whole.append(replace(row, tokens=guess, sent=fmean(r.sent / r.completions for r in like) * row.completions))
-    return whole
+        means = [fmean(getattr(r.tokens, f.name) / r.completions for r in others) for f in fields(Tokens)]
+        estimate = Tokens(*(value * row.completions for value in means))
+        sent = fmean(r.sent / r.completions for r in others) * row.completions
+        complete.append(replace(row, tokens=estimate, sent=sent))
+    return complete
 
 
-def plan(given: Mapping[str, Any]) -> list[Plan]:
-    """A row a model of params-like settings (models, tasks, conditions, seeds, limit). Raises UserError."""
-    what = asked(given)
-    rows = cell_plans(what)
-    return [summed(model, rows[model.name]) for model in what.models]
+def plan(settings: Mapping[str, Any]) -> list[Plan]:
+    """One row for each model. settings: the keys of params.yaml. Raises UserError."""
+    grid = grid_of(settings)
+    rows = cell_plans(grid)
+    return [summed(model, rows[model.name]) for model in grid.models]
 
 
 def summed(model: Model, rows: Sequence[CellPlan]) -> Plan:
-    """One model's row, of its cells."""
+    """The row of one model: the sum over its cells."""
     left = [row for row in rows if row.status != DONE]
     status = {name: sum(row.status == name for row in rows) for name in (DONE, MISSING, NOT_RUNNABLE)}
     tokens = sum((row.tokens for row in left), Tokens())
@@ -203,7 +211,7 @@ def summed(model: Model, rows: Sequence[CellPlan]) -> Plan:
 
 
 def cost(model: Model, sent: float, completed: float) -> float | None:
-    """US dollars an API asks for these tokens; None for weights of one's own, or where no price is set."""
+    """The price of these tokens in US dollars. None for local weights, or if no price is set."""
     if model.usd_per_million_in is None or model.usd_per_million_out is None:
         return None
     return (sent * model.usd_per_million_in + completed * model.usd_per_million_out) / 1e6
@@ -211,7 +219,7 @@ def cost(model: Model, sent: float, completed: float) -> float | None:
 
 @dataclass(frozen=True)
 class Released:
-    """Published cells of one model, on tasks inside or outside the paper suite."""
+    """The published cells of one model, on tasks inside or outside the paper suite."""
 
     model: str
     part: str  # "paper" | the name of the task, or "model not in the paper"
@@ -223,10 +231,10 @@ class Released:
 
 
 def published(path: Path = PUBLISHED) -> list[Released]:
-    """The released generations, line by line, from the rows of the published cells (n_examples x n_runs)."""
+    """Count the released generations from the rows of the published cells (n_examples x n_runs)."""
     suite = composed_params(["suite=paper"])
-    what = asked(suite)
-    planned = {model.name: completions(what, model) for model in what.models}
+    grid = grid_of(suite)
+    planned = {model.name: completions(grid, model) for model in grid.models}
     lines: dict[tuple[str, str], list[dict[str, str]]] = {}
     with path.open() as file:
         for row in csv.DictReader(file):
@@ -242,10 +250,10 @@ def published(path: Path = PUBLISHED) -> list[Released]:
     ]  # fmt: skip
 
 
-def completions(what: Asked, model: Model) -> int:
-    """Completions that plain conditions ask of a model, by conf/task's counts."""
-    examples_asked = sum(evaluated(what.tasks[t], what.limit) for t in asked_of(model, list(what.tasks)))
-    return examples_asked * len(what.conditions) * draws_of(what, model)
+def completions(grid: Grid, model: Model) -> int:
+    """Completions that a grid takes from a model, by the counts in conf/task."""
+    n_examples = sum(evaluated(grid.tasks[t], grid.limit) for t in asked_of(model, list(grid.tasks)))
+    return n_examples * len(grid.conditions) * draws_of(grid, model)
 
 
 def _generations(rows: Iterable[Mapping[str, str]]) -> int:
@@ -269,7 +277,7 @@ def _table(*columns: str) -> Any:
 
 
 def show(suite: str, rows: Sequence[Plan]) -> None:
-    """The plan as a table on the terminal."""
+    """Print the plan as a table."""
     table = _table(
         "model", "weights", "cells", "done", "missing", "not runnable", "prompts", "completions", "prompt tok",
         "completion tok", "hours", "GB", "GPUs", "USD", "note",
@@ -298,35 +306,35 @@ def show(suite: str, rows: Sequence[Plan]) -> None:
 
 
 def short(n: float) -> str:
-    """1.2M, 340k, 12."""
+    """A number in short: 1.2M, 340k, 12."""
     return f"{n / 1e6:,.1f}M" if n >= 1e6 else f"{n / 1e3:,.0f}k" if n >= 1e3 else f"{n:.0f}"
 
 
 def price(row: Plan) -> str:
-    """What a model's calls cost."""
+    """The cost of a model's calls, as text."""
     if row.memory_gb is not None:
         return ""
     return "price not set" if row.usd is None else f"{row.usd:,.2f}"
 
 
 def show_machine(checks: Sequence[Check]) -> None:
-    """The machine check as a table on the terminal."""
+    """Print the machine check as a table."""
     table = _table("what", "found", "do")
     for check in checks:
-        table.add_row(check.what, check.found, check.todo)
+        table.add_row(check.what, check.state, check.todo)
     _console().print(table)
 
 
 def show_published(rows: Sequence[Released]) -> None:
-    """The released grid as a table on the terminal, with a line for each part and one for all."""
+    """Print the released grid as a table, with a sum for each part and for all."""
     table = _table("part", "model", "cells", "runs", "generations", "without open", "this plan")
     for part in dict.fromkeys(row.part for row in rows):
-        of = [row for row in rows if row.part == part]
-        for row in of:
-            beside = "" if row.planned is None else f"{row.planned:,}"
+        part_rows = [row for row in rows if row.part == part]
+        for row in part_rows:
+            planned = "" if row.planned is None else f"{row.planned:,}"
             numbers = (row.cells, row.runs, row.generations, row.without_open)
-            table.add_row(part, row.model, *(f"{n:,}" for n in numbers), beside)
-        _sum(table, part, of)
+            table.add_row(part, row.model, *(f"{n:,}" for n in numbers), planned)
+        _sum(table, part, part_rows)
     _sum(table, "all", rows)
     _console().print(table)
 
@@ -337,7 +345,7 @@ def _sum(table: Any, part: str, rows: Sequence[Released]) -> None:
 
 
 def write_rows(path: Path, rows: Iterable[Any]) -> None:
-    """A line a row; nested tokens as columns of their own."""
+    """Write a csv file. The kinds of tokens are columns."""
     import pandas as pd
 
     flat = [
@@ -358,7 +366,7 @@ def parse(argv: Sequence[str]) -> Any:
 
 
 def execute(given: Any) -> None:
-    """Do what the command line says. Raises UserError."""
+    """Run the command. Raises UserError."""
     if given.words == ["published"]:
         released = published()
         show_published(released)
@@ -370,18 +378,18 @@ def execute(given: Any) -> None:
         print(f"measuring for {given.measure:.0f} s: {measure(settings, given.measure).tokens_per_s:,.0f} tokens/s")
     from src.lab import machine
 
-    with ThreadPoolExecutor(1) as beside:  # git, DVC and the hub take their time while the grid is worked out
+    with ThreadPoolExecutor(1) as beside:  # git, DVC and the hub are slow, so they are asked while the grid is computed
         checks = beside.submit(machine.checks)
-        what = asked(settings)
-        rows = cell_plans(what)
-        show(str(settings["suite"]), [summed(model, rows[model.name]) for model in what.models])
+        grid = grid_of(settings)
+        rows = cell_plans(grid)
+        show(str(settings["suite"]), [summed(model, rows[model.name]) for model in grid.models])
         show_machine(checks.result())
     if given.csv:
-        write_rows(given.csv, [row for of in rows.values() for row in of])
+        write_rows(given.csv, [row for model_rows in rows.values() for row in model_rows])
 
 
 def main() -> None:
-    """Compose what `suite=` and other overrides say (params.yaml without any) and show its plan."""
+    """Show the plan of the settings on the command line. Without any, of params.yaml."""
     given = parse(sys.argv[1:])
     try:
         execute(given)

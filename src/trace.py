@@ -1,7 +1,7 @@
 """What stands behind a number: `python -m src.trace 0.547`, or a fingerprint (4 to 12 hex digits).
 
-Looks through reports/tables for the number as it is printed there or rounded to as many digits as asked, and names
-table, row, cell, run, completions and data of each find.
+The command searches reports/tables for the number as it is printed, or rounded to the same digits. For each place it
+names the table, the row, the cell, the run, the completions and the data.
 """
 
 from __future__ import annotations
@@ -28,61 +28,61 @@ WHO = ("source", "suite", "model", "task", "prompt", "shots", "condition", "metr
 
 
 @dataclass(frozen=True)
-class Found:
-    """One cell of one table that shows what was asked for."""
+class Place:
+    """One place in one table that shows the number or fingerprint."""
 
     table: str
-    line: int  # of the csv file; the header is line 1
+    line: int  # line of the csv file, where the header is line 1
     column: str
     row: Mapping[str, str]
 
     @property
     def fingerprint(self) -> str:
-        """Of the cell behind the number; "" where the row is made of several."""
+        """The fingerprint of the cell behind the number. "" if the row is made from several cells."""
         side = self.column.partition("_")[0]
         return self.row.get(f"{side}_fingerprint") or self.row.get("fingerprint") or ""
 
 
-def matches(asked: str, shown: str) -> bool:
-    """Whether a table's cell is what was asked for: equal as text, or as a number to the digits asked."""
-    if shown == asked:
+def matches(query: str, shown: str) -> bool:
+    """Whether a table shows the query: equal as text, or equal as a number rounded to the digits of the query."""
+    if shown == query:
         return True
-    decimals = len(asked.partition(".")[2])
+    decimals = len(query.partition(".")[2])
     try:
-        return "." in asked and f"{float(shown):.{decimals}f}" == f"{float(asked):.{decimals}f}"
+        return "." in query and f"{float(shown):.{decimals}f}" == f"{float(query):.{decimals}f}"
     except ValueError:
         return False
 
 
-def search(asked: str, tables: Path) -> Iterator[Found]:
-    """Every cell of `tables`/*.csv that shows `asked`; a fingerprint is found by how it begins."""
-    hashed = HASH.fullmatch(asked) is not None and not asked.isdigit()
+def search(query: str, tables: Path) -> Iterator[Place]:
+    """Every place in `tables`/*.csv that shows the query. A fingerprint may be given by its first digits."""
+    is_hash = HASH.fullmatch(query) is not None and not query.isdigit()
     for path in sorted(tables.glob("*.csv")):
         with path.open(newline="", encoding="utf-8") as file:
             for line, row in enumerate(csv.DictReader(file), start=2):
                 for column, shown in row.items():
-                    prefix = hashed and column.endswith("fingerprint") and shown.startswith(asked)
-                    if prefix or (not hashed and matches(asked, shown)):
-                        yield Found(path.stem, line, column, row)
+                    begins = is_hash and column.endswith("fingerprint") and shown.startswith(query)
+                    if begins or (not is_hash and matches(query, shown)):
+                        yield Place(path.stem, line, column, row)
 
 
-def described(found: Found, known: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """The find in a few lines: where, what, and the hashes behind it."""
-    row = found.row
+def described(place: Place, known: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """A place in a few lines: the table, the row, and the hashes behind it."""
+    row = place.row
     who = "  ".join(f"{name} {row[name]}" for name in WHO if row.get(name))
-    lines = [f"{TABLES / found.table}.csv, line {found.line}, {found.column} = {row[found.column]}", f"  {who}"]
-    cell = known.get(found.fingerprint, {})
+    lines = [f"{TABLES / place.table}.csv, line {place.line}, {place.column} = {row[place.column]}", f"  {who}"]
+    cell = known.get(place.fingerprint, {})
     hashes = {name: row.get(name) or cell.get(name) for name in ("data_sha256", "completions_sha256")}
-    if found.fingerprint:
-        lines.append(f"  cell {found.fingerprint}; in MLflow: tags.fingerprint = '{found.fingerprint}'")
+    if place.fingerprint:
+        lines.append(f"  cell {place.fingerprint}; in MLflow: tags.fingerprint = '{place.fingerprint}'")
     lines += [f"  {name} {value}" for name, value in hashes.items() if value]
     return lines
 
 
 def known_cells(root: Path) -> dict[str, dict[str, str]]:
-    """fingerprint -> what is known of a cell: hashes from the statistics, where they are here; the file of its answers.
+    """fingerprint -> hashes of a cell, from the statistics if they are here, and the path of its file.
 
-    A published cell's data is the file of published scores. Raises UserError for a file of answers that is damaged.
+    Raises UserError if the file of a cell is damaged.
     """
     known: dict[str, dict[str, str]] = {}
     if (root / CELLS).exists():
@@ -98,28 +98,28 @@ def known_cells(root: Path) -> dict[str, dict[str, str]]:
 def main() -> None:
     """`python -m src.trace NUMBER|FINGERPRINT`. A user's mistake is one line on stderr and exit code 1."""
     parser = command("trace", __doc__, "0.547", "1f4ca44d19f2 --most 5")
-    parser.add_argument("asked", metavar="NUMBER|FINGERPRINT", help="as printed, e.g. 0.547 or 1f4ca44d19f2")
-    parser.add_argument("--most", type=int, default=20, help="finds shown (20)")
+    parser.add_argument("query", metavar="NUMBER|FINGERPRINT", help="as printed, e.g. 0.547 or 1f4ca44d19f2")
+    parser.add_argument("--most", type=int, default=20, help="places shown (20)")
     given = parser.parse_args()
     try:
-        report(given.asked, given.most, ROOT)
+        report(given.query, given.most, ROOT)
     except UserError as error:
         sys.exit(f"error: {error}")
 
 
-def report(asked: str, most: int, root: Path) -> None:
-    """Print every find, then the files of the cells behind them. Raises UserError where there is none."""
+def report(query: str, most: int, root: Path) -> None:
+    """Print every place, then the files of the cells behind them. Raises UserError if there is no place."""
     if not (root / TABLES).is_dir():
         raise UserError(f"{TABLES} is missing. Make it: dvc repro report")
-    finds = list(search(asked, root / TABLES))
-    if not finds:
-        raise UserError(f"No table shows {asked}. Ask as it is printed, with its digits (0.547), or by fingerprint.")
+    places = list(search(query, root / TABLES))
+    if not places:
+        raise UserError(f"No table shows {query}. Ask as it is printed, with its digits (0.547), or by fingerprint.")
     known = known_cells(root)
-    for found in finds[:most]:
-        print("\n".join(described(found, known)))
-    if len(finds) > most:
-        print(f"... and {len(finds) - most} more: --most {len(finds)}")
-    for fingerprint in dict.fromkeys(found.fingerprint for found in finds[:most]):
+    for place in places[:most]:
+        print("\n".join(described(place, known)))
+    if len(places) > most:
+        print(f"... and {len(places) - most} more: --most {len(places)}")
+    for fingerprint in dict.fromkeys(place.fingerprint for place in places[:most]):
         cell = known.get(fingerprint, {})
         if "file" in cell:
             print(f"cell {fingerprint}: completions in {cell['file']}\n  prompts_sha256 {cell['prompts_sha256']}")

@@ -1,8 +1,9 @@
-"""Every cell as an MLflow run under its model's parent run. If the store of runs is out of reach, the work goes on.
+"""Log finished cells that MLflow lacks (`sync`), then open its UI (`ui`, the default).
 
-A run is found again by its fingerprint: computing a cell twice updates its run and never doubles it. Each finished cell
-is also kept in data/cells/<experiment>/<fingerprint>.jsonl (beside the example store), so that what MLflow lacks is
-logged later: `sync` logs what data/cells/<experiment> and data/outputs hold; without a word it then opens the UI.
+Each cell is an MLflow run under the parent run of its model. A run is found by its cell's fingerprint, so logging a
+cell twice updates one run. Every finished cell is also kept in data/cells/<experiment>/<fingerprint>.jsonl, beside the
+example store. A run goes on while MLflow is out of reach, and `sync` logs its cells later. Without folders, `sync`
+reads data/cells/<experiment> and data/outputs.
 """
 
 from __future__ import annotations
@@ -36,16 +37,16 @@ from src.lab.runs import (
 
 
 def sync(folders: Sequence[Path], uri: str | None, experiment: str) -> str:
-    """Log the finished cells under `folders` that MLflow lacks; what was done, in a line.
+    """Log the finished cells under `folders` that MLflow lacks. Returns what was done, as text.
 
-    Of two files of one fingerprint the first counts. Raises UserError where MLflow cannot be opened or is lost.
+    If two files have the same fingerprint, the first counts. Raises UserError if MLflow cannot be reached.
     """
     heads, refused = finished(folders)
-    client, where = opened(uri, experiment)
+    client, experiment_id = opened(uri, experiment)
     try:
-        there = _whole(client, where)
-        todo = {path: head for path, head in heads.items() if there.get(head.fingerprint) != _identity(head)}
-        skipped = _log_all(client, where, todo, experiment)
+        logged = _logged(client, experiment_id)
+        todo = {path: head for path, head in heads.items() if logged.get(head.fingerprint) != _identity(head)}
+        skipped = _log_all(client, experiment_id, todo, experiment)
     except UserError:
         raise
     except Exception as error:
@@ -58,40 +59,40 @@ def _identity(head: Header) -> tuple[str, str]:
     return head.completions_sha256, FORMAT
 
 
-def _whole(client: Any, experiment: str) -> dict[str, tuple[str, str]]:
-    """fingerprint -> identity of the cells that are logged to the end."""
+def _logged(client: Any, experiment: str) -> dict[str, tuple[str, str]]:
+    """The cells that are completely logged: fingerprint -> identity."""
     query = "tags.kind = 'cell' and attributes.status = 'FINISHED'"
     runs = client.search_runs([experiment], query, max_results=50_000)
     tags = [run.data.tags for run in runs]
     return {t["fingerprint"]: (t["completions_sha256"], t.get("logged_format", "1")) for t in tags}
 
 
-def _log_all(client: Any, where: str, todo: Iterable[Path], experiment: str) -> list[str]:
-    """Log these cells under their models' parents; why each that was skipped was."""
+def _log_all(client: Any, experiment_id: str, todo: Iterable[Path], experiment: str) -> list[str]:
+    """Log these cells under the parent runs of their models. Returns the reason for each one skipped."""
     encoder = functools.cache(load_encoder)
 
     @functools.cache
     def parent(model: str, suite: str) -> str:
-        return parent_run(client, where, conf.load("model", model, Model), suite, {"logged_by": "sync"})
+        return parent_run(client, experiment_id, conf.load("model", model, Model), suite, {"logged_by": "sync"})
 
     skipped, parents = [], set()
     for path in todo:
         try:
             facts, head = _facts_of(path, experiment, encoder)
-            above = parent(head.model, head.suite)
+            parent_id = parent(head.model, head.suite)
         except UserError as error:
             skipped.append(str(error))
             continue
-        log_cell(client, where, above, facts, "sync")
-        parents.add(above)
-    for each in parents:
-        summarise(client, where, each)
-        client.set_terminated(each)
+        log_cell(client, experiment_id, parent_id, facts, "sync")
+        parents.add(parent_id)
+    for parent_id in parents:
+        summarise(client, experiment_id, parent_id)
+        client.set_terminated(parent_id)
     return skipped
 
 
 def _facts_of(path: Path, experiment: str, encoder: LoadEncoder) -> tuple[Facts, Header]:
-    """(what is told of a cell's file, its header). Raises UserError where it is not for this experiment."""
+    """(facts of a cell's file, its header). Raises UserError if the cell belongs to another experiment."""
     head, answers = read_cell(path)
     if real_or_apart(experiment, head.weights) != experiment:
         raise UserError(f"{path}: {head.weights} weights have an experiment of their own")
@@ -101,9 +102,9 @@ def _facts_of(path: Path, experiment: str, encoder: LoadEncoder) -> tuple[Facts,
 
 
 def finished(folders: Sequence[Path]) -> tuple[dict[Path, Header], list[str]]:
-    """(header of each finished cell under these folders, one file a fingerprint; why the others are none).
+    """(path -> header of the finished cells under these folders, reasons why other files were refused).
 
-    A *.jsonl of another kind is passed over. Raises UserError for no folder.
+    Each fingerprint appears once. A *.jsonl file of another kind is skipped. Raises UserError if a folder is missing.
     """
     heads: dict[str, tuple[Path, Header]] = {}
     refused = []
@@ -121,34 +122,34 @@ def finished(folders: Sequence[Path]) -> tuple[dict[Path, Header], list[str]]:
 
 
 def links(address: str, experiment: str) -> str:
-    """Where the two views of the runs table are."""
+    """The addresses of the two views of the table of runs."""
     page = f"{address}/#/experiments/{experiment}/runs?viewStateShareKey="
-    return "\n".join(f"{page}{name}  {view.said}" for name, view in VIEWS.items())
+    return "\n".join(f"{page}{name}  {view.caption}" for name, view in VIEWS.items())
 
 
 def ui(uri: str | None, experiment: str) -> None:
-    """Print the links, then serve the UI; where the runs are on a server, only the links. Does not return."""
-    _, where = opened(uri, experiment)
+    """Print the links, then serve the UI. If the runs are on a server, only the links. Does not return."""
+    _, experiment_id = opened(uri, experiment)
     database = database_of(uri or default_uri())
     if database is None:
-        print(links(str(uri).rstrip("/"), where))
+        print(links(str(uri).rstrip("/"), experiment_id))
         sys.exit(0)
     port = os.environ.get("PORT", "5000")
-    print(links(f"http://127.0.0.1:{port}", where), flush=True)
+    print(links(f"http://127.0.0.1:{port}", experiment_id), flush=True)
     artifacts = (database.resolve().parent / "mlartifacts").as_uri()
     store = ["--backend-store-uri", uri or default_uri(), "--default-artifact-root", artifacts]
     command = ["mlflow", "server", *store, "--host", "127.0.0.1", "--port", port, "--workers", "1"]
-    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # eight processes that score no LLM judge here
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # else eight processes for LLM judges
     os.execvp("mlflow", command)
 
 
-def asked(words: Iterable[str]) -> tuple[list[Path], str | None, str]:
-    """(folders, uri, experiment) of a command's words: folders and overrides of conf/config.yaml. Raises UserError."""
+def settings_of(words: Iterable[str]) -> tuple[list[Path], str | None, str]:
+    """(folders, uri, experiment) from folders and overrides on the command line. Raises UserError."""
     words = list(words)
     cfg = grid.composed([word for word in words if "=" in word])
     store, experiment = Path(cfg.store), str(cfg.tracking.experiment)
-    beside = [folder for folder in (kept_in(store, experiment), store.parent / "outputs") if folder.is_dir()]
-    return [Path(word) for word in words if "=" not in word] or beside, cfg.tracking.uri, experiment
+    default = [folder for folder in (kept_in(store, experiment), store.parent / "outputs") if folder.is_dir()]
+    return [Path(word) for word in words if "=" not in word] or default, cfg.tracking.uri, experiment
 
 
 def main() -> None:
@@ -159,7 +160,7 @@ def main() -> None:
     given = parser.parse_args()
     os.chdir(ROOT)
     try:
-        folders, uri, experiment = asked(given.words)
+        folders, uri, experiment = settings_of(given.words)
         print(sync(folders, uri, experiment), flush=True)
         if given.what == "ui":
             ui(uri, experiment)

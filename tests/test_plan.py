@@ -126,7 +126,7 @@ def asked(place, limit=6, seeds=(2266,), **model):
     for key, value in {"path": str(place / "weights"), "dtype": "float32", "source": None, **model}.items():
         setattr(known, key, value)
     given = {"tasks": [TASK], "conditions": CONDITIONS, "models": [], "seeds": list(seeds), "limit": limit}
-    what = tokens.asked({**given, "encoder": "minilm"})
+    what = tokens.grid_of({**given, "encoder": "minilm"})
     return known, replace(what, models=(known,))
 
 

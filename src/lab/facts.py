@@ -1,4 +1,4 @@
-""""""
+"""What MLflow is told of a finished cell: parameters, metrics, tags and one row for each example and seed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SUMMARY = (
 
 @dataclass(frozen=True)
 class Facts:
-    """All that is told of one finished cell."""
+    """Everything that is logged of one finished cell."""
 
     name: str
     params: Mapping[str, str]
@@ -37,21 +37,24 @@ class Facts:
 
 
 def facts_of(cell: Scored, recorded: Recorded) -> Facts:
-    """All that is told of a cell: `above_chance` is the task's primary accuracy minus exact chance."""
+    """The facts of a scored cell. `above_chance` is the accuracy by the primary metric minus exact chance."""
     head, summary = cell.header, cell.summary
     compared = {"accuracy": summary.accuracy, "chance": summary.chance, "above_chance": summary.above_chance}
-    known = {name: value for name, value in compared.items() if value is not None}
+    defined = {name: value for name, value in compared.items() if value is not None}
     return Facts(
         name=f"{head.task} {head.condition} {head.model}",
         params=recorded.params,
-        metrics={**summary.means, "n": summary.n, **known, **recorded.metrics},
+        metrics={**summary.means, "n": summary.n, **defined, **recorded.metrics},
         tags={**{name: str(value) for name, value in head.chosen(HASHES).items()}, **recorded.tags},
         examples=table(cell.answers, cell.scores),
     )
 
 
 def configuration(run: Run, cell: Cell, shots: int) -> dict[str, str]:
-    """A cell's resolved configuration, one text per value. `base` and `pair` bring a tuned model beside its twin."""
+    """The resolved configuration of a cell, each value as text.
+
+    Sorted by `base` or `pair`, a tuned model stands beside its base twin.
+    """
     model, task, condition = run.model, cell.task, cell.condition
     base = model.twin or model.name
     params = {
@@ -69,9 +72,10 @@ def configuration(run: Run, cell: Cell, shots: int) -> dict[str, str]:
 
 
 def from_conf(head: Header, answers: Sequence[Answers]) -> Recorded:
-    """What a cell's header says, and for the rest what conf/ composes to; nothing of engine, machine and speed.
+    """The record of a cell that has none: its header, and what conf/ composes to for the rest.
 
-    Raises UserError where conf/ no longer knows the cell's model, task or condition.
+    Engine, machine and speed are unknown and left out. Raises UserError if conf/ no longer has the cell's model, task
+    or condition.
     """
     cell = Cell(conf.load_task(head.task), conf.load("condition", head.condition, Condition))
     limit = _limit(head.suite)
@@ -89,7 +93,7 @@ def from_conf(head: Header, answers: Sequence[Answers]) -> Recorded:
     params = configuration(run, cell, head.shots) | {"weights": head.weights}
     largest = cell.task.n_source - len(cell.task.exemplars)
     if len({prompts.example_id(a.prompt.id)[0] for a in answers}) != min(limit or largest, largest):
-        del params["limit"]  # a smaller one was given by hand, or conf/ changed: the header does not say which
+        del params["limit"]  # a smaller limit was given by hand, or conf/ changed. The header does not tell
     return Recorded(params)
 
 
@@ -105,7 +109,7 @@ def _limit(suite: str) -> int | None:
 
 
 def table(answers: Sequence[Answers], scores: Sequence[Score]) -> list[dict[str, Any]]:
-    """The per-example table: what was asked, said, parsed and scored."""
+    """The table of examples: prompt, completion, parsed option and scores."""
     by_id = {a.prompt.id: a for a in answers}
     rows = []
     for score in scores:
@@ -125,19 +129,22 @@ def table(answers: Sequence[Answers], scores: Sequence[Score]) -> list[dict[str,
 
 
 def summary(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A model's cells, task by task, the columns of SUMMARY; what a cell lacks is None."""
-    rows = [{name: one.get(name) for name in SUMMARY} for one in runs]
+    """The cells of a model, task by task, in the columns of SUMMARY. A value that a cell lacks is None."""
+    rows = [{name: run.get(name) for name in SUMMARY} for run in runs]
     return sorted(rows, key=lambda row: (row["task"], row["condition"], row["n"], row["fingerprint"]))
 
 
 def figure(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
-    """Primary accuracy by task, a mark per condition, a tick at chance; of several samples of a cell the largest."""
-    from matplotlib.figure import Figure  # not pyplot: it would keep every figure and pick a backend
+    """Accuracy by the primary metric: one line a task, one mark a condition, one tick at chance.
+
+    Where a cell was run on samples of several sizes, the largest counts.
+    """
+    from matplotlib.figure import Figure  # pyplot would keep every figure and choose a backend
 
     largest = {(row["task"], row["condition"]): row for row in sorted(rows, key=lambda row: row["n"])}
     tasks, conditions = (sorted({key[i] for key in largest}) for i in (0, 1))
-    drawn = Figure(figsize=(8, 1.5 + 0.28 * max(len(tasks), len(conditions))), layout="constrained")
-    axes = drawn.subplots()
+    chart = Figure(figsize=(8, 1.5 + 0.28 * max(len(tasks), len(conditions))), layout="constrained")
+    axes = chart.subplots()
     for i, condition in enumerate(conditions):
         here = [row for (_, c), row in largest.items() if c == condition and row["accuracy"] is not None]
         height = [tasks.index(row["task"]) + 0.6 * (i + 0.5) / len(conditions) - 0.3 for row in here]
@@ -147,4 +154,4 @@ def figure(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
     axes.set(xlim=(-0.02, 1.02), xlabel="accuracy", title=title, yticks=range(len(tasks)), yticklabels=tasks)
     axes.invert_yaxis()
     axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
-    return drawn
+    return chart

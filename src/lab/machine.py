@@ -1,4 +1,4 @@
-""""""
+"""The machine check of `python -m src.plan`: one line for each thing that a run depends on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from src.lab.runs import git_state
 
 KEYS = ("HF_TOKEN", "OPENAI_API_KEY")
 PACKAGES = ("torch", "transformers", "dvc", "mlflow")
-PATIENCE = 3.0  # seconds that a check may wait for something outside this process
+PATIENCE = 3.0  # seconds that a check waits for something outside this process
 
 
 @dataclass(frozen=True)
@@ -26,26 +26,26 @@ class Check:
     """One line of the machine check."""
 
     what: str
-    found: str
-    todo: str = ""  # what would mend it; "" where nothing need be done
+    state: str
+    todo: str = ""  # the remedy, "" where nothing is wrong
 
 
 def checks() -> list[Check]:
-    """Every check, at once: no line waits for another."""
+    """All checks. They run side by side, so that a slow one delays no other."""
     with ThreadPoolExecutor(len(ALL)) as pool:
         return list(pool.map(lambda check: check(), ALL))
 
 
 def versions() -> Check:
     """Python and the packages that numbers depend on."""
-    found = [f"Python {platform.python_version()}"]
+    present = [f"Python {platform.python_version()}"]
     missing = []
     for name in PACKAGES:
         try:
-            found.append(f"{name} {importlib.metadata.version(name)}")
+            present.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             missing.append(name)
-    return Check("versions", ", ".join(found), f"install {', '.join(missing)}: make .venv/ready" if missing else "")
+    return Check("versions", ", ".join(present), f"install {', '.join(missing)}: make .venv/ready" if missing else "")
 
 
 def processors() -> Check:
@@ -53,25 +53,25 @@ def processors() -> Check:
     import psutil
 
     cores, memory = os.cpu_count() or 1, psutil.virtual_memory()
-    there = f"{cores} cores, {memory.total / 1e9:.0f} GB of memory ({memory.available / 1e9:.0f} free), {gpus()} GPUs"
-    return Check("processors", there)
+    state = f"{cores} cores, {memory.total / 1e9:.0f} GB of memory ({memory.available / 1e9:.0f} free), {gpus()} GPUs"
+    return Check("processors", state)
 
 
 def gpus() -> int:
-    """How many GPUs nvidia-smi lists; 0 without it."""
+    """How many GPUs nvidia-smi lists. Without nvidia-smi: 0."""
     if not shutil.which("nvidia-smi"):
         return 0
-    return sum(line.startswith("GPU") for line in said("nvidia-smi", "-L").splitlines())
+    return sum(line.startswith("GPU") for line in output_of("nvidia-smi", "-L").splitlines())
 
 
 def disk() -> Check:
-    """Room where the project and the hub's cache lie."""
+    """Free space on the disks of the project and of the hub's cache."""
     from huggingface_hub import constants
 
     cache = next(p for p in (Path(constants.HF_HUB_CACHE), *Path(constants.HF_HUB_CACHE).parents) if p.exists())
-    here, there = (shutil.disk_usage(folder).free / 1e9 for folder in (ROOT, cache))
-    todo = "make room or set HF_HOME to a larger disk" if min(here, there) < 5 else ""
-    return Check("disk", f"{here:,.0f} GB free here, {there:,.0f} GB in the hub's cache", todo)
+    here_gb, cache_gb = (shutil.disk_usage(folder).free / 1e9 for folder in (ROOT, cache))
+    todo = "make room or set HF_HOME to a larger disk" if min(here_gb, cache_gb) < 5 else ""
+    return Check("disk", f"{here_gb:,.0f} GB free here, {cache_gb:,.0f} GB in the hub's cache", todo)
 
 
 def stores() -> Check:
@@ -98,29 +98,29 @@ def hub() -> Check:
 
 
 def keys() -> Check:
-    """Which keys the environment has; never their values."""
+    """Which keys the environment has. Their values are never shown."""
     return Check("keys", ", ".join(f"{name} {'set' if os.environ.get(name) else 'not set'}" for name in KEYS))
 
 
 def git() -> Check:
-    """Commit and whether it is all of the tree."""
+    """The commit, and whether the tree has changes beside it."""
     state = git_state()
     dirty = state["git_dirty"] == "true"
     return Check("git", state["git_commit"][:12] + (", with changes" if dirty else ""), "commit first" if dirty else "")
 
 
 def dvc() -> Check:
-    """What DVC would do, and where it pushes."""
-    changed = [line for line in said(sys.executable, "-m", "dvc", "status").splitlines() if line[:1].isalnum()]
+    """How many stages are out of date, and which remote DVC pushes to."""
+    changed = [line for line in output_of(sys.executable, "-m", "dvc", "status").splitlines() if line[:1].isalnum()]
     stages = [line.rstrip(":") for line in changed if line.endswith(":")]
-    remotes = said(sys.executable, "-m", "dvc", "remote", "list").split()
-    found = f"{len(stages)} stages out of date" if stages else (changed[:1] or ["not known in time"])[0]
+    remotes = output_of(sys.executable, "-m", "dvc", "remote", "list").split()
+    status = f"{len(stages)} stages out of date" if stages else (changed[:1] or ["not known in time"])[0]
     where = f"remote {remotes[0]}" if remotes else "no remote (docs/remotes.md)"
-    return Check("dvc", f"{found}; {where}", "dvc repro" if stages else "")
+    return Check("dvc", f"{status}; {where}", "dvc repro" if stages else "")
 
 
-def said(*command: str) -> str:
-    """What a command prints; "" where it fails or takes too long."""
+def output_of(*command: str) -> str:
+    """The output of a command. "" where it cannot start or takes too long."""
     try:
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=2 * PATIENCE).stdout
     except (OSError, subprocess.SubprocessError):

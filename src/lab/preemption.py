@@ -1,4 +1,4 @@
-""""""
+"""A run that is told to stop, or whose time is up, ends between batches with an exit code of its own."""
 
 from __future__ import annotations
 
@@ -8,39 +8,43 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # SIGUSR1: what `sbatch --signal=USR1@120` sends before the limit
-AGAIN = 75  # exit code: EX_TEMPFAIL of sysexits.h, the same command goes on
-SHARE = 0.95  # of the time given is worked
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # `sbatch --signal=USR1@120` sends SIGUSR1 before the limit
+AGAIN = 75  # exit code, EX_TEMPFAIL of sysexits.h: the same command continues the work
+SHARE = 0.95  # of the time limit is used for work
 
 
 class Stopped(BaseException):
-    """The run is to end now, its text says why. No Exception: a stop is never taken for a failing cell."""
+    """The run must end now. The text says why.
+
+    It derives from BaseException, so that `except Exception` around a cell does not swallow it.
+    """
 
 
 @contextmanager
 def stoppable(hours: float | None) -> Iterator[Callable[[], None]]:
-    """Within, a signal raises Stopped at once. Yields what raises it between batches, once the time is up, too.
+    """Inside this context a signal raises Stopped at once.
 
-    A launcher's own handler of a signal (submitit's requeues the job) stays in its place.
+    Yields a function to call between batches. It raises Stopped after a signal and when the time is up.
+    Where a launcher has its own handler for a signal, that handler stays (submitit's requeues the job).
     """
     end = None if hours is None else time.monotonic() + SHARE * hours * 3600
-    heard: list[str] = []
+    received: list[str] = []  # names of signals
 
-    def hear(number: int, _: object) -> None:
-        if not heard:
-            heard.append(signal.Signals(number).name)
-            raise Stopped(heard[0])
+    def stop(number: int, _: object) -> None:
+        if not received:
+            received.append(signal.Signals(number).name)
+            raise Stopped(received[0])
 
     def check() -> None:
-        if heard:  # raised where Python drops exceptions, as in a finaliser
-            raise Stopped(heard[0])
+        if received:  # Python dropped the exception, as it does in a finaliser
+            raise Stopped(received[0])
         if end is not None and time.monotonic() >= end:
             raise Stopped(f"{SHARE:.0%} of time_limit_h={hours:g}")
 
     main = threading.current_thread() is threading.main_thread()
     ours = [number for number in SIGNALS if main and signal.getsignal(number) is signal.SIG_DFL]
     for number in ours:
-        signal.signal(number, hear)
+        signal.signal(number, stop)
     try:
         yield check
     finally:

@@ -1,4 +1,4 @@
-"""What a run says while it works and at its end."""
+"""The terminal output of a run: bars while it works, a summary at its end."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from src.cell.ledger import DONE, Entry, Outcome
 def progress(
     run: Run, count: int
 ) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None], Callable[[], None]]]:
-    """A bar over cells and one over the examples of a cell, with rate and time left; nothing where piped.
+    """Show one bar over the cells and one over the examples of the current cell, with rate and time left.
 
-    Yields `begin(cell)`, `advance(n, of)`: n more of the cell's examples are done, and `end()`.
+    Yields three functions: `begin(cell)`, `advance(n, of)` when n more of its examples are done, and `end()`.
+    Nothing is shown where stderr is not a terminal.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -39,7 +40,7 @@ def progress(
 
 
 def quiet() -> bool:
-    """Whether to draw no bars: stderr is a file or a pipe, or the jobs of a sweep share it."""
+    """Whether bars are off: stderr is a file or a pipe, or several jobs of a sweep share it."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -48,7 +49,7 @@ def quiet() -> bool:
 
 
 def label(run: Run) -> str:
-    """The model, and which shard of it."""
+    """The model's name, with its shard if there are several."""
     return run.model.name + (f" shard {run.shard} of {run.shards}" if run.shards > 1 else "")
 
 
@@ -59,7 +60,7 @@ def _stderr() -> Any:
 
 
 def headline(run: Run) -> str:
-    """What is about to run, in one line."""
+    """One line that describes what is about to run."""
     tasks = list({c.task.name: c.task for c in run.cells}.values())
     conditions = {c.condition.name for c in run.cells}
     largest = max(t.n_source - len(t.exemplars) for t in tasks)
@@ -72,7 +73,7 @@ def headline(run: Run) -> str:
 
 
 def report(run: Run, results: Sequence[Outcome], wall_s: float) -> None:
-    """The end of a run: how many cells, how well, what was not done and why, where to look."""
+    """Print the end of a run: cells done, accuracy by condition, and each reason why cells are missing."""
     entries = [outcome.entry for outcome in results]
     done = [e for e in entries if e.status == DONE]
     place = f"    cells: {run.out}" if run.out else ""
@@ -84,31 +85,31 @@ def report(run: Run, results: Sequence[Outcome], wall_s: float) -> None:
 
 
 def summary(done: Sequence[Outcome]) -> list[str]:
-    """A line a condition, the last one empty: mean accuracy over tasks with its 95 % interval, share unparsed."""
+    """One line a condition: mean accuracy over tasks with its 95 % interval, share unparsed. The last line is empty."""
     if not done:
         return []
     rows = ["  condition                    tasks  accuracy  95 % interval  unparsed"]
     for name in dict.fromkeys(o.entry.condition for o in done):
-        these = [o for o in done if o.entry.condition == name]
-        mean, low, high = interval([o.accuracy or 0.0 for o in these], [o.n for o in these])
-        unparsed = sum(o.unparsed or 0.0 for o in these) / len(these)
-        rows.append(f"  {name:<28} {len(these):>5}  {mean:>8.3f}  {low:.3f} to {high:.3f} {unparsed:>8.1%}")
+        outcomes = [o for o in done if o.entry.condition == name]
+        mean, low, high = interval([o.accuracy or 0.0 for o in outcomes], [o.n for o in outcomes])
+        unparsed = sum(o.unparsed or 0.0 for o in outcomes) / len(outcomes)
+        rows.append(f"  {name:<28} {len(outcomes):>5}  {mean:>8.3f}  {low:.3f} to {high:.3f} {unparsed:>8.1%}")
     note = "  accuracy: mean over tasks of each one's primary metric; interval: these tasks, other examples of them"
     return [*rows, note, ""]
 
 
 def interval(accuracy: Sequence[float], n: Sequence[int]) -> tuple[float, float, float]:
-    """(mean over tasks, low, high): each task's 95 % Wilson interval, joined by MOVER (Zou & Donner 2008).
+    """(mean over tasks, low, high): the 95 % Wilson intervals of the tasks, combined by MOVER (Zou & Donner 2008).
 
-    accuracy: fractions, one a task; n: examples of each. The tasks are taken as given, their examples as drawn; pooling
-    the examples of all tasks would weigh tasks by size and call their differences noise.
+    accuracy: one fraction a task. n: the number of examples of each. The tasks are fixed and their examples are a
+    sample. Pooling the examples of all tasks would weigh tasks by size and count their differences as noise.
     """
     from statsmodels.stats.proportion import proportion_confint
 
     mean = sum(accuracy) / len(accuracy)
-    ends = [proportion_confint(a * k, k, method="wilson") for a, k in zip(accuracy, n, strict=True)]
-    below = math.hypot(*(a - low for a, (low, _) in zip(accuracy, ends, strict=True))) / len(accuracy)
-    above = math.hypot(*(high - a for a, (_, high) in zip(accuracy, ends, strict=True))) / len(accuracy)
+    intervals = [proportion_confint(a * k, k, method="wilson") for a, k in zip(accuracy, n, strict=True)]
+    below = math.hypot(*(a - low for a, (low, _) in zip(accuracy, intervals, strict=True))) / len(accuracy)
+    above = math.hypot(*(high - a for a, (_, high) in zip(accuracy, intervals, strict=True))) / len(accuracy)
     return mean, max(0.0, mean - below), min(1.0, mean + above)
 
 

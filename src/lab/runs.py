@@ -1,4 +1,8 @@
-"""Every cell as an MLflow run under its model's parent run. The only door to MLflow."""
+"""The only module that imports MLflow. Each cell is a run, under the parent run of its model.
+
+A run has its cell's fingerprint as a tag and is found again by it, so logging a cell twice updates one run. If MLflow
+is out of reach, a warning says so once and the work continues, because every finished cell is kept in a file as well.
+"""
 
 from __future__ import annotations
 
@@ -23,24 +27,26 @@ from src.base.schema import Model, Run
 from src.cell.file import Recorded, Scored, kept_path, read_header, write_cell
 from src.lab.facts import Facts, facts_of, figure, summary
 
-FORMAT = "2"  # of what is logged: `sync` logs a run of another format anew
-UNREAL = ("random", "fake")  # weights whose numbers never enter an experiment of real ones
+FORMAT = "2"  # version of what is logged. `sync` logs a run of another version again
+UNREAL = ("random", "fake")  # weights whose numbers never stand among those of real weights
 PACKAGES = ("torch", "transformers", "tokenizers", "bert-score", "numpy", "pandas", "mlflow", "hydra-core", "dvc")
-SAMPLING = {"sampling_interval": 10, "samples_before_logging": 3}  # seconds; system metrics are means of the samples
-
+SAMPLING = {
+    "sampling_interval": 10,
+    "samples_before_logging": 3,
+}  # interval in s; means are logged
 
 CELLS, TWINS = "cells", "twins"
 
 
 @dataclass(frozen=True)
 class View:
-    """A shared view of MLflow's runs table, whose own default shows no parameter and no metric and folds the cells."""
+    """A shared view of MLflow's table of runs. The default shows no parameter and no metric, and hides cells."""
 
-    said: str
+    caption: str
     query: str
     order: str
     ascending: bool
-    columns: Mapping[str, int]  # in their order; width in pixels
+    columns: Mapping[str, int]  # name -> width in pixels, in the order shown
 
 
 VIEWS = {
@@ -57,11 +63,14 @@ VIEWS = {
     ),
 }  # fmt: skip
 
-FIRST, LAST = {"attributes.`Run Name`": 110, "runDateAndNestInfo": 126}, {"duration": 66}  # what no view can hide
+FIRST, LAST = (
+    {"attributes.`Run Name`": 110, "runDateAndNestInfo": 126},
+    {"duration": 66},
+)  # MLflow always shows these
 
 
 def git_state() -> dict[str, str]:
-    """Commit and dirty flag of the checkout; "unknown" without git."""
+    """The commit and whether the checkout has changes. Both are "unknown" without git."""
 
     def git(*words: str) -> str | None:
         try:
@@ -78,68 +87,74 @@ def git_state() -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of the packages a number can depend on."""
+    """Installed versions of the packages that a number can depend on."""
     return {f"version_{name}": importlib.metadata.version(name) for name in PACKAGES} | {
         "version_python": platform.python_version()
     }
 
 
 def default_uri() -> str:
-    """The project's own store of runs, as an absolute URI: MLflow would take the current folder."""
+    """The project's own database of runs. The URI is absolute, because MLflow would take the current folder."""
     return f"sqlite:///{ROOT / 'mlflow.db'}"
 
 
 def database_of(uri: str) -> Path | None:
-    """The file of a SQLite store; None of a server."""
+    """The file of a SQLite database. None for a server."""
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
 def connected(uri: str | None, experiment: str) -> tuple[Any, str]:
-    """(client, experiment id); database, experiment and views are made where they are missing."""
+    """(client, experiment id). Database, experiment and views are created where they are missing."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the default blocks four minutes on a dead server
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # seconds, where one hangs
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # by default a dead server blocks for four minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # seconds, for a server that hangs
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     import logging
 
     import mlflow
 
-    for name in ("alembic", "mlflow"):  # after the import, which sets them
+    for name in ("alembic", "mlflow"):  # after the import, because MLflow sets them then
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
     uri = uri or default_uri()
     database = database_of(uri)
-    with alone(database.parent) if database else nullcontext():  # of two that create one at once, one would die
+    with alone(database.parent) if database else nullcontext():  # two processes that create it at once would clash
         client = mlflow.MlflowClient(uri)
         _readable_while_written(database)
-        found = client.get_experiment_by_name(experiment)
-        beside = (database.resolve().parent / "mlartifacts").as_uri() if database else None
-        made = found.experiment_id if found else client.create_experiment(experiment, artifact_location=beside)
+        existing = client.get_experiment_by_name(experiment)
+        artifacts = (database.resolve().parent / "mlartifacts").as_uri() if database else None
+        if existing:
+            experiment_id = existing.experiment_id
+        else:
+            experiment_id = client.create_experiment(experiment, artifact_location=artifacts)
         for name in VIEWS:
             key, view = f"mlflow.sharedViewState.{name}", json.dumps(_view(name))
-            if not found or found.tags.get(key) != view:
-                client.set_experiment_tag(made, key, view)
-    return client, made
+            if not existing or existing.tags.get(key) != view:
+                client.set_experiment_tag(experiment_id, key, view)
+    return client, experiment_id
 
 
 def _readable_while_written(database: Path | None) -> None:
-    """SQLite's write-ahead log, which stays with the file: the UI reads while a run logs, and a commit costs less."""
+    """Turn on SQLite's write-ahead log for good. The UI can then read while a run logs, and a commit costs less."""
     if database is not None:
-        with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(sqlite3.connect(database, 1)) as found:
-            found.execute("PRAGMA journal_mode = WAL")  # refused while an older UI has it open: then the next time
+        with (
+            contextlib.suppress(sqlite3.OperationalError),
+            contextlib.closing(sqlite3.connect(database, 1)) as connection,
+        ):
+            connection.execute("PRAGMA journal_mode = WAL")  # fails while an older UI has the file open
 
 
 def _view(name: str) -> dict[str, Any]:
-    """The state of MLflow's runs table, as its UI reads it (undocumented; a test looks at the page)."""
+    """The state of MLflow's table of runs as its UI reads it. The format is undocumented, so a test opens the page."""
 
     def quoted(column: str) -> str:
         return "{}.`{}`".format(*column.split("."))
 
     view = VIEWS[name]
     widths = {quoted(column): width for column, width in view.columns.items()}
-    every = {**FIRST, **widths, **LAST}
+    all_widths = {**FIRST, **widths, **LAST}
     return {
-        "selectedColumns": list(widths), "columnOrder": ["1", *every], "columnWidths": every,
+        "selectedColumns": list(widths), "columnOrder": ["1", *all_widths], "columnWidths": all_widths,
         "orderByKey": quoted(view.order), "orderByAsc": view.ascending, "searchFilter": view.query, "startTime": "ALL",
         "lifecycleFilter": "Active", "modelVersionFilter": "All Runs", "datasetsFilter": [], "runsExpanded": {},
         "runsHidden": [], "runsPinned": [],
@@ -147,21 +162,21 @@ def _view(name: str) -> dict[str, Any]:
 
 
 def found_run(client: Any, experiment: str, query: str) -> Any | None:
-    """The run that answers the query, or None. Of several, which two processes began at once, the oldest stays."""
+    """The run that matches the query, or None. If two processes began one each, the oldest is kept."""
     runs = client.search_runs([experiment], query)
     return oldest(client, runs) if runs else None
 
 
 def oldest(client: Any, runs: Iterable[Any]) -> Any:
-    """The run that began first. The others are deleted: two processes began them at once."""
-    first, *doubles = sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
-    for double in doubles:
-        client.delete_run(double.info.run_id)
+    """The run that began first. The others are deleted: another process began them at the same moment."""
+    first, *duplicates = sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
+    for duplicate in duplicates:
+        client.delete_run(duplicate.info.run_id)
     return first
 
 
 def reason_of(error: BaseException) -> str:
-    """An error in one line, without the user and password that a URI may hold."""
+    """An error in one line. User and password of a URI are left out."""
     lines = [line for line in str(error).splitlines() if not line.startswith("(raised as a result of Query-invoked")]
     return re.sub(r"//[^/@\s]*@", "//", (lines or [type(error).__name__])[0])
 
@@ -169,21 +184,21 @@ def reason_of(error: BaseException) -> str:
 def warn_unreachable(error: Exception) -> None:
     """Say once that MLflow is out of reach, and how to log the cells later."""
     text = f"MLflow is out of reach, the run goes on without it: {reason_of(error)}. Later: python -m src.tracking sync"
-    warnings.warn_explicit(text, UserWarning, "MLflow", 1)  # no line of source below it
+    warnings.warn_explicit(text, UserWarning, "MLflow", 1)  # so that Python prints no line of source below it
 
 
 @dataclass
 class Tracker:
-    """Where the cells of one model go. `client` is None where nothing is logged: turned off, or out of reach."""
+    """Logs the cells of one model. `client` is None if tracking is turned off or MLflow is out of reach."""
 
     client: Any
-    kept: Path  # folder where every finished cell is kept
+    kept: Path  # the folder where every finished cell is kept
     experiment: str = ""
     parent: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
 
     def cell(self, cell: Scored, recorded: Recorded) -> None:
-        """Keep one finished cell, then log it. A failure to log is said once, not raised."""
+        """Keep one finished cell in a file, then log it. If logging fails, a warning says so once."""
         recorded = replace(recorded, tags={**self.tags, **recorded.tags})
         path = kept_path(self.kept, cell.header.fingerprint)
         write_cell(path, replace(cell.header, recorded=with_speed(recorded, path)), cell.answers)
@@ -191,24 +206,24 @@ class Tracker:
             return
         try:
             log_cell(self.client, self.experiment, self.parent, facts_of(cell, recorded), "run")
-        except Exception as error:  # whatever the store of runs does, the cell is kept
+        except Exception as error:  # the cell is in its file already
             warn_unreachable(error)
             self.client = None
 
 
 def kept_in(store: Path, experiment: str) -> Path:
-    """The folder of the finished cells of an experiment, beside the example store."""
+    """The folder of the finished cells of an experiment. It lies beside the example store."""
     return store.parent / "cells" / experiment
 
 
 def real_or_apart(experiment: str, weights: str) -> str:
-    """The experiment of a model: numbers of random weights and fake engines go into one of their own."""
-    apart = f" ({weights})"  # an experiment that is already theirs, as `sync` is told, stays
-    return experiment if weights not in UNREAL or experiment.endswith(apart) else experiment + apart
+    """The experiment of a model. Numbers of random weights and of fake engines go into an experiment of their own."""
+    suffix = f" ({weights})"  # `sync` may be given an experiment that has it already
+    return experiment if weights not in UNREAL or experiment.endswith(suffix) else experiment + suffix
 
 
 def log_cell(client: Any, experiment: str, parent: str, facts: Facts, by: str) -> None:
-    """One cell's run: parameters, metrics, tags, data set and the per-example table. by: "run" | "sync"."""
+    """Log one cell: parameters, metrics, tags, data set and the table of examples. by: "run" or "sync"."""
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.utils.time import get_current_time_millis
 
@@ -223,31 +238,31 @@ def log_cell(client: Any, experiment: str, parent: str, facts: Facts, by: str) -
     run_id = run.info.run_id
     client.log_inputs(run_id, [_data_set(facts)])
     client.log_dict(run_id, _table(facts.examples), "examples.json")
-    client.log_batch(  # after the files: its hash of the completions says that the run is whole
+    client.log_batch(  # last, because the tag completions_sha256 says that the run is complete
         run_id,
         metrics=[Metric(key, float(value), now, 0) for key, value in facts.metrics.items()],
         params=[Param(key, value) for key, value in facts.params.items() if key not in run.data.params],
         tags=[RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value],
     )
-    client.set_terminated(run_id, end_time=run.info.end_time or now)  # an update keeps how long the first took
+    client.set_terminated(run_id, end_time=run.info.end_time or now)  # an update keeps the duration of the first
 
 
 def _tables(*paths: str) -> str:
-    """The tag that makes the UI show these files as tables."""
+    """The value of the tag that makes the UI show these files as tables."""
     return json.dumps([{"path": path, "type": "table"} for path in paths])
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Rows as the UI shows them. Not by MLflow's log_table, which appends where a run is updated."""
+    """Rows in the form that the UI shows. MLflow's log_table would append to the table when a run is updated."""
     return {"columns": list(rows[0]) if rows else [], "data": [list(row.values()) for row in rows]}
 
 
 def _data_set(facts: Facts) -> Any:
-    """The prepared task file as an MLflow input: name and digest, none of its text."""
+    """The prepared task file as an MLflow input: its name and digest, without its text."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     source = json.dumps({"source": facts.params["task.source"], "file": facts.params["task.file"]})
-    digest = facts.tags["data_sha256"][:36]  # as much as MLflow holds; the whole is a tag
+    digest = facts.tags["data_sha256"][:36]  # MLflow allows 36 characters. The whole hash is a tag
     profile = json.dumps({"num_rows": int(facts.metrics["n"])})
     data_set = Dataset(facts.params["task"], digest, "conf/source", source, profile=profile)
     return DatasetInput(data_set, [InputTag("mlflow.data.context", "evaluation")])
@@ -255,7 +270,7 @@ def _data_set(facts: Facts) -> Any:
 
 @contextmanager
 def model_run(run: Run) -> Iterator[Tracker]:
-    """The parent run of one model in one suite; cells are logged through the Tracker it yields."""
+    """Open the parent run of one model in one suite. Yields the Tracker that logs its cells."""
     experiment = real_or_apart(str(run.tracking["experiment"]), run.model.weights)
     tracker = Tracker(None, kept_in(run.store, experiment), tags={**git_state(), **versions()})
     monitor = None
@@ -287,14 +302,14 @@ def _close(tracker: Tracker, status: str) -> None:
 
 
 def parent_run(client: Any, experiment: str, model: Model, suite: str, tags: Mapping[str, str]) -> str:
-    """The run id of a model's parent in one suite, open for its cells."""
+    """Open the parent run of a model in one suite, and return its run id."""
     from mlflow.entities import Param, RunTag
 
     name = f"{model.name} ({suite})"
     query = f"tags.kind = 'model' and tags.mlflow.runName = '{name}'"
     if not found_run(client, experiment, query):
         client.create_run(experiment, run_name=name, tags={"kind": "model"})
-    run = found_run(client, experiment, query)  # again: a shard may have begun another at the same moment
+    run = found_run(client, experiment, query)  # again, because another shard may have begun one at the same moment
     assert run is not None
     params = {key: str(value) for key, value in asdict(model).items() if key not in run.data.params}
     client.log_batch(
@@ -307,7 +322,7 @@ def parent_run(client: Any, experiment: str, model: Model, suite: str, tags: Map
 
 
 def _monitor(tracking: Mapping[str, Any], parent: str) -> Any:
-    """A thread that samples the machine for the parent run; None where `tracking.system_metrics` is off."""
+    """Start a thread that samples the machine for the parent run. None if `tracking.system_metrics` is off."""
     if not tracking.get("system_metrics", True):
         return None
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
@@ -319,15 +334,15 @@ def _monitor(tracking: Mapping[str, Any], parent: str) -> Any:
 
 
 def summarise(client: Any, experiment: str, parent: str) -> None:
-    """On a model's parent run: its cells as a table, and accuracy by task as a figure. In: what MLflow holds of it."""
+    """Log a table of a model's cells and a figure of accuracy by task to its parent run, from what MLflow holds."""
     runs = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent}'", max_results=50_000)
     by_fingerprint: dict[str, list[Any]] = {}
     for run in runs:
         by_fingerprint.setdefault(run.data.tags["fingerprint"], []).append(run)
-    single = {fingerprint: oldest(client, same) for fingerprint, same in by_fingerprint.items()}
-    flat = [{**run.data.params, **run.data.metrics, "fingerprint": name} for name, run in single.items()]
-    rows = summary(each for each in flat if "accuracy" in each)
-    client.log_metric(parent, "cells", len(single))
+    cells = {fingerprint: oldest(client, same) for fingerprint, same in by_fingerprint.items()}
+    flat = [{**run.data.params, **run.data.metrics, "fingerprint": name} for name, run in cells.items()]
+    rows = summary(cell for cell in flat if "accuracy" in cell)
+    client.log_metric(parent, "cells", len(cells))
     if rows:
         client.log_dict(parent, _table(rows), "summary.json")
         client.set_tag(parent, "mlflow.loggedArtifacts", _tables("summary.json"))
@@ -336,15 +351,15 @@ def summarise(client: Any, experiment: str, parent: str) -> None:
 
 
 def opened(uri: str | None, experiment: str) -> tuple[Any, str]:
-    """`_open` for a person who asked for MLflow: raises UserError where it is out of reach."""
+    """`connected` for a command that needs MLflow. Raises UserError if it is out of reach."""
     try:
         return connected(uri, experiment)
-    except Exception as error:  # SQLite, alembic and MLflow each have their own
+    except Exception as error:  # SQLite, alembic and MLflow each raise their own
         raise unreachable_error(uri, error) from error
 
 
 def unreachable_error(uri: str | None, error: Exception) -> UserError:
-    """What a person who asked for MLflow is told where it cannot be opened."""
+    """The error of a command that needs MLflow and cannot open it."""
     reason, database = reason_of(error), database_of(uri or default_uri())
     if database is None:
         return UserError(f"The MLflow server does not answer: {reason}. Start it, then the same command again")
@@ -354,10 +369,13 @@ def unreachable_error(uri: str | None, error: Exception) -> UserError:
 
 
 def with_speed(recorded: Recorded, path: Path) -> Recorded:
-    """What was recorded; where no model was needed, with the speed that the kept file has from when one was."""
+    """The record, with the speed of an earlier run if this one took every answer from the store.
+
+    path: the kept file of the same cell, which holds that speed.
+    """
     if recorded.metrics or not path.is_file():
         return recorded
-    with contextlib.suppress(UserError):  # a damaged one is written anew
+    with contextlib.suppress(UserError):  # a damaged file is written again
         before = read_header(path).recorded
         return replace(recorded, metrics=before.metrics) if before else recorded
     return recorded
