@@ -122,7 +122,7 @@ def test_code_in_a_pickle_is_not_run(place: Path, tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file
 
-    from src.engine.choice import load
+    from src.engine.loading import load
 
     folder = shutil.copytree(place / "weights", tmp_path / "weights")
     tensors = load_file(folder / "model.safetensors")

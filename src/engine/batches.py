@@ -8,7 +8,7 @@ import torch
 
 from src.base.errors import UserError
 from src.engine.choice import Backend
-from src.engine.sampling import Done, Job
+from src.engine.job import Done, Job
 
 OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
 

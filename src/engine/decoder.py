@@ -12,7 +12,9 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache
 
 from src.engine.attention import Block
-from src.engine.sampling import Done, Ids, Job, Sampler, Tensor, decode, pass_tokens
+from src.engine.job import Done, Ids, Job
+from src.engine.loading import pass_tokens
+from src.engine.sampling import Sampler, Tensor, decode
 from src.engine.tree import Row, common, row, visible
 
 SHARE_FROM = 16  # a shared prefix of fewer tokens is not worth a block of its own

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from transformers import DynamicCache, EncoderDecoderCache
 
-from src.engine.sampling import Done, Ids, Job, Sampler, Tensor, decode, pass_tokens
+from src.engine.job import Done, Ids, Job
+from src.engine.loading import pass_tokens
+from src.engine.sampling import Sampler, Tensor, decode
 
 
 @dataclass

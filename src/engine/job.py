@@ -1,12 +1,18 @@
-"""What every engine takes and gives. An engine turns Requests into Results and knows nothing of files."""
+"""What an engine takes and gives: in text (Request, Result), and inside a local engine in token ids (Job, Done).
+
+An engine turns Requests into Results and knows nothing of files.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from src.question.prompts import Prompt
+
+Ids = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -66,3 +72,30 @@ class Engine(Protocol):
     def describe(self) -> dict[str, str | int | float]:
         """Identity of the model and engine, for the fingerprint: no machine facts."""
         ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """One prompt in token ids. `scored`: prompt + option for a decoder, the bare option for an encoder-decoder."""
+
+    ids: Ids
+    seeds: tuple[int, ...]
+    budget: int  # tokens to generate at most
+    scored: tuple[Ids, ...]
+
+
+@dataclass
+class Draw:
+    """What one seed wrote; `margin` is its closest decision (see Sampler)."""
+
+    tokens: Ids = ()
+    finish: str = "length"
+    margin: float = math.inf
+
+
+@dataclass(frozen=True)
+class Done:
+    """Outcome of a Job: draws by seed, and (log-probability, tokens) of each scored sequence."""
+
+    draws: dict[int, Draw]
+    scores: list[tuple[float, int]]

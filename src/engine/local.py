@@ -1,4 +1,4 @@
-"""A Hugging Face checkpoint in a local folder. Text and keys here; what needs weights is in src.engine.decoding."""
+"""A Hugging Face checkpoint in a local folder. Texts and keys need no weights. choice.py, loaded on demand, does."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 from src.base.errors import UserError
 from src.base.grid import TOKEN_BUDGET
 from src.base.schema import Compat, Generation, Model
-from src.engine.job import Completion, Likelihood, Request, Result
+from src.engine.job import Completion, Done, Draw, Job, Likelihood, Request, Result
 from src.question.prompts import Prompt
 
 if TYPE_CHECKING:
     from src.engine.choice import Backend
-    from src.engine.sampling import Done, Draw, Job
 
 
 NUMERICS = 1  # raised by hand, only when golden completions change: it voids every stored result
@@ -108,8 +107,6 @@ class LocalEngine:
 
     def job(self, prompt: Prompt, seeds: tuple[int, ...], likelihood: bool) -> Job:
         """The prompt in token ids, cut to the model's window; prefix and text are tokenised as one string."""
-        from src.engine.sampling import Job
-
         ids, budget, scored = self.ids(prompt), self.budget(prompt), self.scored(prompt) if likelihood else ()
         return Job(ids, seeds, budget, scored)
 
@@ -175,7 +172,8 @@ class LocalEngine:
     @cached_property
     def backend(self) -> Backend:
         """The model, loaded, behind the fastest way of running it."""
-        from src.engine.choice import backend, load
+        from src.engine.choice import backend
+        from src.engine.loading import load
         from src.engine.sampling import Sampler
 
         with readable(self.folder):

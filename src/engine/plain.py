@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from src.engine.sampling import Done, Draw, Ids, Job, Sampler, Tensor, prompt_hash
+from src.engine.job import Done, Draw, Ids, Job
+from src.engine.sampling import Sampler, Tensor, prompt_hash
 from src.engine.tree import common
 
 

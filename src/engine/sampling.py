@@ -1,8 +1,7 @@
-"""Choosing tokens: jobs in token ids, a draw that depends on prompt, seed, step and token alone, paths that fork."""
+"""Choosing the next tokens: a draw depends on prompt, seed, step and token alone. Paths fork where seeds differ."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -11,42 +10,10 @@ from typing import Any, Protocol, cast
 import numpy as np
 import torch
 
+from src.engine.job import Draw, Ids, Job
+
 Tensor = Any  # torch.Tensor, which mypy is told not to follow
 Array = np.ndarray[Any, Any]
-Ids = tuple[int, ...]
-PREFILL_TOKENS = {"cpu": 384, "cuda": 16384}  # tokens of one forward pass over prompts
-
-
-def pass_tokens(model: Any) -> int:
-    """How many tokens one forward pass over prompts may hold on this model's device."""
-    return PREFILL_TOKENS.get(model.device.type, max(PREFILL_TOKENS.values()))
-
-
-@dataclass(frozen=True)
-class Job:
-    """One prompt in token ids. `scored`: prompt + option for a decoder, the bare option for an encoder-decoder."""
-
-    ids: Ids
-    seeds: tuple[int, ...]
-    budget: int  # tokens to generate at most
-    scored: tuple[Ids, ...]
-
-
-@dataclass
-class Draw:
-    """What one seed wrote; `margin` is its closest decision (see Sampler)."""
-
-    tokens: Ids = ()
-    finish: str = "length"
-    margin: float = math.inf
-
-
-@dataclass(frozen=True)
-class Done:
-    """Outcome of a Job: draws by seed, and (log-probability, tokens) of each scored sequence."""
-
-    draws: dict[int, Draw]
-    scores: list[tuple[float, int]]
 
 
 class Paths(Protocol):

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from src.engine.sampling import Ids, Job, Tensor
+from src.engine.job import Ids, Job
+from src.engine.sampling import Tensor
 
 
 @dataclass(frozen=True)
