@@ -7,13 +7,12 @@ gets under the published scorer, own rows against 1 / number of options.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import yaml
@@ -23,6 +22,7 @@ from src.base.cli import command, stage, suite_line
 from src.base.files import ROOT
 from src.base.frames import write_csv
 from src.base.schema import Model, Task
+from src.question import examples
 from src.statistics import controls, overlap, power, questions, scale
 from src.statistics.items import Items, items_of
 from src.statistics.own import OWN_SCORES, own_contrasts, own_rows
@@ -36,6 +36,7 @@ PUBLISHED_TABLES = Path("data/published/tables.yaml")
 TASKS = Path("data/tasks")
 OUT = Path("data/stats")
 REFERENCE = Path("data/reference")
+T = TypeVar("T")
 CONTROLS = ("controls", "option_shifts")
 """Frames of the committed run of suite controls, each a csv in REFERENCE and a frame in OUT."""
 
@@ -88,10 +89,17 @@ def with_reference(own: pd.DataFrame | None, setting: Setting, folder: Path) -> 
 
 def read_setting(root: Path) -> Setting:
     """conf/, the paper's tables and the prepared items."""
-    found = {path.stem: read_items(path) for path in sorted((root / TASKS).glob("*.jsonl"))}
+    items = {path.stem: read_items(path) for path in sorted((root / TASKS).glob("*.jsonl"))}
     tables = yaml.safe_load((root / PUBLISHED_TABLES).read_text())
-    alpha = float(grid.params(root / "params.yaml").get("alpha", 0.05))
-    return Setting(members("task", Task), members("model", Model), found, tables, alpha)
+    alpha = float(grid.params(root / "params.yaml")["alpha"])
+    return Setting(typed_members("task", Task), typed_members("model", Model), items, tables, alpha)
+
+
+def typed_members(group: str, schema: type[T]) -> dict[str, T]:
+    """Every conf/<group>/*.yaml by name."""
+    return {
+        name: conf.typed(schema, fields, f"conf/{group}/{name}.yaml") for name, fields in members(group, schema).items()
+    }
 
 
 def members(group: str, schema: type[Any]) -> dict[str, dict[str, Any]]:
@@ -115,8 +123,11 @@ def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_items(path: Path) -> Items:
-    """The Items of a prepared task (JSON lines of question.examples.Example)."""
-    return items_of([json.loads(line) for line in path.read_text().splitlines() if line])
+    """The Items of a prepared task.
+
+    `examples.load` would refuse a release, whose texts are hashes: the sha256 in summary.csv is that of the full file.
+    """
+    return items_of(examples.parsed(path.read_bytes(), path))
 
 
 def write(tables: Mapping[str, pd.DataFrame], out: Path) -> None:

@@ -15,6 +15,7 @@ from src.base.schema import Task
 
 TASKS = Path("data/tasks")
 SUMMARY = "summary.csv"
+AGAIN = "Make it anew: dvc repro -f prepare"
 
 
 @dataclass(frozen=True)
@@ -54,18 +55,23 @@ def load(name: str, folder: Path = TASKS) -> tuple[list[Example], list[Example],
     if not path.exists():
         raise UserError(f"{path} is missing: the task {name} is not prepared. Make it: dvc repro prepare")
     raw = path.read_bytes()
-    sha256, again = hashlib.sha256(raw).hexdigest(), "Make it anew: dvc repro -f prepare"
+    sha256 = hashlib.sha256(raw).hexdigest()
     if prepared_hashes(folder).get(name) not in (None, "", sha256):
-        raise UserError(f"{path} was edited: its sha256 is not that of {folder / SUMMARY}. {again}")
-    try:
-        rows = [json.loads(line) for line in raw.decode().split("\n") if line]
-        found = [Example(**{**row, "options": tuple(row["options"])}) for row in rows]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not whole ({error}). {again}") from None
+        raise UserError(f"{path} was edited: its sha256 is not that of {folder / SUMMARY}. {AGAIN}")
+    found = parsed(raw, path)
     if all(e.exemplar is not None for e in found):
-        raise UserError(f"{path} holds no test item. {again}")
+        raise UserError(f"{path} holds no test item. {AGAIN}")
     shots = sorted((e for e in found if e.exemplar is not None), key=lambda e: e.exemplar or 0)
     return shots, [e for e in found if e.exemplar is None], sha256
+
+
+def parsed(raw: bytes, path: Path) -> list[Example]:
+    """The examples in the bytes of a prepared file, in its order. Raises UserError where they are not whole."""
+    try:
+        rows = [json.loads(line) for line in raw.decode().split("\n") if line]
+        return [Example(**{**row, "options": tuple(row["options"])}) for row in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not whole ({error}). {AGAIN}") from None
 
 
 def prepared_hashes(folder: Path) -> dict[str, str]:
