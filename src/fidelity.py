@@ -16,7 +16,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +124,7 @@ def count_row(task: Task, tasks: Path) -> dict[str, Any]:
         exemplars, tests, _ = examples.load(task.name, tasks)
     except UserError:
         return row | {"note": "not prepared"}
-    items = items_of([asdict(e) for e in (*exemplars, *tests)])
+    items = items_of([*exemplars, *tests])
     shown = {(e.input, e.options) for e in exemplars}
     return row | {
         "n": len(tests),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +19,7 @@ from src.base.cli import command, stage, suite_line
 from src.base.files import ROOT
 from src.base.frames import write_csv
 from src.base.schema import Model, Task
-from src.question.readers import json_lines
+from src.question import examples
 from src.statistics import controls, overlap, power, questions, scale
 from src.statistics.items import Items, items_of
 from src.statistics.own import OWN_SCORES, own_contrasts, own_rows
@@ -86,17 +85,18 @@ def with_reference(own: pd.DataFrame | None, setting: Setting, folder: Path) -> 
 
 def read_setting(root: Path) -> Setting:
     """conf/, the paper's tables and the prepared items."""
-    found = {path.stem: read_items(path) for path in sorted((root / TASKS).glob("*.jsonl"))}
+    items = {path.stem: read_items(path) for path in sorted((root / TASKS).glob("*.jsonl"))}
     tables = yaml.safe_load((root / PUBLISHED_TABLES).read_text())
-    alpha = float(grid.params(root / "params.yaml").get("alpha", 0.05))
-    tasks = {name: asdict(task) for name, task in conf.members("task", Task).items()}
-    models = {name: asdict(model) for name, model in conf.members("model", Model).items()}
-    return Setting(tasks, models, found, tables, alpha)
+    alpha = float(grid.params(root / "params.yaml")["alpha"])
+    return Setting(conf.members("task", Task), conf.members("model", Model), items, tables, alpha)
 
 
 def read_items(path: Path) -> Items:
-    """The Items of a prepared task (JSON lines of question.examples.Example)."""
-    return items_of(json_lines(path.read_text()))
+    """The Items of a prepared task.
+
+    `examples.load` would refuse a release, whose texts are hashes: the sha256 in summary.csv is that of the full file.
+    """
+    return items_of(examples.parsed(path.read_bytes(), path))
 
 
 def write(tables: Mapping[str, pd.DataFrame], out: Path) -> None:

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "scoring": ("base", "question", "engine"),
     "cell": ("base", "question", "source", "engine", "scoring"),
     "lab": ("base", "question", "source", "engine", "scoring", "cell"),
-    "statistics": ("base",),
+    "statistics": ("base", "question"),
     "pages": ("base",),
 }
 """Each folder of src/ and the folders it may import. A command (a .py directly in src/) may import every folder."""

@@ -27,6 +27,7 @@ from src.base.metrics import (
     NOT_ZERO_SHOT,
     TOO_FEW_SIZES,
 )
+from src.question.examples import Example
 from src.statistics.items import Items, items_of
 from src.statistics.own import own_rows
 from src.statistics.published import published_rows, read_published
@@ -45,14 +46,15 @@ OPTIONS |= {"english_proverbs": 4, "nonsense_words_grammar": 4, "physical_intuit
 def invented(task: str, n: int, m: int, stops: int = 0) -> Items:
     """n items of m options with gold at i mod m; the gold of the first `stops` ends in a full stop; five exemplars."""
     rows = [
-        {
-            "id": f"{task}/{i:05}",
-            "group": f"g{i // 2}",
-            "input": f"{task} {i}",
-            "options": tuple(f"{task} {i} {j}" + ("." if i < stops else "") for j in range(m)),
-            "target": i % m,
-            "exemplar": i - n if i >= n else None,
-        }
+        Example(
+            id=f"{task}/{i:05}",
+            group=f"g{i // 2}",
+            input=f"{task} {i}",
+            options=tuple(f"{task} {i} {j}" + ("." if i < stops else "") for j in range(m)),
+            target=i % m,
+            answer="",
+            exemplar=i - n if i >= n else None,
+        )
         for i in range(n + 5)
     ]
     return items_of(rows)
@@ -61,7 +63,7 @@ def invented(task: str, n: int, m: int, stops: int = 0) -> Items:
 @pytest.fixture(scope="session")
 def setting() -> Setting:
     found = stats.read_setting(ROOT)
-    items = {task: invented(task, found.tasks[task]["n_published"], m) for task, m in OPTIONS.items()}
+    items = {task: invented(task, found.tasks[task].n_published, m) for task, m in OPTIONS.items()}
     items["strange_stories"] = invented("strange_stories", 117, 4, stops=32)
     return replace(found, items=items, alpha=0.05)
 
@@ -225,7 +227,7 @@ def test_each_cell_has_its_own_fingerprint(cells):
 
 def test_table_2_has_every_base_model_and_its_columns_in_order(cells, setting):
     rows = emergence(cells, setting)[list(EMERGENCE_COLUMNS)]
-    base = {m for m, fields in setting.models.items() if not fields["tuned"]} & set(cells["model"])
+    base = {m for m, fields in setting.models.items() if not fields.tuned} & set(cells["model"])
     assert set(rows["model"]) == base
     assert rows.loc[rows["model"] != "davinci", ["paper_above", "emergent", "forecast"]].isna().all(axis=None)
     assert rows.loc[rows["model"] == "llama_30b", "predictable"].isin([TOO_FEW_SIZES, NOT_ZERO_SHOT]).all()

@@ -15,6 +15,7 @@ from src.question.readers import json_lines
 
 TASKS = Path("data/tasks")  # <task>.jsonl, as `python -m src.prepare` writes them
 SUMMARY = "summary.csv"  # beside them: counts, chance and sha256 of each
+AGAIN = "Make it anew: dvc repro -f prepare"
 
 
 @dataclass(frozen=True)
@@ -57,19 +58,23 @@ def load(name: str, folder: Path = TASKS) -> tuple[list[Example], list[Example],
     if not path.exists():
         raise UserError(f"{path} is missing: the task {name} is not prepared. Make it: dvc repro prepare")
     raw = path.read_bytes()
-    sha256, again = hashlib.sha256(raw).hexdigest(), "Make it anew: dvc repro -f prepare"
+    sha256 = hashlib.sha256(raw).hexdigest()
     if prepared_hashes(folder).get(name) not in (None, "", sha256):
-        raise UserError(f"{path} was edited: its sha256 is not that of {folder / SUMMARY}. {again}")
-    try:
-        rows = json_lines(raw.decode())
-        examples = [Example(**{**row, "options": tuple(row["options"])}) for row in rows]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not whole ({error}). {again}") from None
+        raise UserError(f"{path} was edited: its sha256 is not that of {folder / SUMMARY}. {AGAIN}")
+    examples = parsed(raw, path)
     tests = [example for example in examples if example.exemplar is None]
     if not tests:
-        raise UserError(f"{path} holds no test item. {again}")
+        raise UserError(f"{path} holds no test item. {AGAIN}")
     exemplars = [example for example in examples if example.exemplar is not None]
     return sorted(exemplars, key=lambda example: example.exemplar or 0), tests, sha256
+
+
+def parsed(raw: bytes, path: Path) -> list[Example]:
+    """The examples in the bytes of a prepared file, in its order. Raises UserError where they are not whole."""
+    try:
+        return [Example(**{**row, "options": tuple(row["options"])}) for row in json_lines(raw.decode())]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not whole ({error}). {AGAIN}") from None
 
 
 def prepared_hashes(folder: Path) -> dict[str, str]:

@@ -9,8 +9,10 @@ from typing import Any
 import pandas as pd
 
 from src.base import metrics
+from src.base.schema import Task
 from src.statistics.items import NAN, Items
 from src.statistics.own import example_means, own_pair
+from src.statistics.rows import plain
 from src.statistics.tests import adjust, wilson
 
 CELL = ["suite", "model", "prompt"]
@@ -29,9 +31,7 @@ SHIFTS, CONTENT_FREE, PRIOR_CORRECTED, ALL_TASKS = "shifts", "content_free", "pr
 METRIC, ALWAYS = metrics.EXACT, metrics.LIKELIHOODS[0]
 
 
-def controls(
-    scores: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]], items: Mapping[str, Items], seed: int
-) -> pd.DataFrame:
+def controls(scores: pd.DataFrame, tasks: Mapping[str, Task], items: Mapping[str, Items], seed: int) -> pd.DataFrame:
     """One row (COLUMNS) per control cell and metric, and one over all tasks: plain minus control, paired by example.
 
     scores: scores.parquet. The metrics are the task's primary one and likelihood. A row over all tasks resamples and
@@ -40,8 +40,9 @@ def controls(
     """
     rows: list[dict[str, Any]] = []
     for _, block in scores.groupby([*CELL, scores["shots"] > 0], sort=True):
-        for condition, cell in block[block["control"].notna()].groupby("condition", sort=True):
-            rows += list(_condition(block[block["control"].isna()], cell, str(condition), tasks, items, seed))
+        beside = block[plain(block)]
+        for condition, cell in block[~plain(block)].groupby("condition", sort=True):
+            rows += list(_condition(beside, cell, str(condition), tasks, items, seed))
     out = pd.DataFrame(rows, columns=list(COLUMNS))
     alone = out[out["task"] != ALL_TASKS]
     holm = alone.groupby(["suite", "model", "condition", "control", "metric"])["p"].transform(
@@ -51,10 +52,10 @@ def controls(
 
 
 def _condition(
-    plain: pd.DataFrame,
+    plain_cells: pd.DataFrame,
     cell: pd.DataFrame,
     condition: str,
-    tasks: Mapping[str, Mapping[str, Any]],
+    tasks: Mapping[str, Task],
     items: Mapping[str, Items],
     seed: int,
 ) -> Iterator[dict[str, Any]]:
@@ -62,8 +63,8 @@ def _condition(
     control = str(cell["control"].iloc[0])
     sides: dict[tuple[str, str], list[tuple[str, pd.DataFrame, pd.DataFrame, dict[str, Any]]]] = {}
     for task, mine in cell.groupby("task", sort=True):
-        beside = plain[plain["task"] == task]
-        for what, metric, x, y in _compared(beside, mine, control, tasks[str(task)]["metric"]):
+        beside = plain_cells[plain_cells["task"] == task]
+        for what, metric, x, y in _compared(beside, mine, control, tasks[str(task)]):
             both = x.index.intersection(y.index)
             if len(both):
                 facts = _facts(beside, mine, metric, items.get(str(task)) if what == SHIFTS else None)
@@ -80,19 +81,19 @@ def _condition(
 
 
 def _compared(
-    plain: pd.DataFrame, cell: pd.DataFrame, control: str, metric: Mapping[str, str]
+    plain_cell: pd.DataFrame, cell: pd.DataFrame, control: str, task: Task
 ) -> Iterator[tuple[str, str, pd.DataFrame, pd.DataFrame]]:
     """(what, metric, plain side, control side) of one task's cell."""
     prompt = str(cell["prompt"].iloc[0])
-    for name in dict.fromkeys(each for each in (metric.get(prompt), ALWAYS) if each):
-        if len(plain) and name in cell:
-            yield control, name, example_means(plain, name), example_means(cell, name)
-    if control == CONTENT_FREE and "likelihood_prior" in plain:
+    for name in dict.fromkeys((task.primary(prompt), ALWAYS)):
+        if len(plain_cell) and name in cell:
+            yield control, name, example_means(plain_cell, name), example_means(cell, name)
+    if control == CONTENT_FREE and "likelihood_prior" in plain_cell:
         yield (
             PRIOR_CORRECTED,
             ALWAYS,
-            example_means(plain, "likelihood_plain"),
-            example_means(plain, "likelihood_prior"),
+            example_means(plain_cell, "likelihood_plain"),
+            example_means(plain_cell, "likelihood_prior"),
         )
 
 
@@ -105,7 +106,7 @@ def _paired(x: pd.DataFrame, y: pd.DataFrame, where: str, seed: int) -> dict[str
     return {"plain_accuracy": x["y"].mean(), "control_accuracy": y["y"].mean(), **own_pair(x, y, where, seed)}
 
 
-def _facts(plain: pd.DataFrame, cell: pd.DataFrame, metric: str, these: Items | None) -> dict[str, Any]:
+def _facts(plain_cell: pd.DataFrame, cell: pd.DataFrame, metric: str, these: Items | None) -> dict[str, Any]:
     options = cell.drop_duplicates("example_id")["n_options"].astype(float)
     picks = metrics.PICKS.get(metric)
     shifted = cell["variant"].notna().all()
@@ -114,7 +115,7 @@ def _facts(plain: pd.DataFrame, cell: pd.DataFrame, metric: str, these: Items | 
         "consistent": consistent(cell, picks) if shifted and picks else NAN,
         **(balanced(cell, metric, these) if these else {}),
         "shots": cell["shots"].iloc[0],
-        "plain_fingerprint": plain["fingerprint"].iloc[0],
+        "plain_fingerprint": plain_cell["fingerprint"].iloc[0],
         "fingerprint": cell["fingerprint"].iloc[0],
     }
 

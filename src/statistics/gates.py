@@ -29,7 +29,7 @@ def row_gates(rows: pd.DataFrame) -> dict[str, Array]:
     with np.errstate(invalid="ignore"):
         return {
             metrics.GATE_ZERO: forced & (accuracy == 0) & (rows["n"].to_numpy() >= 100),
-            metrics.GATE_EXACT_ABOVE: exact - nearest > 0.05,
+            metrics.GATE_EXACT_ABOVE: exact - nearest > metrics.MARGIN,
             metrics.GATE_EXACT_ZERO: (exact == 0) & (rows["metric"] == metrics.BERT).to_numpy() & near,
             metrics.GATE_UNPARSED: rows["unparsed"].to_numpy(dtype=float) / rows["n"].to_numpy() > 0.2,
             metrics.GATE_TIES: rows["ties"].to_numpy(dtype=float) > 0.05,
@@ -65,10 +65,10 @@ def table1_models(tables: Mapping[str, Any]) -> set[str]:
 
 def item_gates(row: Any, setting: Setting) -> set[str]:
     """Gates that a row shows against its task's items."""
-    fields, these = setting.tasks.get(row.task), setting.items.get(row.task)
+    task, these = setting.tasks.get(row.task), setting.items.get(row.task)
     raised = set()
-    if row.source == metrics.PUBLISHED and fields and row.n != fields["n_published"]:
-        raised.add(metrics.GATE_EXEMPLARS if row.n == fields["n_source"] else metrics.GATE_N)
+    if row.source == metrics.PUBLISHED and task and row.n != task.n_published:
+        raised.add(metrics.GATE_EXEMPLARS if row.n == task.n_source else metrics.GATE_N)
     if these is None:
         return raised
     if row.source == metrics.PUBLISHED and row.n < len(these.ids):

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
+
+from src.question.examples import Example
 
 NAN = float("nan")
 
-
-Array = Any
-"""A numpy array; its shape stands in the docstring."""
+Array: TypeAlias = npt.NDArray[Any]
+"""An array of numbers or of bools. Its shape stands in the docstring."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,25 +39,24 @@ class Items:
         return len(self.ids) > 0 and bool((self.n_options > 0).all() and (self.target >= 0).all())
 
 
-def items_of(rows: Sequence[dict[str, Any]]) -> Items:
-    """Examples as dicts -> Items. Exemplars only tell siblings and option counts."""
-    test = [row for row in rows if row["exemplar"] is None]
-    shown = [row for row in rows if row["exemplar"] is not None]
-    contexts = {row["group"] for row in shown}
-    options = tuple(tuple(row["options"]) for row in test)
-    target = [-1 if row["target"] is None else row["target"] for row in test]
-    content = Counter((row["input"], tuple(row["options"])) for row in test)
+def items_of(examples: Sequence[Example]) -> Items:
+    """The Items of a task's examples. Its exemplars only tell which items are siblings, and the option counts."""
+    tests = [each for each in examples if each.exemplar is None]
+    exemplars = [each for each in examples if each.exemplar is not None]
+    contexts = {each.group for each in exemplars}
+    target = [-1 if each.target is None else each.target for each in tests]
+    content = Counter((each.input, each.options) for each in tests)
     return Items(
-        ids=tuple(row["id"] for row in test),
-        n_options=np.array([len(each) for each in options], dtype=int),
+        ids=tuple(each.id for each in tests),
+        n_options=np.array([len(each.options) for each in tests], dtype=int),
         target=np.array(target, dtype=int),
-        label=tuple(each[t] if t >= 0 else "" for each, t in zip(options, target, strict=True)),
-        option_set=tuple(tuple(sorted(each)) for each in options),
-        options=options,
-        group=tuple(row["group"] for row in test),
-        sibling=np.array([row["group"] in contexts for row in test], dtype=bool),
+        label=tuple(each.options[t] if t >= 0 else "" for each, t in zip(tests, target, strict=True)),
+        option_set=tuple(tuple(sorted(each.options)) for each in tests),
+        options=tuple(each.options for each in tests),
+        group=tuple(each.group for each in tests),
+        sibling=np.array([each.group in contexts for each in tests], dtype=bool),
         duplicates=sum(content.values()) - len(content),
-        exemplar_options=tuple(len(row["options"]) for row in shown),
+        exemplar_options=tuple(len(each.options) for each in exemplars),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 
 from src.base import metrics
 from src.base.errors import UserError
+from src.base.schema import Task
 from src.statistics.items import NAN, Array, Items, content_codes
 from src.statistics.overlap import square_of
 from src.statistics.setting import NO_POLICY, Setting, options_shown, policy_columns
@@ -36,13 +37,13 @@ def own_cell(cell: pd.DataFrame, setting: Setting) -> Iterator[dict[str, Any]]:
     head = cell.iloc[0]
     examples = cell.drop_duplicates("example_id").sort_values("example_id")
     these = control_items(own_items(examples, setting.items.get(head["task"])), cell)
-    fields = setting.tasks[head["task"]]
+    task = setting.tasks[head["task"]]
     shared = {
         **{name: head[name] for name in (*OWN_KEY, *DESCRIPTION)},
         "source": metrics.OWN,
         "seeds": cell["seed"].nunique(),
         "ceiling": 1.0,
-        "chance_assumed": bool(fields["chance_assumed"]),
+        "chance_assumed": task.chance_assumed,
     }
     for metric in (*metrics.ACCURACIES, *metrics.MEANS):
         wide = by_example(cell, metric).dropna(how="all")
@@ -51,7 +52,7 @@ def own_cell(cell: pd.DataFrame, setting: Setting) -> Iterator[dict[str, Any]]:
                 f"{OWN_SCORES}: {metric} is null for some examples of {head['task']}. Make it: dvc repro collect"
             )
         if len(wide):
-            yield {**shared, "metric": metric, **own_score(wide.to_numpy(), cell, these, metric, fields, setting)}
+            yield {**shared, "metric": metric, **own_score(wide.to_numpy(), cell, these, metric, task, setting)}
 
 
 def own_items(examples: pd.DataFrame, known: Items | None) -> Items:
@@ -94,7 +95,7 @@ def own_score(
     cell: pd.DataFrame,
     these: Items,
     metric: str,
-    fields: Mapping[str, Any],
+    task: Task,
     setting: Setting,
 ) -> dict[str, Any]:
     """Columns of one own metric; scores (seeds, n) in the order of `these`. Means carry a t interval, no count."""
@@ -106,7 +107,7 @@ def own_score(
         return out
     tied = by_example(cell.assign(tied=cell[metric].astype(float) % 1 > 1e-9), "tied")
     out |= {"k": round(y.sum()), "ties": (tied > 0).any().mean()}
-    if (these.n_options == 0).any() or (metric == metrics.EXACT and not options_shown(fields, cell["prompt"].iloc[0])):
+    if (these.n_options == 0).any() or (metric == metrics.EXACT and not options_shown(task, cell["prompt"].iloc[0])):
         return out
     guess = 1 / these.n_options
     out |= {"chance": guess.mean(), "chance_scored": guess.mean(), "guess": guess}

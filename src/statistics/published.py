@@ -12,6 +12,7 @@ import pandas as pd
 
 from src.base import metrics
 from src.base.errors import UserError
+from src.base.schema import Model, Task
 from src.base.values import digest
 from src.statistics.items import NAN, Items, fit_length, scorable
 from src.statistics.setting import NO_POLICY, Setting, options_shown, policy_columns, primary_metric
@@ -27,7 +28,7 @@ NUMBERS = [
 ]
 
 
-def read_published(path: Path, tasks: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+def read_published(path: Path, tasks: Mapping[str, Task]) -> pd.DataFrame:
     """The published cells, one row per (task, model, prompt, shots).
 
     Raises UserError that names row (line of the file) and column: missing column, text in a number, a code for
@@ -84,10 +85,10 @@ def _no_duplicates(path: Path, table: pd.DataFrame) -> None:
         raise _fault(path, again, KEY[0], f"a second row for {' / '.join(map(str, table[KEY].iloc[again[0]]))}")
 
 
-def _plausible_n(path: Path, table: pd.DataFrame, tasks: Mapping[str, Mapping[str, Any]]) -> None:
+def _plausible_n(path: Path, table: pd.DataFrame, tasks: Mapping[str, Task]) -> None:
     """n is one that conf/task knows, and n * runs * accuracy is a whole number to the digits printed (six)."""
     for position, (task, n) in enumerate(zip(table["task"], table["n_examples"], strict=True)):
-        allowed = {tasks[task]["n_published"], tasks[task]["n_source"]} if task in tasks else {n}
+        allowed = {tasks[task].n_published, tasks[task].n_source} if task in tasks else {n}
         if n not in allowed:
             raise _fault(path, [position], "n_examples", f"{n:g} is not an n of {task}: {sorted(allowed)}")
     for name in (metrics.EXACT, metrics.BERT):
@@ -104,12 +105,12 @@ def _plausible_n(path: Path, table: pd.DataFrame, tasks: Mapping[str, Mapping[st
 def known_items(setting: Setting, task: str) -> Items | None:
     """The items of a task whose options are the published ones; None where they are not known."""
     these = setting.items.get(task)
-    return these if these is not None and these.known and not setting.tasks[task]["chance_assumed"] else None
+    return these if these is not None and these.known and not setting.tasks[task].chance_assumed else None
 
 
-def assumed_options(task: Mapping[str, Any], these: Items | None) -> int | None:
+def assumed_options(task: Task, these: Items | None) -> int | None:
     """Number of options of a task whose options are not the published ones: conf's count, or the items' commonest."""
-    count: int | None = task.get("options", {}).get("count")
+    count: int | None = task.options.get("count")
     if count or these is None or not (these.n_options > 0).all():
         return count
     return int(np.median(these.n_options))
@@ -117,13 +118,13 @@ def assumed_options(task: Mapping[str, Any], these: Items | None) -> int | None:
 
 def published_guess(setting: Setting, task: str, prompt: str, n: int) -> dict[str, Any]:
     """chance, chance_scored, ceiling and `guess` (n,) of a task's published scores; {} where chance is unknown."""
-    these, fields = known_items(setting, task), setting.tasks[task]
+    these, known_task = known_items(setting, task), setting.tasks[task]
     if these is None:
-        count = assumed_options(fields, setting.items.get(task))
+        count = assumed_options(known_task, setting.items.get(task))
         return flat_guess(1 / count, n) if count else {}
     even, reach = 1 / these.n_options, np.ones(len(these.ids))
     if prompt != "closed_adv":
-        reach = scorable(these, fields["strip_full_stop_from_options"]).astype(float)
+        reach = scorable(these, known_task.strip_full_stop_from_options).astype(float)
     left_in = [1 / m for m in these.exemplar_options]
     return {
         "chance": even.mean(),
@@ -141,11 +142,11 @@ def flat_guess(chance: float, n: int) -> dict[str, Any]:
 def published_baseline(setting: Setting, task: str, prompt: str, metric: str, n: int) -> dict[str, Any]:
     """Chance and content-free columns of a published row, and `guess` (n,), what is tested against (or None)."""
     out = {"chance": NAN, "chance_scored": NAN, "ceiling": NAN, "guess": None, "chance_assumed": None, **NO_POLICY}
-    fields = setting.tasks.get(task)
-    if fields is None:
+    known_task = setting.tasks.get(task)
+    if known_task is None:
         return out
-    out["chance_assumed"] = bool(fields["chance_assumed"])
-    if metric not in metrics.ACCURACIES or (metric == metrics.EXACT and not options_shown(fields, prompt)):
+    out["chance_assumed"] = known_task.chance_assumed
+    if metric not in metrics.ACCURACIES or (metric == metrics.EXACT and not options_shown(known_task, prompt)):
         return out
     these = known_items(setting, task)
     policies = policy_columns(these, setting.seed) if these else {}
@@ -191,7 +192,7 @@ def published_score(cell: Mapping[str, Any], metric: str) -> dict[str, float]:
 GAINS = {metrics.EXACT: ("exact_match_gain", "exact_match_loss"), metrics.BERT: ("bertscore_gain", "bertscore_loss")}
 
 
-def gain_loss(published: pd.DataFrame, models: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+def gain_loss(published: pd.DataFrame, models: Mapping[str, Model]) -> pd.DataFrame:
     """Against which model the published gains and losses were counted: gain - loss = n (accuracy - its accuracy).
 
     One row a model and metric: the reference that fits the most cells, in how many it fits, in how many the runner-up,
@@ -208,9 +209,8 @@ def gain_loss(published: pd.DataFrame, models: Mapping[str, Mapping[str, Any]]) 
             # accuracies are printed to six digits, counts are means of whole numbers over at most three runs
             fits = pd.Series((np.abs(expected - net[:, None]) < 0.02).sum(axis=0), others.columns).sort_values()
             reference, first, second = str(fits.index[-1]), int(fits.iloc[-1]), int(fits.iloc[-2])
-            one, other = models.get(str(model), {}), models.get(reference, {})
             clear = first == len(cells) and second < first
-            tuning = bool(one.get("tuned")) != bool(other.get("tuned"))
+            tuning = is_tuned(models, str(model)) != is_tuned(models, reference)
             rows.append(
                 {
                     "model": model, "metric": metric, "cells": len(cells), "reference": reference if clear else None,
@@ -220,3 +220,8 @@ def gain_loss(published: pd.DataFrame, models: Mapping[str, Mapping[str, Any]]) 
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def is_tuned(models: Mapping[str, Model], name: str) -> bool:
+    """Whether conf/model calls a model instruction-tuned. A model that conf does not know is not."""
+    return name in models and models[name].tuned

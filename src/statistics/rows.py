@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -70,18 +69,21 @@ def complete(rows: pd.DataFrame, setting: Setting) -> pd.DataFrame:
     return rows.drop(columns=["guess"]).sort_values([*metrics.CELL_KEY, "metric"], ignore_index=True)
 
 
+def plain(rows: pd.DataFrame) -> pd.Series:
+    """Rows of a plain condition: those that name no control (Condition.plain)."""
+    return rows["control"].isna()
+
+
 def described(rows: pd.DataFrame, setting: Setting) -> pd.DataFrame:
     """Adds what conf/model and conf/task say, and `primary`: the task's metric in one of the plain conditions."""
-    unknown: Mapping[str, Any] = {}
     for name in ("family", "parameters", "tuned"):
-        rows[name] = [setting.models.get(model, unknown).get(name) for model in rows["model"]]
+        rows[name] = [getattr(setting.models.get(model), name, None) for model in rows["model"]]
     rows["tuned"] = [True if tuned is None else bool(tuned) for tuned in rows["tuned"]]
     rows["parameters"] = rows["parameters"].astype(float)
     for name in ("competence", "memorisable", "previously_emergent"):
-        rows[name] = [setting.tasks.get(task, unknown).get(name) for task in rows["task"]]
+        rows[name] = [getattr(setting.tasks.get(task), name, None) for task in rows["task"]]
     metric = [primary_metric(setting.tasks, *pair) for pair in zip(rows["task"], rows["prompt"], strict=True)]
-    plain = rows["condition"] == rows["prompt"] + np.where(rows["shots"] > 0, "_few", "_zero")
-    rows["primary"] = (rows["metric"] == metric) & plain
+    rows["primary"] = (rows["metric"] == metric) & plain(rows)
     return rows.astype({"previously_emergent": "boolean", "memorisable": "Int64", "chance_assumed": "boolean"})
 
 
@@ -126,9 +128,7 @@ def corrected(rows: pd.DataFrame, setting: Setting) -> pd.DataFrame:
     """Adds family, p_holm (confirmatory families), p_bh (all) and the verdict `above` (confirmatory families)."""
     largest = table2_model(rows)
     rows["family_tests"] = [family_of(row, largest) for row in rows.itertuples()]
-    rows["p_holm"] = by_family(rows, "p", "holm").mask(
-        (rows["family_tests"] == metrics.EXPLORATORY) | rows["control"].notna()
-    )
+    rows["p_holm"] = by_family(rows, "p", "holm").mask((rows["family_tests"] == metrics.EXPLORATORY) | ~plain(rows))
     rows["p_bh"] = by_family(rows, "p", "fdr_bh")
     rows["above"] = (rows["p_holm"] < setting.alpha).astype("boolean").mask(rows["p_holm"].isna())
     return rows

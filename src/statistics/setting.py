@@ -7,42 +7,44 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from src.base.schema import Model, Task
 from src.statistics.items import NAN, Items, gold_skew_p, trivial, trivial_cv
 
 SEED = 20240811
-"""Of every simulation and resampling; any other gives the same verdicts, not the same last digit."""
+"""Seed of every simulation and every resampling. Another seed gives the same verdicts, but not the same last digit."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is known beside the scores. tasks, models: fields of conf by name; items: test items of prepared tasks."""
+    """What is known beside the scores."""
 
-    tasks: Mapping[str, Mapping[str, Any]]
-    models: Mapping[str, Mapping[str, Any]]
-    items: Mapping[str, Items]
-    tables: Mapping[str, Any]
-    alpha: float = 0.05
+    tasks: Mapping[str, Task]  # conf/task, by name
+    models: Mapping[str, Model]  # conf/model, by name
+    items: Mapping[str, Items]  # test items of the prepared tasks, by task
+    tables: Mapping[str, Any]  # data/published/tables.yaml
+    alpha: float  # params.yaml
     seed: int = SEED
 
 
-def primary_metric(tasks: Mapping[str, Mapping[str, Any]], task: str, prompt: str) -> str | None:
+def primary_metric(tasks: Mapping[str, Task], task: str, prompt: str) -> str | None:
     """A task's primary metric in one prompt format. None for a task that conf does not know."""
-    return tasks[task]["metric"].get(prompt) if task in tasks else None
+    return tasks[task].primary(prompt) if task in tasks else None
 
 
-def options_shown(task: Mapping[str, Any], prompt: str) -> bool:
-    """Whether a test item lists its options: never in the open format, elsewhere as the task's wording says."""
-    return prompt != "open" and bool(task.get("wording", {}).get(prompt, {}).get("show_options", True))
+def options_shown(task: Task, prompt: str) -> bool:
+    """Whether a test item lists its options. The open format never does. Elsewhere the task's wording says so."""
+    wording = task.wording.get(prompt)
+    return prompt != "open" and (wording is None or wording.show_options)
 
 
 NO_POLICY = {"trivial": NAN, "trivial_cv": NAN, "gold_skew_p": NAN}
 
 
 @cache
-def policy_columns(these: Items, seed: int) -> dict[str, float]:
-    """trivial, trivial_cv, gold_skew_p of a set of items, computed once a set."""
+def policy_columns(items: Items, seed: int) -> dict[str, float]:
+    """trivial, trivial_cv and gold_skew_p of a set of items. Each set is computed once."""
     return {
-        "trivial": trivial(these),
-        "trivial_cv": trivial_cv(these, seed),
-        "gold_skew_p": gold_skew_p(these, seed),
+        "trivial": trivial(items),
+        "trivial_cv": trivial_cv(items, seed),
+        "gold_skew_p": gold_skew_p(items, seed),
     }

@@ -12,6 +12,7 @@ from scipy.optimize import minimize
 
 from src.base import metrics
 from src.base.errors import UserError
+from src.base.schema import Model
 from src.statistics import contrasts, factorial, overlap, own, power
 from src.statistics.published import GAINS, gain_loss
 
@@ -321,7 +322,7 @@ def test_the_reference_of_gains_and_losses_is_the_model_whose_accuracy_explains_
                  "bertscore_accuracy": None, "bertscore_gain": None, "bertscore_loss": None}
             )  # fmt: skip
     table = pd.DataFrame(rows).astype({name: float for pair in GAINS.values() for name in pair})
-    found = gain_loss(table.astype({"bertscore_accuracy": float}), {"b": {"tuned": True}}).set_index("model")
+    found = gain_loss(table.astype({"bertscore_accuracy": float}), {"b": Model(tuned=True)}).set_index("model")
     assert (found.loc["b", "reference"], found.loc["b", "compares"], found.loc["b", "fits"]) == ("a", "tuning", 2)
     assert (found.loc["b", "gain"], found.loc["b", "loss"]) == (10, 4)
     assert pd.isna(found.loc["c", "reference"])

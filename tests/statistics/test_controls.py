@@ -7,10 +7,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from src.base.schema import Task
+from src.question.examples import Example
 from src.statistics import controls
 from src.statistics.items import items_of
 
-TASKS = {"t": {"metric": {"closed_adv": "exact_match"}}}
+TASKS = {"t": Task(metric={"closed_adv": "exact_match"})}
 
 
 def row(
@@ -92,7 +94,7 @@ def test_over_all_tasks_whole_tasks_are_resampled_and_flipped() -> None:
             for i in range(4)
         ]
         parts += plain + swapped
-    tasks = {task: {"metric": {"closed_adv": "exact_match"}} for task in "abcde"}
+    tasks = {task: Task(metric={"closed_adv": "exact_match"}) for task in "abcde"}
     table = controls.controls(pd.DataFrame(parts).convert_dtypes(), tasks, {}, 1)
     whole = one(table[table["task"] == controls.ALL_TASKS], control="input_swapped")
     assert (whole["n"], whole["groups"], whole["test"]) == (20, 5, "sign_flip")
@@ -105,9 +107,8 @@ def test_balanced_accuracy_of_a_constant_label_is_one_over_the_labels() -> None:
     """Ten items, eight of them yes: always yes scores .8, balanced .5."""
     golds = [0] * 8 + [1] * 2
     items = items_of(
-        [{"id": f"t/{i}", "input": str(i), "options": ["yes", "no"], "target": g, "group": str(i), "exemplar": None}
-         for i, g in enumerate(golds)]
-    )  # fmt: skip
+        [Example(f"t/{i}", str(i), str(i), ("yes", "no"), g, answer="", exemplar=None) for i, g in enumerate(golds)]
+    )
     cell = pd.DataFrame([row(i, "c", 0, g) for i, g in enumerate(golds)])
     assert controls.balanced(cell, "exact_match", items) == {"balanced_accuracy": 0.5, "balanced_chance": 0.5}
 

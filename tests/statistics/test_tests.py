@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
+from src.question.examples import Example
 from src.statistics.items import Items, content_codes, fit_length, gold_skew_p, items_of, scorable, trivial, trivial_cv
 from src.statistics.tests import (
     adjust,
@@ -37,7 +38,7 @@ def made(options: list[tuple[str, ...]], targets: list[int], groups: list[str] |
     groups = groups or [str(i) for i in range(len(options))]
     return items_of(
         [
-            {"id": f"t/{i:03}", "group": g, "input": f"q{i}", "options": o, "target": t, "exemplar": None}
+            Example(f"t/{i:03}", g, f"q{i}", o, t, answer="", exemplar=None)
             for i, (o, t, g) in enumerate(zip(options, targets, groups, strict=True))
         ]
     )
