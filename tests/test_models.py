@@ -33,7 +33,8 @@ HEAD = (
 )  # fmt: skip
 INTRODUCTION = """# Models
 
-The table has every model of conf/model and what was proven of it. The machine had only the weights that the last column names.
+The table has every model of conf/model and what was proven of it here. This machine has only the weights
+that the last column names.
 
 - **composes**: `python -m src.run +model=<name> --cfg job` makes a whole, typed configuration.
 - **pipeline as**: a tiny random checkpoint of its architecture went through run, MLflow, scores and report in the place
