@@ -33,7 +33,8 @@ HEAD = (
 )  # fmt: skip
 INTRODUCTION = """# Models
 
-Every conf/model, and what was proven of it on a machine without the weights of any but those of the last column:
+The table has every model of conf/model and what was proven of it here. This machine has only the weights
+that the last column names.
 
 - **composes**: `python -m src.run +model=<name> --cfg job` makes a whole, typed configuration.
 - **pipeline as**: a tiny random checkpoint of its architecture went through run, MLflow, scores and report in the place
@@ -42,9 +43,9 @@ Every conf/model, and what was proven of it on a machine without the weights of 
   (`python -m pytest tests/engine/test_local.py`).
 - **weights run**: the real weights were run, and the hashes of what they said are in reports/hashes.
 
-Nothing else is claimed: no other weights, no GPU, no `float16` result of theirs. GB is parameters x bytes of the dtype,
-without caches. A revision is 12 of its 40 digits; where none stands, the first download writes it into
-conf/revisions.yaml, and a run refuses to mix two. `python -m tests.test_models` writes this page.
+Nothing else is claimed: no other weights were run, no GPU, no `float16`. GB is parameters x bytes of the dtype, without
+caches. A revision is shown by 12 of its 40 digits. If a model has none, the first download writes it into
+conf/revisions.yaml, and a run refuses to mix two revisions. `python -m tests.test_models` writes this page.
 """
 TASKS = ("logical_deduction", "social_iqa")
 CONDITIONS = ("closed_few", "closed_adv_zero")

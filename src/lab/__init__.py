@@ -1,3 +1,3 @@
-"""What runs need around them: the machine, shards, stops, progress, the MLflow store."""
+"""What a run needs around it: MLflow, shards, stops, progress, the machine check."""
 
 from __future__ import annotations

@@ -30,10 +30,7 @@ from src.lab.facts import Facts, facts_of, figure, summary
 FORMAT = "2"  # version of what is logged. `sync` logs a run of another version again
 UNREAL = ("random", "fake")  # weights whose numbers never stand among those of real weights
 PACKAGES = ("torch", "transformers", "tokenizers", "bert-score", "numpy", "pandas", "mlflow", "hydra-core", "dvc")
-SAMPLING = {
-    "sampling_interval": 10,
-    "samples_before_logging": 3,
-}  # interval in s; means are logged
+SAMPLING = {"sampling_interval": 10, "samples_before_logging": 3}  # interval in s; means are logged
 
 CELLS, TWINS = "cells", "twins"
 
@@ -63,10 +60,8 @@ VIEWS = {
     ),
 }  # fmt: skip
 
-FIRST, LAST = (
-    {"attributes.`Run Name`": 110, "runDateAndNestInfo": 126},
-    {"duration": 66},
-)  # MLflow always shows these
+# MLflow always shows these columns.
+FIRST, LAST = {"attributes.`Run Name`": 110, "runDateAndNestInfo": 126}, {"duration": 66}
 
 
 def git_state() -> dict[str, str]:
@@ -137,11 +132,8 @@ def connected(uri: str | None, experiment: str) -> tuple[Any, str]:
 def _readable_while_written(database: Path | None) -> None:
     """Turn on SQLite's write-ahead log for good. The UI can then read while a run logs, and a commit costs less."""
     if database is not None:
-        with (
-            contextlib.suppress(sqlite3.OperationalError),
-            contextlib.closing(sqlite3.connect(database, 1)) as connection,
-        ):
-            connection.execute("PRAGMA journal_mode = WAL")  # fails while an older UI has the file open
+        with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(sqlite3.connect(database, 1)) as sqlite:
+            sqlite.execute("PRAGMA journal_mode = WAL")  # fails while an older UI has the file open
 
 
 def _view(name: str) -> dict[str, Any]:
