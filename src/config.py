@@ -18,9 +18,8 @@ def main() -> None:
         params = grid.checked_params(grid.composed_params(words))
         with whole(ROOT / "params.yaml") as part:
             part.write_text(OmegaConf.to_yaml(params))
-    print(
-        f"params.yaml: suite {params['suite']}, {len(params['models'])} models, {len(params['tasks'])} tasks. dvc repro"
-    )
+    models, tasks = len(params["models"]), len(params["tasks"])
+    print(f"params.yaml: suite {params['suite']}, {models} models, {tasks} tasks. dvc repro")
 
 
 if __name__ == "__main__":

@@ -128,9 +128,8 @@ def ask(
     ahead = prefix(exemplars, task, condition) if condition.few_shot else ""
     candidates = controls.without(tests, exemplars)
     shown = leaked(task, condition.prompt, earlier)
-    return [
-        item(example, ahead, shown, condition) for example in control(examples.sampled(candidates, limit), candidates)
-    ]
+    variants = control(examples.sampled(candidates, limit), candidates)
+    return [item(example, ahead, shown, condition) for example in variants]
 
 
 def example_id(prompt_id: str) -> tuple[str, str | None]:
