@@ -1,8 +1,9 @@
-"""Gets what conf/ names, and checks it. `python -m src.fetch NAME [NAME ...]`, or `suite=NAME [+model=NAME]` for all
-that a suite needs: task files, weights and the scorer, so that the runs themselves need no network.
+"""Fetches what conf/ names, and checks it. `python -m src.fetch NAME [NAME ...]` fetches these sources. With
+`suite=NAME [+model=NAME]` it fetches all that a suite needs (task files, weights and the scorer), so that the runs
+themselves need no network.
 
 A source is looked for in the folder $DATA_DIR first, then at the package registry (by pip, with the user's own
-configuration) or at the Hugging Face hub. Nothing is left half done: files are written beside their folder and
+configuration) or at the Hugging Face hub. Nothing is left half done: files are written beside their folder, which is
 renamed once every sha256 is right. Hub repositories stay in the hub's own cache (HF_HOME), each at the one commit that
 conf/revisions.yaml records.
 """
@@ -43,7 +44,7 @@ WAYS = (from_data_dir, from_registry, from_hub)
 
 
 def gguf_to_fp32(source: Source, folder: Path) -> None:
-    """Dequantises a GGUF file bit for bit to folder/fp32, with tokenizer: about 30 s once, not at every load."""
+    """Dequantises a GGUF file bit for bit to folder/fp32, with its tokenizer. It takes about 30 s, once."""
     weights.dequantise(folder / next(iter(source.files)), folder / "fp32")
 
 
@@ -58,9 +59,9 @@ CONVERSIONS: Mapping[str, Callable[[Source, Path], None]] = {"gguf": gguf_to_fp3
 
 
 def fetch(source: Source, root: Path = Path()) -> str:
-    """Makes the source's folder complete, converted files included; says in a few words what was done.
+    """Completes the source's folder, with its converted files. Returns in a few words what was done.
 
-    Raises UserError on a wrong hash, no space, or nothing that serves the source (UnavailableError).
+    Raises UserError for a wrong hash or a full disk, and UnavailableError where nothing serves the source.
     """
     target, pins = root / source.folder, {**source.files, **source.converted}
     if complete(target, pins) and not offered(source, target):
@@ -81,7 +82,7 @@ def fetch(source: Source, root: Path = Path()) -> str:
 
 
 def note_unavailable(source: Source, reason: str, root: Path = Path()) -> None:
-    """Leaves a folder that holds the reason alone, so that the rest of the pipeline can go on and name the gap."""
+    """Writes the reason into the source's folder, so that the rest of the pipeline goes on and names the gap."""
     folder = root / source.folder
     folder.mkdir(parents=True, exist_ok=True)
     (folder / NOTE).write_text(reason + "\n")
@@ -93,17 +94,17 @@ class Need:
 
     name: str
     origin: str
-    size: int  # bytes still to come; a source's include the room that unpacking takes
-    disk: Path  # where they go
-    get: Callable[[], str]  # fetches it and says what was done
-    problem: str | None = None  # why the hub does not give it
+    size: int  # bytes still to fetch, for a source with the room that unpacking takes
+    disk: Path  # a folder on the disk where they go
+    get: Callable[[], str]  # fetches it and returns what was done
+    problem: str | None = None  # why the hub does not serve it
 
 
-def needs(found: Mapping[str, Any], root: Path = Path()) -> list[Need]:
-    """What the models, tasks and scorer of params-like settings take that is no API. Asks the hub for sizes."""
-    owners: list[Weights] = [conf.load("model", name, Model) for name in found["models"]]
-    owners = [*owners, conf.load("bertscore", found["encoder"], Encoder)]
-    names = dict.fromkeys([*found["sources"], *(owner.source for owner in owners if owner.source)])
+def needs(settings: Mapping[str, Any], root: Path = Path()) -> list[Need]:
+    """The files that the models, tasks and scorer of params-like settings need. Asks the hub for sizes."""
+    owners: list[Weights] = [conf.load("model", name, Model) for name in settings["models"]]
+    owners = [*owners, conf.load("bertscore", settings["encoder"], Encoder)]
+    names = dict.fromkeys([*settings["sources"], *(owner.source for owner in owners if owner.source)])
     sources = [_source_need(load_source(name, root), root) for name in names]
     return sources + [_hub_need(owner, root) for owner in owners if owner.hub and not owner.source and not owner.path]
 
@@ -135,15 +136,16 @@ def _hub_need(model: Weights, root: Path) -> Need:
 
 
 def check_room(wanted: Sequence[Need]) -> None:
-    """Raises UserError where a disk has less room than what is still to come needs."""
+    """Raises UserError where a disk has less room than the bytes still to fetch."""
     disks: dict[int, list[Need]] = {}
     for need in wanted:
         disks.setdefault(_existing(need.disk).stat().st_dev, []).append(need)
-    for held in disks.values():
-        size, free = sum(need.size for need in held), shutil.disk_usage(_existing(held[0].disk)).free
+    for on_disk in disks.values():
+        folder = on_disk[0].disk
+        size, free = sum(need.size for need in on_disk), shutil.disk_usage(_existing(folder)).free
         if size > free:
             raise UserError(
-                f"no space: {size / 1e9:,.1f} GB are to come to the disk of {held[0].disk}, {free / 1e9:,.1f} GB are "
+                f"no space: {size / 1e9:,.1f} GB are to come to the disk of {folder}, {free / 1e9:,.1f} GB are "
                 f"free. Make room, set HF_HOME to a larger disk, or fetch model by model: +model=NAME"
             )
 
@@ -153,14 +155,14 @@ def _existing(folder: Path) -> Path:
 
 
 def fetch_suite(words: Sequence[str], root: Path = Path()) -> int:
-    """Fetches all that a suite needs, sizes and disk first. Exit code 1 where something could not be had."""
-    found = grid.params_with(words)
-    wanted = needs(found, root)
+    """Prints the sizes, checks the disks and fetches all that a suite needs. Exit code 1 where something is missing."""
+    settings = grid.params_with(words)
+    wanted = needs(settings, root)
     for need in wanted:
         print(f"{need.name}: {need.origin}, {need.problem or f'{need.size / 1e6:,.0f} MB to come'}", flush=True)
     check_room(wanted)
-    missing = [problem for need in wanted if (problem := _got(need))]
-    print(f"suite {found['suite']}: {len(wanted) - len(missing)} of {len(wanted)} are here.")
+    missing = [problem for need in wanted if (problem := _problem_of(need))]
+    print(f"suite {settings['suite']}: {len(wanted) - len(missing)} of {len(wanted)} are here.")
     for problem in missing:
         print(f"error: {problem}", file=sys.stderr)
     if not missing:
@@ -168,8 +170,8 @@ def fetch_suite(words: Sequence[str], root: Path = Path()) -> int:
     return int(bool(missing))
 
 
-def _got(need: Need) -> str | None:
-    """Fetches one thing and prints its line; why not, where it cannot be had, so that the others still come."""
+def _problem_of(need: Need) -> str | None:
+    """Fetches one thing and prints its line. Returns the problem where that fails, so that the others still come."""
     start = time.perf_counter()
     try:
         with disk_errors(need.name):
@@ -181,7 +183,7 @@ def _got(need: Need) -> str | None:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Command line."""
+    """The arguments of the command line."""
     parser = command("fetch", __doc__, "bigbench", "suite=paper +model=llama_7b", "rhyming --incomplete report")
     parser.add_argument(
         "names", nargs="+", metavar="NAME", help="names in conf/source, or suite=NAME and +model=NAME: all these need"

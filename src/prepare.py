@@ -1,4 +1,4 @@
-"""A pinned raw file becomes typed, validated Examples. `python -m src.prepare` prepares every task of params.yaml."""
+"""Turns pinned raw files into typed, validated Examples: `python -m src.prepare` prepares every task of params.yaml."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ RAW = Path("data/raw")
 
 
 def examples(task: Task, text: str, exemplar_text: str | None = None) -> list[Example]:
-    """All examples of a task: first its exemplars in prompt order, then the test items in file order.
+    """All examples of a task: its exemplars in prompt order, then its test items in file order.
 
-    Raises UserError where the counts are not what conf/task says.
+    Raises UserError where there are not as many as conf/task says.
     """
     rows = [_with_options(task, row, f"{task.name}/{i}") for i, row in enumerate(READERS[task.reader](text))]
     if len(rows) != task.n_source:
@@ -36,7 +36,7 @@ def examples(task: Task, text: str, exemplar_text: str | None = None) -> list[Ex
         shots = [(f"{task.name}/{i}", rows[i]) for i in task.exemplars]
     else:
         offered = [(f"{task.name}/exemplar_{i}", row) for i, row in enumerate(READERS[task.reader](exemplar_text))]
-        shots = offered if task.exemplars_drawn is None else _drawn(offered, task.exemplars_drawn)
+        shots = offered if task.exemplars_drawn is None else _first_of_seeded_order(offered, task.exemplars_drawn)
     taken = {name for name, _ in shots}
     tests = [(f"{task.name}/{i}", row) for i, row in enumerate(rows) if f"{task.name}/{i}" not in taken]
     if len(tests) != task.n_published and not task.n_note:
@@ -49,15 +49,15 @@ def examples(task: Task, text: str, exemplar_text: str | None = None) -> list[Ex
     ]
 
 
-def _drawn(offered: Sequence[tuple[str, Row]], count: int) -> list[tuple[str, Row]]:
-    """The first `count` of one seeded order, the order of `sampled`."""
+def _first_of_seeded_order(offered: Sequence[tuple[str, Row]], count: int) -> list[tuple[str, Row]]:
+    """The first `count` of one seeded order, which is that of `question.examples.sampled`."""
     return sorted(offered, key=lambda pair: hashlib.sha256(f"order:{pair[0]}".encode()).digest())[:count]
 
 
 def _with_options(task: Task, row: Row, key: str) -> Row:
-    return (
-        constructed(row, key, task.options["construct"], task.options["count"]) if "construct" in task.options else row
-    )
+    if "construct" not in task.options:
+        return row
+    return constructed(row, key, task.options["construct"], task.options["count"])
 
 
 def _example(task: Task, name: str, row: Row, exemplar: int | None) -> Example:
@@ -65,7 +65,7 @@ def _example(task: Task, name: str, row: Row, exemplar: int | None) -> Example:
 
 
 def prepare(task: Task, raw: Path = RAW) -> str:
-    """The JSON lines of a task's examples. Raises UserError where the raw file is missing or its counts are wrong."""
+    """The JSON lines of a task's examples. Raises UserError where the raw file is missing or not the expected one."""
     folder = raw / task.source
     path = folder / task.file
     if not path.exists():
@@ -76,33 +76,33 @@ def prepare(task: Task, raw: Path = RAW) -> str:
     from_file = exemplar_path and (exemplar_path.exists() or not task.exemplars)  # else the task's own items stand in
     exemplar_text = exemplar_path.read_text(encoding="utf-8") if exemplar_path and from_file else None
     try:
-        found = examples(task, path.read_text(encoding="utf-8"), exemplar_text)
+        prepared = examples(task, path.read_text(encoding="utf-8"), exemplar_text)
     except (ValueError, LookupError, TypeError, AttributeError, StopIteration) as error:
         raise UserError(
             f"{task.name}: {path} cannot be read as {task.reader} ({type(error).__name__}: {error}). "
             f"Fetch it again: dvc repro -f fetch@{task.source}"
         ) from None
-    return "".join(json.dumps(asdict(e), ensure_ascii=False) + "\n" for e in found)
+    return "".join(json.dumps(asdict(e), ensure_ascii=False) + "\n" for e in prepared)
 
 
 def main() -> None:
-    """`python -m src.prepare`, a DVC stage: the tasks of params.yaml -> data/tasks, with their counts and chance."""
+    """The stage `python -m src.prepare`: the tasks of params.yaml -> data/tasks, with their counts and chance."""
     command("prepare", __doc__, "", "&& head data/tasks/summary.csv").parse_args()
     with stage("prepare"):
-        given = grid.params()
-        print(suite_line(given), flush=True)
-        tasks = to_prepare(given)
-        gaps = prepare_all(tasks, given["incomplete"] == "fail")
+        params = grid.params()
+        print(suite_line(params), flush=True)
+        tasks = to_prepare(params)
+        gaps = prepare_all(tasks, params["incomplete"] == "fail")
     done = f"{len(tasks) - len(gaps)} of {len(tasks)} tasks prepared"
     print(done, *gaps, sep="\n  ")
 
 
 def prepare_all(tasks: Sequence[str], complete: bool) -> list[str]:
-    """Write every task's file, then what describes them all; the reasons of those that cannot be prepared.
+    """Writes the file of every task, then the files that describe them all. Returns why tasks could not be prepared.
 
     Raises UserError with these reasons where `complete` asks for every task.
     """
-    (TASKS / SUMMARY).unlink(missing_ok=True)  # it goes first and comes last: where it stands, all is whole
+    (TASKS / SUMMARY).unlink(missing_ok=True)  # removed first and written last: where it exists, all files are whole
     summary, gaps = ["task,n,n_published,groups,chance,sha256"], []
     for name in tasks:
         try:
@@ -118,14 +118,14 @@ def prepare_all(tasks: Sequence[str], complete: bool) -> list[str]:
     return gaps
 
 
-def to_prepare(given: Mapping[str, Any]) -> list[str]:
-    """The tasks asked for and every other whose source is fetched: published scores need their chance, asked or not."""
-    fetched = [name for name in conf.known("task") if conf.load_task(name).source in given["sources"]]
-    return sorted({*given["tasks"], *fetched})
+def to_prepare(params: Mapping[str, Any]) -> list[str]:
+    """The tasks of params.yaml and every other task of its sources, because published scores need their chance, too."""
+    of_sources = [name for name, task in conf.members("task", Task).items() if task.source in params["sources"]]
+    return sorted({*params["tasks"], *of_sources})
 
 
 def write_shown(tasks: Sequence[str]) -> None:
-    """shown.parquet: one test item of each task, the first of its seeded order, for the table that describes tasks."""
+    """Writes shown.parquet for the table that describes tasks: the first test item of each in its seeded order."""
     import pandas as pd
 
     rows = [{"task": name, **asdict(sampled(load(name)[1], 1)[0])} for name in tasks]
@@ -135,6 +135,7 @@ def write_shown(tasks: Sequence[str]) -> None:
 
 
 def _prepared(task: Task) -> str:
+    """Writes the file of a task. Returns its row of the summary."""
     text = prepare(task)
     path = TASKS / f"{task.name}.jsonl"
     with whole(path) as part:

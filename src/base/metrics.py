@@ -139,9 +139,9 @@ PG_P, PG_W, PG_T, PG_CI, PG_BF = "p_val", "W_val", "T", "CI95", "BF10"
 PG_TOST_P, PG_GG, PG_UNCORRECTED, PG_SOURCE, PG_EPS = "pval", "p_GG_corr", "p_unc", "Source", "eps"
 
 
-# The columns of own cells that data/reference/*.csv holds.
 REFERENCE_COLUMNS = (
     "suite", "model", "weights", "prompt", "shots", "condition", "task", "metric", "primary", "n", "k", "accuracy",
     "ci_low", "ci_high", "chance", "unparsed_share", "p", "p_holm", "above", "data_sha256", "completions_sha256",
     "fingerprint",
 )  # fmt: skip
+"""The columns of own cells that data/reference/*.csv holds."""

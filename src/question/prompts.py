@@ -126,9 +126,10 @@ def ask(
         exemplars = controls.resampled(tests, len(exemplars), condition.exemplar_seed)
         task = replace(task, exemplar_options={})
     ahead = prefix(exemplars, task, condition) if condition.few_shot else ""
-    left = controls.without(tests, exemplars)
+    candidates = controls.without(tests, exemplars)
     shown = leaked(task, condition.prompt, earlier)
-    return [item(example, ahead, shown, condition) for example in control(examples.sampled(left, limit), left)]
+    variants = control(examples.sampled(candidates, limit), candidates)
+    return [item(example, ahead, shown, condition) for example in variants]
 
 
 def example_id(prompt_id: str) -> tuple[str, str | None]:
