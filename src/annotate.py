@@ -20,6 +20,7 @@ from src.base.errors import UserError
 from src.base.files import ROOT
 from src.base.frames import write_csv
 from src.cell.file import Answers, Header, cell_files, condition_of, read_cell
+from src.statistics.setting import SEED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +33,6 @@ COLUMNS = (
     "difference_low", "difference_high", "graders", "kappa", "fingerprint",
 )  # fmt: skip
 YES, NO = ("1", "yes", "y", "true"), ("0", "no", "n", "false")
-SEED = 20240811
 
 
 def draw(outputs: Path, condition: str, model: str | None, n: int) -> list[dict[str, str]]:

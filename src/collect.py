@@ -45,7 +45,7 @@ def rows(path: Path, twin: Path | None = None) -> list[dict[str, Any]]:
     """The scored rows of one cell's file; no dataset text in them. twin: the file of its content-free twin."""
     head, answers = read_cell(path)
     shared = {"source_kind": "own", **head.chosen(KEPT), "compat": head.compat.name}
-    prior = prior_corrected(answers, read_cell(twin)[1]) if twin and head.control is None else {}
+    prior = prior_corrected(answers, read_cell(twin)[1]) if twin and head.plain else {}
     scored = []
     for score in file.score(head, answers, _encoder):
         name, variant = prompts.example_id(score.example_id)

@@ -1,7 +1,6 @@
 """How close the protocol is to the published one, in figures. A DVC stage: `python -m src.fidelity` -> data/fidelity.
 
 prefixes.parquet: each published few-shot prefix against the one rebuilt by the renderer that makes every prompt.
-counts.parquet: how many items each task has, and which of them are odd.
 compat.parquet: what each defect of the released code (`Compat`) moves on the cells of data/outputs.
 prompts.parquet: what was asked in each condition, for one example, word for word.
 near_ties.parquet: completions with a decision so close that another machine may take it otherwise.
@@ -30,10 +29,9 @@ from src.cell import file
 from src.cell.file import Answers, Header, LoadEncoder, cell_files, load_encoder, means_of, read_cell, read_header
 from src.question import examples, prompts
 from src.scoring import match
-from src.scoring.chance import ceiling, chance_scored
 from src.scoring.match import Rules, written
 from src.scoring.score import Score
-from src.statistics.items import items_of
+from src.statistics.setting import SEED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,13 +47,8 @@ PUBLISHED_RUN = "published_run"
 """Asked, decoded and scored as published; the variant `published` only scores so."""
 RUNS = {**{name: (name,) for name in GENERATION}, PUBLISHED_RUN: GENERATION}
 """The switches that a run must have been made with to show what they move."""
-SEED = 20240811
-"""Of the intervals."""
 
 PREFIX_COLUMNS = ("task", "format", "sha256_published", "sha256_rebuilt", "equal", "note")
-COUNT_COLUMNS = (
-    "task", "n", "n_published", "exemplars_in_test", "siblings", "duplicates", "ceiling", "chance_scored", "note",
-)  # fmt: skip
 CELL_COLUMNS = ("task", "condition", "prompt", "shots", "model")
 IDENTITY = (*CELL_COLUMNS, "fingerprint")
 EFFECT_COLUMNS = (
@@ -103,46 +96,6 @@ def rebuilt_prefix(task: Task, prompt: str, tasks: Path) -> tuple[str | None, st
         return None, "not prepared"
     text = prompts.prefix(exemplars, task, conf.load("condition", f"{prompt}_few", Condition))
     return hashlib.sha256(text.encode()).hexdigest(), None
-
-
-# Counts
-
-
-def count_rows(tasks: Path = examples.TASKS) -> list[dict[str, Any]]:
-    """A row (COUNT_COLUMNS) for each task of conf/task; counts are null where it is not prepared."""
-    return [count_row(conf.load_task(name), tasks) for name in conf.known("task")]
-
-
-def count_row(task: Task, tasks: Path) -> dict[str, Any]:
-    """How many items a task has, and how many of them meet an exemplar, its context or each other again.
-
-    exemplars_in_test: items with the input and options of an exemplar; siblings: with its context group; duplicates:
-    items whose input and options occur before; ceiling, chance_scored: see `scorer_limits`.
-    """
-    row = {**dict.fromkeys(COUNT_COLUMNS), "task": task.name, "n_published": task.n_published}
-    try:
-        exemplars, tests, _ = examples.load(task.name, tasks)
-    except UserError:
-        return row | {"note": "not prepared"}
-    items = items_of([*exemplars, *tests])
-    shown = {(e.input, e.options) for e in exemplars}
-    return row | {
-        "n": len(tests),
-        "exemplars_in_test": sum((e.input, e.options) in shown for e in tests),
-        "siblings": int(items.sibling.sum()),
-        "duplicates": items.duplicates,
-        **scorer_limits(task, tests),
-        "note": task.n_note if len(tests) != task.n_published else None,
-    }
-
-
-def scorer_limits(task: Task, tests: Sequence[examples.Example]) -> dict[str, float | None]:
-    """ceiling, chance_scored: fractions 0-1 that the published full-stop rule (defect 7) leaves, closed format."""
-    closed = conf.load("condition", "closed_zero", Condition)
-    asked = [prompts.render(example, (), task, closed) for example in tests]
-    compat = Compat(name="option_full_stop", option_full_stop=True)
-    rules = Rules(closed.lettered, compat, task.strip_full_stop_from_options)
-    return {"ceiling": ceiling(asked, rules), "chance_scored": chance_scored(asked, rules)}
 
 
 # What each switch moves
@@ -382,7 +335,6 @@ def main() -> None:
             return
         frames = {
             "prefixes": table(prefix_rows(), PREFIX_COLUMNS),
-            "counts": table(count_rows(), COUNT_COLUMNS),
             "prompts": table(shown_prompts(), SHOWN_COLUMNS),
             "near_ties": table(near_ties(), NEAR_TIE_COLUMNS),
             "compat": table([row for row, _, _ in effects(encoder=functools.cache(load_encoder))], EFFECT_COLUMNS),

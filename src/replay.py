@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import csv
 import functools
-import json
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,11 +24,26 @@ from src.base.cli import command
 from src.base.errors import UserError
 from src.base.files import ROOT
 from src.base.frames import write_csv
-from src.base.schema import Compat, Model, Task
+from src.base.schema import Compat, Task
+from src.cell.authors import (
+    JUDGEMENTS,
+    KEY,
+    METRICS,
+    NOT_SCORED,
+    PATTERN,
+    RUN_COLUMNS,
+    Place,
+    compiled,
+    completion_of,
+    model_names,
+    place_of,
+    place_of_run,
+    prompt_of,
+    read_run,
+    read_runs,
+)
 from src.cell.file import load_encoder, means_of
 from src.engine.job import Completion
-from src.question import prompts
-from src.question.prompts import LETTERS, Prompt
 from src.scoring.bertscore import BertScorer
 from src.scoring.match import Rules
 from src.scoring.score import score_cell
@@ -40,39 +53,14 @@ if TYPE_CHECKING:
 
 PUBLISHED = ROOT / "data/published/scores.csv"
 OUT = Path("data/replay/replay_agreement.csv")
-PATTERN = r"(?:.*/)?(?P<model>[^/]+)/(?P<task>[^/]+)/(?P<prompt>[a-z_-]+)_(?P<shots>\d+)shot(?:_(?P<seed>[^/]+))?\.json"
-LISTS = ("input", "target", "options", "prediction")
-JUDGEMENTS = "exact_match_correctness"  # "T" or "F" an item, in files that the authors scored
-SPECIAL = re.compile(r"^(?:\s*(?:<s>|</s>|<?pad>|<?unk>|<?\|endoftext\|>))+")  # "<" may be lost as a letter (defect 2)
-END = re.compile(r"</s>|<\|endoftext\|>")
 ROUNDING = 1e-6  # the published means are printed to six digits
-KEY = ("model", "task", "prompt", "shots")
-METRICS = ("exact_match", "edit_distance", "bertscore_accuracy")
 DECIDING = ("exact_match", "edit_distance")
 """The metrics that decide agreement: BERTScore depends on the encoder and the machine."""
 COLUMNS = (
     *KEY, "seeds", "n", *(f"{metric}_{of}" for metric in METRICS for of in ("published", "rescored", "difference")),
     "items_differ", "status", "file",
 )  # fmt: skip
-RUN_COLUMNS = dict(zip(METRICS, ("exact_match_accuracy", "edit_distance", "bert_score_accuracy"), strict=True))
-NOT_SCORED = -100.0  # what a table of runs holds for a missing score
 Scores = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which run a file is."""
-
-    model: str
-    task: str
-    prompt: str
-    shots: int
-    seed: str  # "" where the run has none
-
-    @property
-    def cell(self) -> tuple[str, str, str, int]:
-        """What the seeds of one cell share."""
-        return self.model, self.task, self.prompt, self.shots
 
 
 @dataclass(frozen=True)
@@ -92,66 +80,6 @@ class Replayed:
     n: int
     scores: Scores
     items_differ: int | None  # items whose exact match is judged otherwise in the file; None where it judges none
-
-
-# Which run a file is
-
-
-def compiled(pattern: str) -> re.Pattern[str]:
-    """The pattern of paths. Raises UserError where it is no regular expression or names not what a run needs."""
-    try:
-        found = re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"--pattern is no regular expression: {error}") from error
-    absent = [name for name in KEY if name not in found.groupindex]
-    if absent:
-        raise UserError(f"--pattern has no group {', '.join(absent)}. Write them as (?P<{absent[0]}>...)")
-    return found
-
-
-def place_of(path: str, pattern: re.Pattern[str]) -> Place:
-    """The run a path (relative, with /) names. Raises UserError where it does not match."""
-    match = pattern.fullmatch(path)
-    if match is None:
-        raise UserError("the path does not match the pattern")
-    found = match.groupdict()
-    if not str(found["shots"]).isdigit():
-        raise UserError(f"shots is {found['shots']!r}, not a number")
-    return Place(
-        found["model"], found["task"], found["prompt"].replace("-", "_"), int(found["shots"]), found.get("seed") or ""
-    )
-
-
-def read_runs(path: Path) -> dict[str, dict[str, str]]:
-    """A table of runs by run id. Raises UserError where it cannot be read or lacks a column."""
-    of_run = ("run_id", "filename", "model", "prompt_type", "number_of_shots", "number_of_data", "seed")
-    needed = (*of_run, *RUN_COLUMNS.values())
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--runs {path} cannot be read: {error}") from error
-    absent = [name for name in needed if not rows or name not in rows[0]]
-    if absent:
-        raise UserError(f"--runs {path} has no column {', '.join(absent)}")
-    return {row["run_id"]: row for row in rows}
-
-
-def place_of_run(row: Mapping[str, str], names: Mapping[str, str]) -> Place:
-    """The run a row of the table of runs is. names: our name of a model, by hub id or name at an API."""
-    model = names.get(row["model"]) or re.sub(r"\W+", "_", row["model"].lower()).strip("_")
-    seed = row["seed"].removesuffix(".0")
-    prompt = row["prompt_type"].replace("-", "_")
-    return Place(model, row["filename"].split("/")[0], prompt, int(float(row["number_of_shots"])), seed)
-
-
-def model_names() -> dict[str, str]:
-    """Our name of each model of conf/model by what else it is called: hub id, with and without its owner; API name."""
-    found: dict[str, str] = {}
-    for model in (conf.load("model", name, Model) for name in conf.known("model")):
-        known = (model.hub, model.hub and model.hub.split("/")[-1], model.api)
-        found |= {name: model.name for name in known if name}
-    return found
 
 
 # What was published
@@ -178,87 +106,12 @@ def published_runs(runs: Mapping[str, Mapping[str, str]], places: Mapping[str, P
 
 
 def _reference(rows: Sequence[Mapping[str, str]]) -> Reference:
-    found = {metric: [float(row[column] or NOT_SCORED) for row in rows] for metric, column in RUN_COLUMNS.items()}
-    scores = {metric: sum(v) / len(v) for metric, v in found.items() if NOT_SCORED not in v}
+    values = {metric: [float(row[column] or NOT_SCORED) for row in rows] for metric, column in RUN_COLUMNS.items()}
+    scores = {metric: sum(v) / len(v) for metric, v in values.items() if NOT_SCORED not in v}
     return Reference(int(float(rows[0]["number_of_data"])), len(rows), scores)
 
 
 # One file
-
-
-def read_run(path: Path) -> dict[str, list[Any]]:
-    """The lists of one file, of one length. Raises UserError where it is not such a file."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"not JSON ({type(error).__name__})") from error
-    absent = [name for name in LISTS if not isinstance(found, dict) or not isinstance(found.get(name), list)]
-    if absent:
-        raise UserError(f"no list {', '.join(absent)}")
-    judged = [JUDGEMENTS] if isinstance(found.get(JUDGEMENTS), list) else []
-    lengths = {name: len(found[name]) for name in (*LISTS, *judged)}
-    if len(set(lengths.values())) > 1 or not found["input"]:
-        raise UserError(f"lists of unequal length or without items: {lengths}")
-    odd = [i for name in ("input", "target", "prediction") for i, x in enumerate(found[name]) if not isinstance(x, str)]
-    if odd:
-        raise UserError(f"item {odd[0]}: input, target and prediction are texts")
-    return {name: found[name] for name in (*LISTS, *judged)}
-
-
-def options_of(value: Any) -> tuple[str, ...]:
-    """An item's options: a list of texts, or one text with tabs between. Raises UserError for all else."""
-    found = value.split("\t") if isinstance(value, str) else value
-    if not isinstance(found, list) or not all(isinstance(option, str) for option in found):
-        raise UserError("options are neither a list of texts nor one text with tabs between")
-    return tuple(option for option in found if option)
-
-
-def target_of(target: str, options: Sequence[str], lettered: bool) -> int:
-    """Index of the option a target names by letter or by text. Raises UserError where it names none."""
-    letter = re.fullmatch(r"\(([a-z])\)", target.strip())
-    if lettered and letter and LETTERS.index(letter[1]) < len(options):
-        return LETTERS.index(letter[1])
-    said = _bare(target)
-    found = next((i for i, option in enumerate(options) if _bare(option) == said), None)
-    if found is None:
-        raise UserError("its target is none of its options")
-    return found
-
-
-def _bare(text: str) -> str:
-    return prompts.without_full_stop(
-        prompts.without_full_stop(text.strip()).removeprefix('"').removesuffix('"')
-    ).strip()
-
-
-def said(prompt: str, prediction: str, compat: Compat) -> str:
-    """What was written behind the prompt.
-
-    As published (defect 8) the prompt is cut off wherever it occurs, and (defect 2) special tokens are left to be
-    stripped as letters; fixed, the prompt goes where it stands in front, special tokens go whole, and the first
-    end-of-sequence ends the text.
-    """
-    whole = prediction if compat.strip_letters else SPECIAL.sub("", prediction)
-    text = whole.replace(prompt, "") if compat.prompt_by_text and prompt else _behind(prompt, whole)
-    return text if compat.strip_letters else END.split(SPECIAL.sub("", text))[0]
-
-
-def _behind(prompt: str, text: str) -> str:
-    before, _, after = text.partition(prompt or "\0")
-    return text if before.strip() or before == text else after
-
-
-def prompt_of(i: int, run: Mapping[str, Sequence[Any]], lettered: bool) -> Prompt:
-    """Item i of a file as a Prompt. Raises UserError that names the item."""
-    try:
-        options = options_of(run["options"][i])
-        if lettered and not options:
-            raise UserError("a lettered answer needs options")
-        target = target_of(run["target"][i], options, lettered) if options else None
-    except UserError as error:
-        raise UserError(f"item {i}: {error}") from None
-    answer = options[target] if target is not None else _bare(run["target"][i])
-    return Prompt(str(i), str(i), "", run["input"][i], options, (), target, prompts.without_full_stop(answer))
 
 
 @functools.cache
@@ -272,7 +125,7 @@ def rescore(path: Path, place: Place, compat: Compat, bert: BertScorer | None = 
     run = read_run(path)
     lettered = place.prompt.startswith("closed_adv")
     asked = [prompt_of(i, run, lettered) for i in range(len(run["input"]))]
-    texts = {p.id: said(p.text, run["prediction"][i], compat) for i, p in enumerate(asked)}
+    texts = {p.id: completion_of(p.text, run["prediction"][i], compat) for i, p in enumerate(asked)}
     scores = score_cell(
         asked,
         {name: {0: Completion(text, 0, "eos")} for name, text in texts.items()},
@@ -309,8 +162,8 @@ def replay(
             except UserError as error:
                 left.append(_left(path, f"bad file: {error}", place))
     by_cell: dict[Any, list[Replayed]] = {}
-    for place, found in done.items():
-        by_cell.setdefault(place.cell, []).append(found)
+    for place, run in done.items():
+        by_cell.setdefault(place.cell, []).append(run)
     return [agreement(by_cell[cell], reference.get(cell)) for cell in sorted(by_cell)] + left
 
 
@@ -385,14 +238,14 @@ def by_table(runs: Mapping[str, Mapping[str, str]]) -> tuple[Callable[[str], Pla
 
 def rules(name: str, changes: Sequence[str]) -> Compat:
     """A compat of conf/compat with some switches set otherwise ("strip_letters=false"). Raises UserError."""
-    found = conf.load("compat", name, Compat)
+    compat = conf.load("compat", name, Compat)
     for change in changes:
         key, _, value = change.partition("=")
-        if key == "name" or key not in asdict(found) or value not in ("true", "false"):
-            known = ", ".join(k for k in asdict(found) if k != "name")
+        if key == "name" or key not in asdict(compat) or value not in ("true", "false"):
+            known = ", ".join(k for k in asdict(compat) if k != "name")
             raise UserError(f"--switch {change}: write <name>=true or <name>=false. Known: {known}")
-        found = conf.typed(Compat, asdict(found) | {key: value == "true"}, change)
-    return found
+        compat = conf.typed(Compat, asdict(compat) | {key: value == "true"}, change)
+    return compat
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:

@@ -34,13 +34,14 @@ from src.base import grid
 from src.base.errors import UserError
 from src.base.files import ROOT
 from src.base.schema import Run
-from src.cell.compare import OWN_RUNS, compare, moved_scores
+from src.cell.compare import OWN_RUNS, compare, differing_scores, moved_scores
 from src.cell.file import path_of, write_cell
 from src.cell.finding import DIFFERS, EXIT, IDENTICAL, NEAR_TIES, RANK, Finding, worst
 from src.cell.hashes import HASHES, KEY, PLACE, TEXTS, hashes, publish
+from src.cell.last_digits import LAST_DIGITS, difference, file_difference
 from src.cell.ledger import DONE, Entry
-from src.cell.released import Sample, differing_scores, kept_cells, regenerated
-from src.cell.text import LAST_DIGITS, difference, file_difference
+from src.cell.regenerated import Sample, regenerated
+from src.cell.released import rebuilt_cells
 from src.engine import start
 from src.pages.tables import load_tables, rows_of, to_csv
 from src.statistics import own, rows
@@ -209,7 +210,7 @@ def check_scores(root: Path, words: Sequence[str]) -> list[Finding]:
     """A finding per cell of a release: whether its completions lead to its scores. No weights are needed."""
     import pandas as pd
 
-    every = kept_cells(root, words)
+    every = rebuilt_cells(root, words)
     sound = [each for each in every if not each.faults]
     for each in sound:
         folder = root / "data/outputs" / each.head.model
@@ -231,17 +232,17 @@ def check_sample(root: Path, words: Sequence[str], m: int, seed: int) -> list[Fi
 
     Raises UserError where weights or settings are not those of the release.
     """
-    every = kept_cells(root, words)
+    every = rebuilt_cells(root, words)
     faults = [Finding(each.name, DIFFERS, each.faults) for each in every if each.faults]
     pool = [(i, n, s) for i, each in enumerate(every) for n, a in enumerate(each.answers) for s in a.completions]
     drawn = random.Random(seed).sample(pool, min(m, len(pool)))
-    engine = functools.cache(lambda name: start.engine_of(next(e.asked for e in every if e.asked.model.name == name)))
+    engine = functools.cache(lambda name: start.engine_of(next(e.run for e in every if e.run.model.name == name)))
     wrong, near, notes = 0, 0, []
     for i in sorted({i for i, _, _ in drawn}):
         chosen: dict[int, tuple[int, ...]] = {}
         for n, s in sorted((n, s) for j, n, s in drawn if j == i):
             chosen[n] = (*chosen.get(n, ()), s)
-        for status, note in regenerated(every[i], engine(every[i].asked.model.name), chosen):
+        for status, note in regenerated(every[i], engine(every[i].run.model.name), chosen):
             wrong, near = wrong + (status == DIFFERS), near + (status == NEAR_TIES)
             notes += [note] if note else []
     return [*faults, Sample(len(drawn), len(pool), wrong, near, tuple(notes)).finding()]

@@ -1,4 +1,4 @@
-"""Prefixes equal the published ones; counts are the known ones; a switch moves the scores it names, and no others."""
+"""Prefixes equal the published ones; items are the known ones; a switch moves the scores it names, and no others."""
 
 import dataclasses
 import json
@@ -20,6 +20,7 @@ from src.pages import page
 from src.pages.tables import load_tables, rows_of, write_table
 from src.question import examples
 from src.question.prompts import Prompt
+from src.statistics.items import items_of
 from tests.members import of_source
 
 KEY = ["task", "switch"]
@@ -31,7 +32,7 @@ def prepared(names: list[str]) -> None:
         pytest.skip(f"not prepared: {', '.join(absent)} (dvc repro prepare)")
 
 
-# Prefixes and counts
+# Prefixes and items
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +77,6 @@ def test_a_changed_exemplar_is_told(tmp_path: Path) -> None:
 
 
 def test_a_task_that_is_not_prepared_has_nulls_and_a_note(tmp_path: Path) -> None:
-    found = fidelity.count_row(conf.load_task("strange_stories"), tmp_path)
-    assert (found["n"], found["ceiling"], found["note"]) == (None, None, "not prepared")
     [row] = {(r["equal"], r["note"]) for r in fidelity.prefix_rows(tmp_path) if r["task"] == "strange_stories"}
     assert row == (None, "not prepared")
 
@@ -88,37 +87,24 @@ SIBLINGS = {"logical_deduction": 10, "tracking_shuffled_objects": 10, "strange_s
 @pytest.mark.parametrize(("name", "siblings"), SIBLINGS.items())
 def test_items_that_share_an_exemplars_context_are_as_many_as_the_protocol_says(name: str, siblings: int) -> None:
     prepared([name])
-    assert fidelity.count_row(conf.load_task(name), examples.TASKS)["siblings"] == siblings
+    assert items_of([dataclasses.asdict(e) for part in examples.load(name)[:2] for e in part]).sibling.sum() == siblings
 
 
 @pytest.mark.parametrize("name", sorted(set(of_source("bigbench")) - {"fact_checker"}))
 def test_n_is_the_published_one_or_says_why_not_and_no_exemplar_is_tested(name: str) -> None:
     prepared([name])
-    found = fidelity.count_row(conf.load_task(name), examples.TASKS)
-    assert found["n"] == found["n_published"] or found["note"]
-    assert found["exemplars_in_test"] == 0
-    assert found["siblings"] == SIBLINGS.get(name, 0)
+    task, (exemplars, tests, _) = conf.load_task(name), examples.load(name)
+    assert len(tests) == task.n_published or task.n_note
+    assert not {(e.input, e.options) for e in exemplars} & {(e.input, e.options) for e in tests}
+    assert items_of([dataclasses.asdict(e) for e in (*exemplars, *tests)]).sibling.sum() == SIBLINGS.get(name, 0)
 
 
-def test_the_full_stop_rule_caps_strange_stories() -> None:
-    """Protocol, defect 7: ceiling .726, a random chooser scores .1816."""
-    prepared(["strange_stories"])
-    found = fidelity.count_row(conf.load_task("strange_stories"), examples.TASKS)
-    assert found["ceiling"] == pytest.approx(85 / 117)
-    assert found["chance_scored"] == pytest.approx(0.1816, abs=5e-5)
-
-
-def test_a_repeated_item_and_a_tested_exemplar_are_counted(tmp_path: Path) -> None:
-    task = conf.load_task("common_morpheme")
-    told = examples.Example("t/0", "g", "Is ice cold", ("yes", "no"), 0, "yes", 0)
-    rows = [told, *(dataclasses.replace(told, id=f"t/{i}", exemplar=None, group=f"g{i}") for i in (1, 2))]
+def test_a_repeated_item_and_an_exemplars_sibling_are_counted() -> None:
+    exemplar = examples.Example("t/0", "g", "Is ice cold", ("yes", "no"), 0, "yes", 0)
+    rows = [exemplar, *(dataclasses.replace(exemplar, id=f"t/{i}", exemplar=None, group=f"g{i}") for i in (1, 2))]
     rows.append(dataclasses.replace(rows[1], id="t/3", group="g", input="Is fire cold", target=1, answer="no"))
-    lines = "".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows)
-    (tmp_path / f"{task.name}.jsonl").write_text(lines)
-    found = fidelity.count_row(task, tmp_path)
-    assert {k: found[k] for k in ("n", "exemplars_in_test", "siblings", "duplicates")} == {
-        "n": 3, "exemplars_in_test": 2, "siblings": 1, "duplicates": 1,
-    }  # fmt: skip
+    items = items_of([dataclasses.asdict(row) for row in rows])
+    assert (items.sibling.sum(), items.duplicates) == (1, 1)
 
 
 # Switches

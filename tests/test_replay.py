@@ -13,8 +13,10 @@ from src.base import conf
 from src.base.errors import UserError
 from src.base.files import ROOT
 from src.base.schema import Compat, Model
+from src.cell import authors
+from src.cell.authors import Place
 from src.pages.tables import load_tables, rows_of, write_table
-from src.replay import Place, Reference
+from src.replay import Reference
 
 PUBLISHED = replay.rules("published", ())
 FIXED = Compat(name="fixed")
@@ -107,8 +109,8 @@ def test_options_lose_their_full_stop_only_in_the_tasks_that_conf_names(tmp_path
 def test_items_the_file_judges_otherwise_are_counted(tmp_path: Path) -> None:
     run = a_run(*(('"yes"', "yes\tno", said) for said in (RIGHT, WRONG, RIGHT)))
     assert rescored(tmp_path, run).items_differ is None
-    assert rescored(tmp_path, {**run, replay.JUDGEMENTS: ["T", "F", "T"]}).items_differ == 0
-    assert rescored(tmp_path, {**run, replay.JUDGEMENTS: ["T", "T", "F"]}).items_differ == 2
+    assert rescored(tmp_path, {**run, authors.JUDGEMENTS: ["T", "F", "T"]}).items_differ == 0
+    assert rescored(tmp_path, {**run, authors.JUDGEMENTS: ["T", "T", "F"]}).items_differ == 2
 
 
 @pytest.mark.parametrize(
@@ -119,7 +121,7 @@ def test_items_the_file_judges_otherwise_are_counted(tmp_path: Path) -> None:
         ({"target": ['"maybe"', '"yes"']}, "item 0: its target is none of its options"),
         ({"options": ["yes\tno", 3]}, "item 1: options are neither"),
         ({"prediction": [RIGHT, None]}, "item 1: input, target and prediction are texts"),
-        ({name: [] for name in replay.LISTS}, "without items"),
+        ({name: [] for name in authors.LISTS}, "without items"),
     ],
 )
 def test_a_bad_file_says_what_is_wrong(tmp_path: Path, change: dict[str, object], why: str) -> None:
@@ -218,7 +220,7 @@ def test_another_naming_needs_another_pattern(tmp_path: Path, monkeypatch: pytes
     code, found = called(monkeypatch, tmp_path / "out.csv", tmp_path / "in", "--pattern", pattern)
     assert code == 0
     [row] = found.to_dict("records")
-    assert [row[key] for key in replay.KEY] == ["m", "t", "closed_adv", 5]
+    assert [row[key] for key in authors.KEY] == ["m", "t", "closed_adv", 5]
     assert row["exact_match_rescored"] == 1
 
 
@@ -239,7 +241,7 @@ def test_files_named_by_date_are_found_in_the_table_of_runs(tmp_path: Path, monk
     code, found = called(monkeypatch, tmp_path / "out.csv", tmp_path / "in", "--runs", table)
     assert code == 1
     cell = found[found["file"].isna()].iloc[0]
-    assert [cell[key] for key in replay.KEY] == [model.name, "t", "closed_adv", 5]
+    assert [cell[key] for key in authors.KEY] == [model.name, "t", "closed_adv", 5]
     assert (cell["exact_match_published"], cell["exact_match_rescored"]) == (0.75, 0.75)
     assert cell["status"] == "differs"  # an edit distance of (1 / 2 + 2 / 2) / 2 where the table says 0.5
     assert cell["edit_distance_rescored"] == 0.75

@@ -24,13 +24,14 @@ from src.base.files import ROOT
 from src.base.grid import composed_run
 from src.base.schema import Run
 from src.base.values import digest
-from src.cell import released
 from src.cell.compare import compare, moved_scores
 from src.cell.file import read_cell
 from src.cell.finding import DIFFERS, IDENTICAL, NEAR_TIES, Finding
 from src.cell.hashes import hashes, publish, settled_margins
+from src.cell.last_digits import NUMBER, difference, file_difference
 from src.cell.ledger import DONE
-from src.cell.text import NUMBER, difference, file_difference
+from src.cell.regenerated import Sample
+from src.cell.released import CELLS
 from tests.test_pipeline import TASKS, made_up
 from tests.tiny import tiny
 
@@ -457,7 +458,7 @@ def test_no_dataset_text_but_what_a_completion_says(bundle, place):
     rows = [json.loads(line) for task in TASKS for line in made_up(task).splitlines()]
     for name, content in files_of(bundle).items():
         text = content.decode("utf-8", "replace")
-        if name.startswith(released.CELLS):
+        if name.startswith(CELLS):
             lines = [json.loads(line) for line in text.splitlines()]
             text = json.dumps([{**line, "completions": None} for line in lines])
         assert not [r for r in rows if r["input"] in text or any(f'"{o}"' in text for o in r["options"])], name
@@ -557,7 +558,7 @@ def test_other_weights_are_named_and_not_counted_as_wrong(bundle, place, tmp_pat
 @pytest.mark.parametrize(("wrong", "m", "bound"), [(0, 60, 0.0487), (1, 60, 0.0766), (0, 1, 0.95), (3, 3, 1.0)])
 def test_the_bound_is_clopper_pearsons(wrong, m, bound):
     """0 of 60: 1 - 0.05 ** (1 / 60). 1 of 60: the p at which at most 1 of 60 has probability 0.05."""
-    assert released.Sample(m, 3840, wrong, 0, ()).bound == pytest.approx(bound, abs=5e-5)
+    assert Sample(m, 3840, wrong, 0, ()).bound == pytest.approx(bound, abs=5e-5)
 
 
 def test_nothing_to_release_is_said(tmp_path):

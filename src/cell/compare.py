@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from src.base.errors import UserError
 from src.cell.finding import DIFFERS, IDENTICAL, NEAR_TIES, RANK, UNPUBLISHED, Finding
 from src.cell.hashes import KEY, PLACE, log_likelihood_difference
-from src.cell.text import difference
+from src.cell.last_digits import difference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,13 +67,13 @@ def moved_scores(published: pd.DataFrame, fresh: pd.DataFrame) -> dict[str, list
     """By fingerprint: every score that differs (see `same_number`). Both: rows of reports/tables/own_runs.csv."""
     columns = ["fingerprint", "metric", *SCORED]
     both = published[columns].merge(fresh[columns], on=columns[:2], how="inner", suffixes=("_published", ""))
-    found: dict[str, list[str]] = {}
+    moved: dict[str, list[str]] = {}
     for row in both.to_dict("records"):
         for name in SCORED:
             before, after = (f"{row[key]:.6g}" for key in (f"{name}_published", name))
             if difference(before, after):
-                found.setdefault(row["fingerprint"], []).append(f"{row['metric']} {name}: {before} -> {after}")
-    return found
+                moved.setdefault(row["fingerprint"], []).append(f"{row['metric']} {name}: {before} -> {after}")
+    return moved
 
 
 def compare(
@@ -93,3 +93,25 @@ def compare(
         fingerprints = set(part["fingerprint"].dropna()) & set(part["fingerprint_published"].dropna())
         findings.append(cell_finding(part, mine, [note for f in sorted(fingerprints) for note in moved.get(f, ())]))
     return findings, float(gaps["difference"].max()) if len(gaps) else None
+
+
+def differing_scores(published: pd.DataFrame, fresh: pd.DataFrame) -> list[str]:
+    """A line per column of two cells' scores that differs; BERTScore to 1e-5, the rest exactly."""
+    import numpy as np
+
+    key = ["example_id", "variant", "seed"]
+    if len(published) != len(fresh) or set(published) != set(fresh):
+        return [f"{len(published)} scores for {len(fresh)} completions"]
+    pair = [frame.assign(variant=frame["variant"].astype("string")).sort_values(key) for frame in (published, fresh)]
+    notes = []
+    for name in published.columns:
+        before, after = (frame[name].astype(object).where(frame[name].notna(), None).tolist() for frame in pair)
+        same = [_same(a, b, np.isclose) for a, b in zip(before, after, strict=True)]
+        if not all(same):
+            at = same.index(False)
+            notes.append(f"{pair[0].iloc[at]['example_id']}: {name} is {before[at]}, its completion gives {after[at]}")
+    return notes
+
+
+def _same(a: Any, b: Any, near: Any) -> bool:
+    return bool(near(a, b, 1e-5, 1e-5)) if isinstance(a, float) and isinstance(b, float) else a == b

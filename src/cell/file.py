@@ -1,4 +1,4 @@
-""""""
+"""A finished cell: its header, its answers, its scores, and the one reader and writer of its file."""
 
 from __future__ import annotations
 
@@ -65,6 +65,11 @@ class Header:
     completions_sha256: str
     data_sha256: str
     recorded: Recorded | None = None  # only in the cells kept for MLflow; not written where it is None
+
+    @property
+    def plain(self) -> bool:
+        """Whether its condition is no control condition."""
+        return self.control is None
 
     @property
     def rules(self) -> Rules:

@@ -1,4 +1,4 @@
-"""What a check found about one cell, table or step, in four words."""
+"""What a check found about one cell, table or step. Its status is one of four."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ class Finding:
 
 
 def worst(findings: Sequence[Finding]) -> str:
-    """The verdict over all of them; what was never published does not count."""
-    found = max((f.status for f in findings), key=RANK.index, default=IDENTICAL)
-    return IDENTICAL if found == UNPUBLISHED else found
+    """The verdict over all findings. A cell that was never published does not count."""
+    verdict = max((f.status for f in findings), key=RANK.index, default=IDENTICAL)
+    return IDENTICAL if verdict == UNPUBLISHED else verdict

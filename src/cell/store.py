@@ -1,4 +1,4 @@
-""""""
+"""The example store: every answer by the hash of what was asked, in files that are only appended to."""
 
 from __future__ import annotations
 

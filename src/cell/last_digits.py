@@ -1,4 +1,4 @@
-"""Two text files side by side: equal but for the last digits of their numbers, or not."""
+"""Whether two text files differ in more than the last digits of their numbers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 
 from src.engine.local import NEAR_TIE
 
+LAST_DIGITS = "last digits"
+"""The note on a file that differs in nothing else."""
 NUMBER = re.compile(  # a sign, digits, an exponent with a sign; beside a letter or a second point they are text
     r"(?<![\w.])(?:[-+−]|\$-\$)?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+][0-9]{1,3})?(?!\.?\w)"
 )
@@ -33,7 +35,7 @@ def file_difference(path: str, before: bytes, after: bytes, margins: bool = Fals
         texts = before.decode(), after.decode()
     except UnicodeDecodeError:
         return "other bytes"
-    spans = [(0, len(texts[0]))] if whole else [found.span() for found in MARGINS.finditer(texts[0])]
+    spans = [(0, len(texts[0]))] if whole else [table.span() for table in MARGINS.finditer(texts[0])]
     return difference(*texts, suffix in ROUNDED, spans if margins else ())
 
 
@@ -81,6 +83,3 @@ def same_number(before: str, after: str, rounded: bool = False) -> bool:
 def same_margin(before: str, after: str) -> bool:
     """Whether both are margins of near-ties: below NEAR_TIE they are of the size of the rounding itself."""
     return all(0 <= float(text.replace("$-$", "-").replace("−", "-")) < NEAR_TIE for text in (before, after))
-
-
-LAST_DIGITS = "last digits"
