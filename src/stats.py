@@ -22,7 +22,7 @@ from src.base.schema import Model, Task
 from src.question import examples
 from src.statistics import controls, overlap, power, questions, scale
 from src.statistics.items import Items, items_of
-from src.statistics.own import OWN_SCORES, own_contrasts, own_rows
+from src.statistics.own import OWN_SCORES, own_rows
 from src.statistics.published import gain_loss, published_rows, read_published
 from src.statistics.rows import complete
 from src.statistics.setting import Setting
@@ -54,7 +54,6 @@ def build(
         "scale": scale.scale(rows2),
         "agreement": scale.agreement(table2, setting.alpha),
         "chance_sensitivity": chance_sensitivity(table2, setting.alpha),
-        "own_contrasts": own_contrasts(pd.DataFrame() if own is None else own, cells, setting.seed),
         **pairs,
         "questions": questions.questions(
             table2, sides, setting.tables["claims"]["figure2"], pairs, setting.alpha, setting.seed

@@ -14,7 +14,7 @@ from src.base.metrics import MARGIN
 from src.statistics import overlap
 from src.statistics.items import Array
 from src.statistics.overlap import Sides, paired
-from src.statistics.tests import adjust
+from src.statistics.tests import OUTSIDE_90, OUTSIDE_95, adjust
 
 
 def contrast(x: Array, y: Array, bound: float = MARGIN) -> dict[str, float]:
@@ -27,14 +27,12 @@ def contrast(x: Array, y: Array, bound: float = MARGIN) -> dict[str, float]:
     if len(x) < 3 or not difference.any():
         return out
     t = stats.ttest_rel(x, y)
-    low, high = t.confidence_interval(0.95)
-    ranks = pg.wilcoxon(x, y)
+    low, high = t.confidence_interval(1 - OUTSIDE_95)
     return {
         **out,
         "ci_low": float(low),
         "ci_high": float(high),
-        "w": float(ranks[metrics.PG_W].iloc[0]),
-        "wilcoxon_p": float(ranks[metrics.PG_P].iloc[0]),
+        "wilcoxon_p": float(pg.wilcoxon(x, y)[metrics.PG_P].iloc[0]),
         "pratt_p": float(pg.wilcoxon(x, y, zero_method="pratt")[metrics.PG_P].iloc[0]),
         "t": float(t.statistic),
         "t_p": float(pg.ttest(x, y, paired=True)[metrics.PG_P].iloc[0]),
@@ -47,7 +45,7 @@ def contrast(x: Array, y: Array, bound: float = MARGIN) -> dict[str, float]:
 def can_show_equivalence(x: pd.DataFrame, y: pd.DataFrame, bound: float = MARGIN) -> int:
     """Number of tasks whose own n is enough: 90 % half-width of the difference of two shares below `bound`."""
     spread = [rows["accuracy"] * (1 - rows["accuracy"]) / rows["n"] for rows in (x, y)]
-    half = stats.norm.isf(0.05) * np.sqrt(spread[0].to_numpy() + spread[1].to_numpy())
+    half = stats.norm.isf(OUTSIDE_90 / 2) * np.sqrt(spread[0].to_numpy() + spread[1].to_numpy())
     return int((half < bound).sum())
 
 
@@ -76,7 +74,7 @@ def pairs_of(table1: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 
 def contrasts(sides: Sides, table1: Sequence[Mapping[str, Any]], alpha: float) -> pd.DataFrame:
-    """F4 (tuned - base, each Table 1 pair) and F5 (few - zero, each model), closed and closed_adv; published cells."""
+    """Tuned - base of each Table 1 pair and few - zero of each model, closed and closed_adv. Published cells."""
     pairs = pairs_of(table1)
     models = list(dict.fromkeys(name for row in table1 for name in _flat(row) if name))
     rows = []
@@ -102,9 +100,8 @@ def _flat(row: Mapping[str, Any]) -> list[Any]:
 
 
 def with_holm(rows: Sequence[Mapping[str, Any]], alpha: float) -> pd.DataFrame:
-    """Adds Holm within each kind (families F4, F5) on the Wilcoxon p, and verdicts: differs, equivalent."""
+    """Adds Holm within each kind (a family of its own) on the Wilcoxon p, and two verdicts: differs, equivalent."""
     out = pd.DataFrame(rows)
-    out["family"] = out["kind"].map({"tuned_minus_base": metrics.F4, "few_minus_zero": metrics.F5})
     for name, p in (("wilcoxon_p_holm", "wilcoxon_p"), ("tost_p_holm", "tost_p")):
         out[name] = out.groupby("kind")[p].transform(lambda values: adjust(values, "holm"))
     out["differs"] = (out["wilcoxon_p_holm"] < alpha).astype("boolean").mask(out["wilcoxon_p_holm"].isna())

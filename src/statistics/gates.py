@@ -14,6 +14,9 @@ from src.statistics import items
 from src.statistics.items import Array
 from src.statistics.setting import Setting
 
+MANY_UNPARSED, MANY_TIES = 1 / 5, 1 / 20
+"""Shares of the answers above which a gate is raised."""
+
 
 def gate_string(flags: dict[str, Array], size: int) -> list[str]:
     """';'-joined names of the gates raised in each of `size` rows; "" where none is."""
@@ -31,8 +34,8 @@ def row_gates(rows: pd.DataFrame) -> dict[str, Array]:
             metrics.GATE_ZERO: forced & (accuracy == 0) & (rows["n"].to_numpy() >= 100),
             metrics.GATE_EXACT_ABOVE: exact - nearest > metrics.MARGIN,
             metrics.GATE_EXACT_ZERO: (exact == 0) & (rows["metric"] == metrics.BERT).to_numpy() & near,
-            metrics.GATE_UNPARSED: rows["unparsed"].to_numpy(dtype=float) / rows["n"].to_numpy() > 0.2,
-            metrics.GATE_TIES: rows["ties"].to_numpy(dtype=float) > 0.05,
+            metrics.GATE_UNPARSED: rows["unparsed"].to_numpy(dtype=float) / rows["n"].to_numpy() > MANY_UNPARSED,
+            metrics.GATE_TIES: rows["ties"].to_numpy(dtype=float) > MANY_TIES,
         }
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import stats
-from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.inter_rater import aggregate_raters, fleiss_kappa
 
 from src.base import metrics
@@ -65,7 +64,7 @@ def square_of(left: pd.Series, right: pd.Series) -> Array:
     return np.bincount(pairs, minlength=4).reshape(2, 2)
 
 
-def overlap_statistics(table: Array) -> dict[str, float]:
+def overlap_statistics(table: Array, alpha: float) -> dict[str, float]:
     """Agreement of two sets of verdicts, against what the margins alone give. table: 2 x 2 counts.
 
     hypergeometric p: P(as many or more tasks above in both | margins), equal to Fisher's one-sided test.
@@ -75,19 +74,15 @@ def overlap_statistics(table: Array) -> dict[str, float]:
     return {
         "n": n,
         "both": both,
-        "left_only": int(table[1, 0]),
-        "right_only": int(table[0, 1]),
-        "neither": int(table[0, 0]),
         "agree": int(np.trace(table)),
         "expected": float(rows @ columns / n) if n else NAN,
         "kappa": kappa(table),
         "hypergeometric_p": float(stats.hypergeom.sf(both - 1, n, rows[1], columns[1])),
-        "mcnemar_p": float(mcnemar(table, exact=True).pvalue),
-        "power": overlap_power(n, int(rows[1]), int(columns[1])),
+        "power": overlap_power(n, int(rows[1]), int(columns[1]), alpha),
     }
 
 
-def overlap_power(n: int, left: int, right: int, odds: float = 10.0, alpha: float = 0.05) -> float:
+def overlap_power(n: int, left: int, right: int, alpha: float, odds: float = 10.0) -> float:
     """Power of the hypergeometric test with these margins where the true odds ratio is `odds` (Fisher's noncentral)."""
     critical = stats.hypergeom.isf(alpha, n, left, right) + 1
     return float(stats.nchypergeom_fisher.sf(critical - 1, n, left, right, odds)) if n else NAN
@@ -115,12 +110,12 @@ def overlap_summary(figure: str, left: pd.DataFrame, right: pd.DataFrame, alpha:
     raw, holm = verdicts_of([left, right], alpha)
     shared = {
         "figure": figure,
-        **{f"left_{name}": left[name].iloc[0] for name in ("model", "condition")},
-        **{f"right_{name}": right[name].iloc[0] for name in ("model", "condition")},
+        "left_model": left["model"].iloc[0],
+        "right_model": right["model"].iloc[0],
         "tasks": len(left),
     }
     return [
-        {**shared, "rule": rule, **overlap_statistics(square_of(*pair))}
+        {**shared, "rule": rule, **overlap_statistics(square_of(*pair), alpha)}
         for rule, pair in (("raw", raw), ("holm", holm))
     ]
 
@@ -180,7 +175,7 @@ def figure5(sides: Sides, claim: Mapping[str, Any], alpha: float) -> tuple[pd.Da
     tasks = sorted(set.intersection(*(set(each.index) for each in whole)))
     chosen = [each.loc[tasks] for each in whole]
     raw, holm = verdicts_of(chosen, alpha)
-    keep = ["task", "model", "prompt", "shots", "source", *SIDE]
+    keep = ["task", "model", "source", *SIDE]
     parts = [
         each.assign(chance=each["chance_scored"]).reset_index()[keep].assign(above_raw=r.array, above=h.array)
         for each, r, h in zip(chosen, raw, holm, strict=True)

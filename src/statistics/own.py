@@ -17,7 +17,7 @@ from src.base.schema import Task
 from src.statistics.items import NAN, Array, Items, content_codes
 from src.statistics.overlap import square_of
 from src.statistics.setting import NO_POLICY, Setting, options_shown, policy_columns
-from src.statistics.tests import adjust, content_free, p_groups, seed_se, sign_flip, unparsed_views
+from src.statistics.tests import OUTSIDE_95, content_free, seed_se, sign_flip
 
 DESCRIPTION = ["suite", "weights", "fingerprint", "data_sha256", "completions_sha256", "control"]
 OWN_KEY = ["suite", "model", "condition", "prompt", "shots", "task"]
@@ -112,25 +112,16 @@ def own_score(
     guess = 1 / these.n_options
     out |= {"chance": guess.mean(), "chance_scored": guess.mean(), "guess": guess}
     out |= policy_columns(these, setting.seed) if these.known and cell["variant"].isna().all() else {}
-    out |= {"p_groups": _p_groups(y, guess, these)} | own_content(cell, these, metric, setting.seed)
-    if metric == metrics.EXACT:
-        out |= unparsed_views(y.sum(), lost.sum(), float((lost * guess).sum()), len(y))
-    if these.sibling.any() and not these.sibling.all():
-        out["accuracy_without_siblings"] = y[~these.sibling].mean()
+    out |= own_content(cell, these, metric, setting.seed)
     return out
 
 
-def _p_groups(y: Array, guess: Array, these: Items) -> float:
-    return p_groups(y, guess, these.group) if len(set(these.group)) < len(y) else NAN
-
-
 def own_content(cell: pd.DataFrame, these: Items, metric: str, seed: int) -> dict[str, float]:
-    """p_content and kappa_content of a metric that comes from a pick."""
+    """p_content of a metric that comes from a pick."""
     if metric not in metrics.PICKS or not these.known or cell["variant"].notna().any():
         return {}
     picks = cell.pivot(index="seed", columns="example_id", values=metrics.PICKS[metric]).astype(float).fillna(-1)
-    p, kappa = content_free(*content_codes(these, picks.to_numpy(dtype=int)), seed)
-    return {"p_content": p, "kappa_content": kappa}
+    return {"p_content": content_free(*content_codes(these, picks.to_numpy(dtype=int)), seed)}
 
 
 def example_means(cell: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -173,31 +164,5 @@ def group_bootstrap(values: pd.Series, group: pd.Series, seed: int, draws: int =
     sums, sizes = by.sum().to_numpy(dtype=float), by.size().to_numpy()
     index = np.random.default_rng(seed).integers(0, len(sums), (draws, len(sums)))
     means = sums[index].sum(axis=1) / sizes[index].sum(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
+    low, high = np.quantile(means, [OUTSIDE_95 / 2, 1 - OUTSIDE_95 / 2])
     return float(low), float(high)
-
-
-def own_contrasts(scores: pd.DataFrame, cells: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Few-shot minus zero-shot of every own model, prompt and task, primary metric; Holm over the tasks.
-
-    `format_dependent`: the sign differs between the bounds that unparsed answers leave.
-    """
-    own = cells[(cells["source"] == metrics.OWN) & cells["primary"]]
-    rows = []
-    for (suite, model, prompt, task), pair in own.groupby(["suite", "model", "prompt", "task"]):
-        if len(pair) != 2:
-            continue
-        zero, few = (row for _, row in pair.sort_values("shots").iterrows())
-        both = scores[(scores["suite"] == suite) & (scores["model"] == model) & (scores["task"] == task)]
-        x, y = (example_means(both[both["condition"] == row["condition"]], row["metric"]) for row in (few, zero))
-        found = own_pair(x, y, f"{suite} / {model} / {prompt} / {task}", seed)
-        bounds = few["low_bound"] - zero["high_bound"], few["high_bound"] - zero["low_bound"]
-        shared = {"suite": suite, "model": model, "prompt": prompt, "task": task, "metric": few["metric"]}
-        prints = {"few_fingerprint": few["fingerprint"], "zero_fingerprint": zero["fingerprint"]}
-        rows.append({**shared, **found, "format_dependent": bool(bounds[0] < 0 < bounds[1]), **prints})
-    if not rows:
-        return pd.DataFrame(columns=["suite", "model", "prompt", "task", "metric", "n", "mean_diff", "p", "p_holm"])
-    out = pd.DataFrame(rows)
-    return out.assign(
-        p_holm=out.groupby(["suite", "model", "prompt"])["p"].transform(lambda values: adjust(values, "holm"))
-    )

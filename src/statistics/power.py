@@ -24,12 +24,9 @@ def power(rows: pd.DataFrame, alpha: float) -> pd.DataFrame:
         [
             "source",
             "model",
-            "prompt",
-            "shots",
             "task",
             "n",
             "tested",
-            "m_tests",
             "min_detectable",
             "min_detectable_bonferroni",
         ]
@@ -121,7 +118,6 @@ def tables(
         "factorial": factorials(sides, table1, family),
         "power": power(table2[table2["family_tests"] == metrics.F1], alpha),
         "seeds": seeds(cells),
-        "mirage": lost,
         "mirage_correlations": rank_correlations(lost, "residual", "residuals of the largest model"),
         "metric_consistency": metric_consistency(cells),
     }

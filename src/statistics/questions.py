@@ -11,8 +11,9 @@ from scipy import stats
 
 from src.base.metrics import MARGIN
 from src.statistics import factorial, overlap
-from src.statistics.items import NAN, Array
+from src.statistics.items import Array
 from src.statistics.overlap import Sides, claimed, figure2, side
+from src.statistics.tests import OUTSIDE_95, kappa
 
 COLUMNS = ("question", "criterion", "value", "low", "high", "p", "n", "detectable", "tasks")
 MEMORISABLE_FROM = 25
@@ -90,19 +91,13 @@ def kappa_gain(sides: Sides, claim: Mapping[str, Any], alpha: float, seed: int) 
     values = frame.to_numpy(dtype=int)
 
     def gain(rows: Array) -> float:
-        return kappa_of_columns(rows[:, 0], rows[:, 1]) - kappa_of_columns(rows[:, 2], rows[:, 3])
+        few, zero = (np.bincount(2 * rows[:, at] + rows[:, at + 1], minlength=4).reshape(2, 2) for at in (0, 2))
+        return kappa(few, one_constant=0) - kappa(zero, one_constant=0)
 
     draws = np.random.default_rng(seed).integers(0, len(values), (DRAWS, len(values)))
     gains = np.array([gain(values[index]) for index in draws])
-    low, high = np.nanquantile(gains, [0.025, 0.975])
+    low, high = np.nanquantile(gains, [OUTSIDE_95 / 2, 1 - OUTSIDE_95 / 2])
     return gain(values), float(low), float(high), len(values)
-
-
-def kappa_of_columns(left: Array, right: Array) -> float:
-    """Cohen's kappa of two 0/1 columns; null where one of them is constant."""
-    agree = (left == right).mean()
-    expected = left.mean() * right.mean() + (1 - left.mean()) * (1 - right.mean())
-    return float((agree - expected) / (1 - expected)) if expected < 1 else NAN
 
 
 def rq3(table2: pd.DataFrame, alpha: float, seed: int) -> Iterator[dict[str, Any]]:
@@ -145,7 +140,7 @@ def rq4(gains: pd.DataFrame, alpha: float) -> Iterator[dict[str, Any]]:
     import pingouin as pg
 
     half = (gains["ci_high"] - gains["ci_low"]) / 2
-    spread = half / stats.t.isf(0.025, gains["n_tasks"] - 1) * np.sqrt(gains["n_tasks"])
+    spread = half / stats.t.isf(OUTSIDE_95 / 2, gains["n_tasks"] - 1) * np.sqrt(gains["n_tasks"])
     for row, sd in zip(gains.to_dict("records"), spread, strict=True):
         d = pg.power_ttest(n=int(row["n_tasks"]), power=0.8, alpha=alpha, contrast="paired")
         yield _row(

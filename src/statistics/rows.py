@@ -16,8 +16,6 @@ from src.statistics.tests import (
     bayes_factor,
     binomial_tail,
     cohen_h,
-    design_effect_tail,
-    log10_bayes_factor,
     min_detectable,
     tails,
     wilson,
@@ -38,7 +36,6 @@ def against_chance(rows: pd.DataFrame, alpha: float) -> pd.DataFrame:
             "diff": accuracy - tested,
             "cohen_h": cohen_h(np.where(np.isnan(k), NAN, accuracy), tested),
             "bf10": bayes_factor(k, n, tested),
-            "log10_bf10": log10_bayes_factor(k, n, tested),
             "min_detectable": min_detectable(n, tested, alpha),
             "min_detectable_bonferroni": min_detectable(n, tested, alpha / rows["m_tests"].to_numpy(dtype=float)),
             "above_raw": below,
@@ -47,10 +44,8 @@ def against_chance(rows: pd.DataFrame, alpha: float) -> pd.DataFrame:
     )
 
 
-FLOATS = (
-    *("p_content", "kappa_content", "p_groups", "unparsed", "ties", "accuracy_parsed", "accuracy_guess_credited"),
-    *("low_bound", "high_bound", "accuracy_without_siblings", "sd_published", "seed_se"),
-)
+FLOATS = ("p_content", "unparsed", "ties", "sd_published", "seed_se")
+"""Columns that rows of one source alone may have."""
 
 
 def complete(rows: pd.DataFrame, setting: Setting) -> pd.DataFrame:
@@ -59,9 +54,7 @@ def complete(rows: pd.DataFrame, setting: Setting) -> pd.DataFrame:
     rows = described(rows, setting)
     rows["tested"] = rows["chance_scored"]
     rows["p"] = tails(rows["k"], list(rows["guess"]))
-    rows["p_margin"] = tails(rows["k"], list(rows["guess"]), more=0.05)
     rows["p_trivial"] = binomial_tail(rows["k"], rows["n"], rows["trivial"])
-    rows = clustered(rows, setting)
     rows["m_tests"] = tests_in_condition(rows)
     rows = pd.concat([rows, against_chance(rows, setting.alpha)], axis=1)
     rows = corrected(rows, setting)
@@ -85,18 +78,6 @@ def described(rows: pd.DataFrame, setting: Setting) -> pd.DataFrame:
     metric = [primary_metric(setting.tasks, *pair) for pair in zip(rows["task"], rows["prompt"], strict=True)]
     rows["primary"] = (rows["metric"] == metric) & plain(rows)
     return rows.astype({"previously_emergent": "boolean", "memorisable": "Int64", "chance_assumed": "boolean"})
-
-
-def clustered(rows: pd.DataFrame, setting: Setting) -> pd.DataFrame:
-    """p_deff (ICC .1) and p_deff_30 (ICC .3) of published rows whose examples share contexts."""
-    size = {task: len(these.ids) / len(set(these.group)) for task, these in setting.items.items()}
-    known = rows["p"].notna() & (rows["source"] == metrics.PUBLISHED) & rows["task"].map(size).gt(1)
-    for name, icc in (("p_deff", 0.1), ("p_deff_30", 0.3)):
-        rows[name] = NAN
-        rows.loc[known, name] = [
-            design_effect_tail(int(row.k), row.n, row.tested, size[row.task], icc) for row in rows[known].itertuples()
-        ]
-    return rows
 
 
 def tests_in_condition(rows: pd.DataFrame) -> pd.Series:

@@ -14,7 +14,7 @@ from statsmodels.genmod.generalized_linear_model import GLM
 from src.base import metrics
 from src.base.metrics import MARGIN
 from src.statistics.items import NAN, Array
-from src.statistics.tests import adjust, kappa
+from src.statistics.tests import OUTSIDE_90, adjust, kappa
 
 FAR = 0.10
 """How near a forecast must be to count as predicted."""
@@ -51,7 +51,7 @@ def forecast(
     together = line(parameters, k, n)
     at = smaller.get_prediction(design(parameters[-1:]))
     f, eta_se = float(at.predicted_mean[0]), float(at.linpred.se_mean[0])
-    half = stats.norm.isf(0.05) * np.sqrt((f * (1 - f) * eta_se) ** 2 + accuracy * (1 - accuracy) / n[-1])
+    half = stats.norm.isf(OUTSIDE_90 / 2) * np.sqrt((f * (1 - f) * eta_se) ** 2 + accuracy * (1 - accuracy) / n[-1])
     residual = accuracy - f
     return {
         "forecast": f,
@@ -123,8 +123,6 @@ def scale(rows: pd.DataFrame) -> pd.DataFrame:
         "family",
         "model",
         "parameters",
-        "tuned",
-        "n",
         "accuracy",
         "ci_low",
         "ci_high",
@@ -139,7 +137,8 @@ def scale(rows: pd.DataFrame) -> pd.DataFrame:
     for _, series in judged.groupby(keys, sort=False):
         fit = line(*(series[name].tolist()[:-1] for name in ("parameters", "k", "n")))
         out.loc[series.index, "fitted"] = fit.predict(design(series["parameters"].tolist()))
-    return out.sort_values([*metrics.SERIES_KEY, "family", "parameters"], ignore_index=True)
+    out = out.sort_values([*metrics.SERIES_KEY, "family", "parameters"], ignore_index=True)
+    return out.drop(columns=["suite", "condition"])
 
 
 def above_by_rule(rows: pd.DataFrame, alpha: float) -> dict[str, pd.Series]:

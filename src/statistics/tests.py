@@ -7,12 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from scipy import special, stats
 from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.proportion import proportion_confint, proportion_effectsize
 
 from src.statistics.items import NAN, Array
+
+OUTSIDE_95 = 0.05
+"""Share that a two-sided 95 % interval leaves outside."""
+
+OUTSIDE_90 = 0.10
+"""Share that a two-sided 90 % interval leaves outside."""
 
 
 def binomial_tail(k: Any, n: Any, chance: Any) -> Any:
@@ -32,21 +37,21 @@ def tail(k: Any, guess: Array) -> Any:
     return stats.poisson_binom.cdf(n - np.asarray(k), 1 - guess)
 
 
-def tails(k: Sequence[float], guess: Sequence[Array | None], more: float = 0.0) -> Array:
-    """`tail` of each row, against `guess` + `more`; NaN where `guess` is None. Rows that share a guess go together."""
+def tails(k: Sequence[float], guess: Sequence[Array | None]) -> Array:
+    """`tail` of each row. NaN where its guess is None. Rows that share a guess are computed together."""
     out, rows = np.full(len(k), NAN), defaultdict[int, list[int]](list)
     for i, each in enumerate(guess):
         rows[id(each)].append(i)
     for index in rows.values():
         each = guess[index[0]]
         if each is not None:
-            out[index] = tail(np.asarray(k)[index], np.minimum(each + more, 1))
+            out[index] = tail(np.asarray(k)[index], each)
     return out
 
 
 def wilson(k: Any, n: Any) -> tuple[Any, Any]:
     """Wilson 95 % interval of a share (statsmodels)."""
-    low, high = proportion_confint(k, n, alpha=0.05, method="wilson")
+    low, high = proportion_confint(k, n, alpha=OUTSIDE_95, method="wilson")
     return low, high
 
 
@@ -55,7 +60,9 @@ def newcombe(k1: Any, n1: Any, k2: Any, n2: Any) -> tuple[Array, Array]:
     from statsmodels.stats.proportion import confint_proportions_2indep as interval
 
     columns = np.broadcast_arrays(*map(np.asarray, (k1, n1, k2, n2)))
-    ends = np.array([interval(*row, method="newcomb") for row in zip(*columns, strict=True)], dtype=float)
+    ends = np.array(
+        [interval(*row, method="newcomb", alpha=OUTSIDE_95) for row in zip(*columns, strict=True)], dtype=float
+    )
     return ends[:, 0], ends[:, 1]
 
 
@@ -93,20 +100,6 @@ def power_at(n: int, chance: float, accuracy: float, alpha: float) -> float:
     return float(stats.binom.sf(stats.binom.isf(alpha, n, chance), n, accuracy))
 
 
-def design_effect_tail(k: int, n: int, chance: float, mean_group: float, icc: float) -> float:
-    """Binomial tail at the effective n of clustered examples: n / (1 + (mean group size - 1) icc)."""
-    effective = round(n / (1 + (mean_group - 1) * icc))
-    return float(stats.binom.sf(round(k / n * effective) - 1, effective, chance))
-
-
-def p_groups(score: Array, guess: Array, group: Sequence[str]) -> float:
-    """One-sided p that accuracy lies above chance, by groups: D_g = sum(y - guess), t = sum D / sqrt(sum D^2)."""
-    sums = pd.Series(np.asarray(score) - np.asarray(guess)).groupby(np.asarray(group)).sum().to_numpy()
-    if len(sums) < 2 or not (sums**2).sum():
-        return NAN
-    return float(stats.t.sf(sums.sum() / np.sqrt((sums**2).sum()), len(sums) - 1))
-
-
 def adjust(p: Any, method: str) -> Array:
     """Holm ("holm") or Benjamini-Hochberg ("fdr_bh") over the values that are not null; null stays null."""
     import pingouin as pg  # statsmodels' does the same, and collects garbage at each call
@@ -118,32 +111,20 @@ def adjust(p: Any, method: str) -> Array:
     return out
 
 
-def content_free(stratum: Array, picked: Array, gold: Array, seed: int, draws: int = 2000) -> tuple[float, float]:
-    """(p_content, kappa): are picks matched to their examples better than the same picks shuffled among examples?
+def content_free(stratum: Array, picked: Array, gold: Array, seed: int, draws: int = 2000) -> float:
+    """p_content: are picks matched to their examples better than the same picks shuffled among examples?
 
-    stratum, gold: (n,); picked: (seeds, n), -1 unparsed. p = (1 + #{O* >= O}) / (draws + 1) with O the number right,
-    mean over seeds, and O* after permuting examples within strata; kappa = (O - mean O*) / (n - mean O*).
+    stratum and gold have shape (n,). picked has shape (seeds, n), with -1 for an unparsed answer. O is the number
+    right, mean over seeds, and O* the same after permuting examples within strata: p = (1 + #{O* >= O}) / (draws + 1).
     """
-    rng, n = np.random.default_rng(seed), len(gold)
+    rng = np.random.default_rng(seed)
     right = float((picked == gold).mean(axis=0).sum())
     shuffled = np.zeros(draws)
     for each in np.unique(stratum):
         (index,) = np.nonzero(stratum == each)
         order = rng.permuted(np.tile(index.astype(np.int32), (draws, 1)), axis=1)
         shuffled += np.mean([(row[order] == gold[index]).sum(axis=1) for row in picked], axis=0)
-    mean = float(shuffled.mean())
-    kappa = (right - mean) / (n - mean) if n > mean else NAN
-    return float((1 + (shuffled >= right - 1e-9).sum()) / (draws + 1)), kappa
-
-
-def unparsed_views(score: float, unparsed: float, guess_of_unparsed: float, n: int) -> dict[str, float]:
-    """Accuracy without unparsed answers, with a guess credited for each, and its bounds. All arguments are sums."""
-    return {
-        "accuracy_parsed": score / (n - unparsed) if n > unparsed else NAN,
-        "accuracy_guess_credited": (score + guess_of_unparsed) / n,
-        "low_bound": score / n,
-        "high_bound": (score + unparsed) / n,
-    }
+    return float((1 + (shuffled >= right - 1e-9).sum()) / (draws + 1))
 
 
 def seed_se(scores: Array) -> float:
@@ -170,9 +151,15 @@ def sign_flip(sums: Array, seed: int, flips: int = 100_000) -> float:
     return float(result.pvalue)
 
 
-def kappa(square: Array) -> float:
-    """Cohen's kappa of a square table of counts (statsmodels); NaN where either rater uses one category only."""
+def kappa(square: Array, one_constant: float = NAN) -> float:
+    """Cohen's kappa of a square table of counts (statsmodels).
+
+    It is NaN where both raters use one and the same category only. `one_constant` is its value where a rater uses one
+    category only and the other does not agree throughout: agreement then is what chance gives.
+    """
     square = np.asarray(square, dtype=float)
-    if min((square.sum(axis=0) > 0).sum(), (square.sum(axis=1) > 0).sum()) < 2:
+    if np.trace(square) == square.max() == square.sum():
         return NAN
+    if min((square.sum(axis=0) > 0).sum(), (square.sum(axis=1) > 0).sum()) < 2:
+        return one_constant
     return float(cohens_kappa(square, return_results=False))

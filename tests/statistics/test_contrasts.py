@@ -20,16 +20,12 @@ TABLE = np.array([[6, 2], [3, 8]])
 
 
 def test_hypergeometric_p_is_fishers_one_sided():
-    found = overlap.overlap_statistics(TABLE)
+    found = overlap.overlap_statistics(TABLE, 0.05)
     assert found["hypergeometric_p"] == pytest.approx(stats.fisher_exact(TABLE, alternative="greater").pvalue, rel=1e-9)
 
 
-def test_mcnemar_is_the_sign_test_on_the_two_kinds_of_disagreement():
-    assert overlap.overlap_statistics(TABLE)["mcnemar_p"] == pytest.approx(stats.binomtest(2, 5).pvalue)
-
-
 def test_agreement_expectation_and_kappa_by_hand():
-    found = overlap.overlap_statistics(TABLE)
+    found = overlap.overlap_statistics(TABLE, 0.05)
     # margins 8 and 11 of 19 (left), 9 and 10 (right): expected (8 * 9 + 11 * 10) / 19
     assert (found["n"], found["agree"]) == (19, 14)
     assert found["expected"] == pytest.approx(182 / 19)
@@ -37,8 +33,8 @@ def test_agreement_expectation_and_kappa_by_hand():
 
 
 def test_overlap_power_at_odds_one_is_the_size_of_the_test():
-    assert overlap.overlap_power(21, 10, 12, odds=1.0) <= 0.05
-    assert overlap.overlap_power(21, 10, 12, odds=50) > overlap.overlap_power(21, 10, 12, odds=5)
+    assert overlap.overlap_power(21, 10, 12, 0.05, odds=1.0) <= 0.05
+    assert overlap.overlap_power(21, 10, 12, 0.05, odds=50) > overlap.overlap_power(21, 10, 12, 0.05, odds=5)
 
 
 def test_three_way_agreement_by_hand():
