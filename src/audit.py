@@ -1,4 +1,10 @@
-""""""
+"""The paper's claims as data: every conf/claim/*.yaml becomes rows of the audit and of its specification curves.
+
+`python -m src.audit` is a DVC stage. A claim names a frame of the statistics and the rows that it speaks of. It says
+what the paper says there, and by which rule our numbers follow or contradict it. Where neither holds, the claim is
+within noise. Where there is no number, it cannot be checked. The rules stand in the YAML, written before their verdicts
+are read.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-""""""
+"""The figures: a frame becomes a matplotlib figure with its alt text, colour-blind safe, the same bytes twice."""
 
 from __future__ import annotations
 

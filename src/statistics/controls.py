@@ -1,4 +1,8 @@
-""""""
+"""Control conditions beside the plain cells: what an accuracy keeps when content goes, options move or words change.
+
+The definitions are in docs/statistics.md, "Content-free answering". Only own runs have controls. Every comparison is
+paired by example.
+"""
 
 from __future__ import annotations
 

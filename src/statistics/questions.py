@@ -1,4 +1,7 @@
-""""""
+"""The numbers behind RQ1 to RQ4 (docs/statistics.md, "The four questions"): one row a criterion, no verdict.
+
+Only published cells count, and of Table 2 only the tasks that can be tested. conf/claim/rq*.yaml judges these numbers.
+"""
 
 from __future__ import annotations
 
