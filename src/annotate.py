@@ -32,7 +32,6 @@ COLUMNS = (
     "difference_low", "difference_high", "graders", "kappa", "fingerprint",
 )  # fmt: skip
 YES, NO = ("1", "yes", "y", "true"), ("0", "no", "n", "false")
-SEED = 20240811
 
 
 def draw(outputs: Path, condition: str, model: str | None, n: int) -> list[dict[str, str]]:
@@ -107,6 +106,7 @@ def _summary(grade: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Any]:
 
     from src.statistics.overlap import square_of
     from src.statistics.own import group_bootstrap
+    from src.statistics.setting import SEED
     from src.statistics.tests import kappa
 
     first = rows.iloc[0]

@@ -34,6 +34,7 @@ from src.scoring.chance import ceiling, chance_scored
 from src.scoring.match import Rules, written
 from src.scoring.score import Score
 from src.statistics.items import items_of
+from src.statistics.setting import SEED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,8 +50,6 @@ PUBLISHED_RUN = "published_run"
 """Asked, decoded and scored as published; the variant `published` only scores so."""
 RUNS = {**{name: (name,) for name in GENERATION}, PUBLISHED_RUN: GENERATION}
 """The switches that a run must have been made with to show what they move."""
-SEED = 20240811
-"""Of the intervals."""
 
 PREFIX_COLUMNS = ("task", "format", "sha256_published", "sha256_rebuilt", "equal", "note")
 COUNT_COLUMNS = (
