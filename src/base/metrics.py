@@ -28,8 +28,6 @@ F1, EXPLORATORY = "F1", "exploratory"
 RESAMPLED = "resampled"
 """The control condition that takes other few-shot exemplars than the published ones."""
 
-F2, F3, F4, F5 = "F2", "F3", "F4", "F5"
-
 
 # Values of `predictable`, in the order of the rule. The last two say why there is no verdict.
 LINE_REJECTED, NO_ABOVE, NO_BELOW, YES, INCONCLUSIVE = "line_rejected", "no_above", "no_below", "yes", "inconclusive"
@@ -132,11 +130,6 @@ RULES = {
     "plus5": "accuracy above the baseline by more than 5 points",
     "holm_trivial": "p against the content-free policy < alpha after Holm",
 }
-
-
-# Names of columns in the results of pingouin 0.7.
-PG_P, PG_W, PG_T, PG_CI, PG_BF = "p_val", "W_val", "T", "CI95", "BF10"
-PG_TOST_P, PG_GG, PG_UNCORRECTED, PG_SOURCE, PG_EPS = "pval", "p_GG_corr", "p_unc", "Source", "eps"
 
 
 REFERENCE_COLUMNS = (

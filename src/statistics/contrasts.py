@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from src.base import metrics
 from src.base.metrics import MARGIN
 from src.statistics import overlap
 from src.statistics.items import Array
 from src.statistics.overlap import Sides, paired
-from src.statistics.tests import OUTSIDE_90, OUTSIDE_95, adjust
+from src.statistics.tests import OUTSIDE_90, OUTSIDE_95, PG_P, PG_TOST_P, adjust
 
 
 def contrast(x: Array, y: Array, bound: float = MARGIN) -> dict[str, float]:
@@ -32,13 +31,13 @@ def contrast(x: Array, y: Array, bound: float = MARGIN) -> dict[str, float]:
         **out,
         "ci_low": float(low),
         "ci_high": float(high),
-        "wilcoxon_p": float(pg.wilcoxon(x, y)[metrics.PG_P].iloc[0]),
-        "pratt_p": float(pg.wilcoxon(x, y, zero_method="pratt")[metrics.PG_P].iloc[0]),
+        "wilcoxon_p": float(pg.wilcoxon(x, y)[PG_P].iloc[0]),
+        "pratt_p": float(pg.wilcoxon(x, y, zero_method="pratt")[PG_P].iloc[0]),
         "t": float(t.statistic),
-        "t_p": float(pg.ttest(x, y, paired=True)[metrics.PG_P].iloc[0]),
+        "t_p": float(pg.ttest(x, y, paired=True)[PG_P].iloc[0]),
         "bf10": float(pg.bayesfactor_ttest(t.statistic, len(x), paired=True)),
         "hedges_g": float(pg.compute_effsize(x, y, paired=True, eftype="hedges")),
-        "tost_p": float(pg.tost(x, y, bound=bound, paired=True)[metrics.PG_TOST_P].iloc[0]),
+        "tost_p": float(pg.tost(x, y, bound=bound, paired=True)[PG_TOST_P].iloc[0]),
     }
 
 

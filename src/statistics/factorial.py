@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src.base import metrics
 from src.statistics.contrasts import pairs_of
 from src.statistics.items import Array
 from src.statistics.overlap import Sides, side
+from src.statistics.tests import PG_GG, PG_SOURCE, PG_UNCORRECTED
 
 # relative variances below 1e-10 are none to MixedLM; above 4e-10 the gradient beside the bound passes its tolerance
 AT_BOUND = 3e-10
@@ -128,12 +128,12 @@ def two_way(long: pd.DataFrame) -> pd.DataFrame:
     for factors in combinations(("size", "tuned", "shots"), 2):
         mean = long.groupby(["task", *factors], as_index=False)["skill"].mean()
         rows = pg.rm_anova(mean, dv="skill", within=list(factors), subject="task", correction=True)
-        corrected = rows[metrics.PG_GG].fillna(rows[metrics.PG_UNCORRECTED])
+        corrected = rows[PG_GG].fillna(rows[PG_UNCORRECTED])
         out.append(
             pd.DataFrame(
                 {
                     "analysis": f"rm_anova {' x '.join(factors)}",
-                    "effect": rows[metrics.PG_SOURCE],
+                    "effect": rows[PG_SOURCE],
                     "f": rows["F"],
                     "p": corrected,
                 }

@@ -19,6 +19,9 @@ OUTSIDE_95 = 0.05
 OUTSIDE_90 = 0.10
 """Share that a two-sided 90 % interval leaves outside."""
 
+# columns of pingouin 0.7
+PG_P, PG_TOST_P, PG_GG, PG_UNCORRECTED, PG_SOURCE = "p_val", "pval", "p_GG_corr", "p_unc", "Source"
+
 
 def binomial_tail(k: Any, n: Any, chance: Any) -> Any:
     """P(X >= k) of a binomial; NaN where `chance` is."""
