@@ -21,7 +21,7 @@ import numpy as np
 from src.base.cli import command, stage
 from src.base.errors import UserError
 from src.base.files import ROOT, whole
-from src.base.frames import read_frame, read_yaml
+from src.base.frames import as_declared, read_frame, read_yaml
 from src.base.grid import params
 from src.base.verdict import CONTRADICTED, FOLLOWS, NOISE, UNCHECKED, verdict_counts
 
@@ -335,7 +335,7 @@ def main() -> None:
         rows, curves = audit_frames(ROOT, float(params()["alpha"]))
         for name, frame in {"audit": rows, "specifications": curves}.items():
             with whole(OUT / f"{name}.parquet") as part:
-                frame.to_parquet(part, index=False)
+                as_declared(name, frame).to_parquet(part, index=False)
     print(
         f"{len(rows)} claims: "
         + ", ".join(f"{n} {verdict}" for verdict, n in verdict_counts(list(rows["verdict"])).items())

@@ -17,6 +17,7 @@ from src.base import grid
 from src.base.cli import command, stage, suite_line
 from src.base.errors import UserError
 from src.base.files import whole
+from src.base.frames import as_declared
 from src.cell import file
 from src.cell.file import Answers, Header, cell_files, load_encoder, read_cell, read_header
 from src.cell.ledger import check_ledgers
@@ -113,7 +114,7 @@ def main() -> None:
         print(suite_line(grid.params()), flush=True)
         frame = collect(given.outputs)
         with whole(given.scores) as part:
-            frame.to_parquet(part, index=False)
+            as_declared("scores", frame).to_parquet(part, index=False)
     print(f"{given.scores}: {len(frame)} scores of {frame.fingerprint.nunique() if len(frame) else 0} cells")
 
 

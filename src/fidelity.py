@@ -23,7 +23,7 @@ from src.base import conf, grid
 from src.base.cli import command, stage, suite_line
 from src.base.errors import UserError
 from src.base.files import whole
-from src.base.frames import write_csv
+from src.base.frames import as_declared, write_csv
 from src.base.schema import Compat, Condition, Task
 from src.cell import file
 from src.cell.file import Answers, Header, LoadEncoder, cell_files, load_encoder, means_of, read_cell, read_header
@@ -341,7 +341,7 @@ def main() -> None:
         }
         for name, frame in frames.items():
             with whole(OUT / f"{name}.parquet") as part:
-                frame.to_parquet(part, index=False)
+                as_declared(name, frame).to_parquet(part, index=False)
     equal = frames["prefixes"]["equal"]
     compared = int(equal.notna().sum())
     print(f"{OUT}: {int(equal.sum())} of {compared} rebuilt prefixes equal the published ones, {len(equal)} published")

@@ -1,7 +1,7 @@
 """Render every conf/table, every conf/figure, metrics.json and the page from the frames of the stats stage.
 
 `python -m src.report`. What comes out holds no clock time, run id, commit or machine fact: the same frames give the
-same bytes. A table or a figure is one YAML; conf/table/_columns.yaml says what a column means and how it is printed.
+same bytes. A table or a figure is one YAML; conf/frame says what a column means and how it is printed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from src.base import grid
 from src.base.cli import command, stage, suite_line
 from src.base.files import ROOT
-from src.base.frames import read_frame, write_csv
+from src.base.frames import column_list, differences, load_schemas, read_frame, write_csv
 from src.base.metrics import OWN, PUBLISHED
 from src.pages.findings import metrics, summaries
 from src.pages.page import draw, load_figures, page_of, page_table, shown_cells, with_hashes
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STAGING = "reports/.partial"
+STATISTICS = "docs/statistics.md"
+MARKERS = ("<!-- columns: python -m src.report --columns -->", "<!-- end of columns -->")
 OUTS = (
     "reports/tables",
     "reports/figures",
@@ -92,10 +94,31 @@ def write_plots(root: Path, cells: pd.DataFrame, folder: Path) -> None:
         write_csv(frame, folder / f"{name}.csv")
 
 
+def write_columns(root: Path) -> None:
+    """Put the list of conf/frame between the markers of docs/statistics.md; print where a frame here is otherwise."""
+    path = root / STATISTICS
+    path.write_text(with_columns(path.read_text(encoding="utf-8"), root), encoding="utf-8")
+    for name, schema in load_schemas(root).items():
+        for file in schema.files:
+            for each in differences(schema, read_frame(root, file)) if (root / file).exists() else ():
+                print(f"{name}: {each} ({file})")
+
+
+def with_columns(text: str, root: Path) -> str:
+    """A text with `column_list` between MARKERS."""
+    before, _, rest = text.partition(MARKERS[0])
+    return f"{before}{MARKERS[0]}\n{column_list(root)}{MARKERS[1]}{rest.partition(MARKERS[1])[2]}"
+
+
 def main() -> None:
     """`python -m src.report`: the stage. A user's mistake is one line on stderr and exit code 1."""
-    command("report", __doc__, "", "&& xdg-open reports/index.html").parse_args()
+    parser = command("report", __doc__, "", "&& xdg-open reports/index.html")
+    parser.add_argument("--columns", action="store_true", help=f"only list the columns of conf/frame in {STATISTICS}")
+    given = parser.parse_args()
     with stage("report"):
+        if given.columns:
+            write_columns(ROOT)
+            return
         print(suite_line(grid.params()), flush=True)
         build(ROOT)
     print("reports/index.html")

@@ -17,7 +17,7 @@ import yaml
 from src.base import conf, grid, metrics
 from src.base.cli import command, stage, suite_line
 from src.base.files import ROOT
-from src.base.frames import write_csv
+from src.base.frames import as_declared, write_csv
 from src.base.schema import Model, Task
 from src.question import examples
 from src.statistics import controls, overlap, power, questions, scale
@@ -120,6 +120,7 @@ def run(root: Path) -> dict[str, pd.DataFrame]:
     by_hand = pd.read_csv(graded) if graded.exists() else None
     tables["gain_loss"] = gain_loss(published, setting.models)
     tables["table4_manual"] = table4_manual(setting.tables["table4"], by_hand)
+    tables = {name: as_declared(name, table) for name, table in tables.items()}
     write(tables, root / OUT)
     return tables
 

@@ -189,7 +189,7 @@ def project(root: Path) -> Path:
         path = root / f"data/stats/{name}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         frame.to_parquet(path)
-    for folder in ("conf/table", "conf/figure", "data/published"):
+    for folder in ("conf/frame", "conf/table", "conf/figure", "data/published"):
         shutil.copytree(ROOT / folder, root / folder)
     (root / "dvc.yaml").write_text("stages: {stats: {cmd: python -m src.stats, outs: [data/stats]}}")
     shutil.copy(ROOT / "params.yaml", root / "params.yaml")

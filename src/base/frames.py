@@ -1,10 +1,10 @@
-"""Frames by path, for what shows the statistics (tables, figures, claims), and every csv file that is written."""
+"""Frames by path: how they are read, what conf/frame declares of each, and every csv file that is written."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import yaml
 
 from src.base import conf
 from src.base.errors import UserError
-from src.base.files import whole
+from src.base.files import ROOT, whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,6 +69,119 @@ FRAMES: dict[str, Callable[[Path, str, str], Any]] = {
     ".csv": _read_csv,
     ".yaml": _read_rows,
 }
+
+
+@dataclass(frozen=True)
+class Field:
+    """A column of a frame, as conf/frame declares it."""
+
+    name: str
+    dtype: str  # a key of DTYPES; a value may always be missing
+    meaning: str
+    unit: str = ""
+    header: str = ""  # how a table heads it; the name where empty
+    format: str = "text"  # how a table prints it (src/pages/tables.py, FORMATS)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """conf/frame/<name>.yaml with what conf/frame/_columns.yaml says of its columns."""
+
+    name: str
+    row: str  # what one row is
+    files: tuple[str, ...]
+    columns: tuple[Field, ...]
+
+
+def load_schemas(root: Path) -> dict[str, Schema]:
+    """Every conf/frame/<name>.yaml, by name. Raises UserError that names the file and the column that is odd."""
+    shared = shared_columns(root)
+    return {path.stem: _schema(path, shared) for path in sorted((root / "conf/frame").glob("[!_]*.yaml"))}
+
+
+def shared_columns(root: Path) -> dict[str, dict[str, Any]]:
+    """conf/frame/_columns.yaml: by column, what is said of it where a frame says nothing else."""
+    return dict(read_yaml(root / "conf/frame/_columns.yaml"))
+
+
+def _schema(path: Path, shared: Mapping[str, Mapping[str, Any]]) -> Schema:
+    given = read_yaml(path)
+    try:
+        columns = tuple(_field(path, each, shared) for each in given.pop("columns"))
+        return Schema(name=path.stem, columns=columns, row=given.pop("row"), files=tuple(given.pop("files")), **given)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: {error}. A frame has row, files and columns.") from None
+
+
+def _field(path: Path, given: str | Mapping[str, Any], shared: Mapping[str, Mapping[str, Any]]) -> Field:
+    entry = {"name": given} if isinstance(given, str) else given
+    try:
+        field = Field(**{**shared.get(entry["name"], {}), **entry})
+    except TypeError as error:
+        what = str(error).replace("Field.__init__()", f"column {entry['name']}")
+        raise UserError(f"{path}: {what}. Say it there or in _columns.yaml.") from None
+    if field.dtype not in DTYPES:
+        raise UserError(f"{path}: column {field.name} has dtype {field.dtype!r}. Known: {', '.join(DTYPES)}.")
+    return field
+
+
+DTYPES: dict[str, Callable[[pd.Series], bool]] = {
+    "str": lambda values: values.map(type).eq(str).all(),
+    "bool": lambda values: values.isin([True, False]).all() and not _is_number(values),
+    "int": lambda values: _is_number(values) and bool((values % 1 == 0).all()),
+    "float": lambda values: _is_number(values),
+}
+
+
+def _is_number(values: pd.Series) -> bool:
+    import pandas as pd
+
+    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+
+
+def differences(schema: Schema, frame: pd.DataFrame) -> list[str]:
+    """What a frame has otherwise than its schema declares, a sentence each. A frame without rows has nothing to say."""
+    if not len(frame):
+        return []
+    declared, made = [field.name for field in schema.columns], [str(name) for name in frame.columns]
+    return [
+        *(f"column {name} is made and not declared" for name in made if name not in declared),
+        *(f"column {name} is declared and not made" for name in declared if name not in made),
+        *(
+            f"column {field.name} is {frame[field.name].dtype}, not {field.dtype}"
+            for field in schema.columns
+            if field.name in made and not _holds(field.dtype, frame[field.name].dropna())
+        ),
+    ]
+
+
+def _holds(dtype: str, known: pd.Series) -> bool:
+    return known.empty or bool(DTYPES[dtype](known))
+
+
+def as_declared(name: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with its columns in the order of conf/frame/<name>.yaml.
+
+    Raises ValueError, which names frame and column, where the code makes other columns than are declared.
+    """
+    schemas = load_schemas(ROOT)
+    if name not in schemas:
+        raise ValueError(f"frame {name} is not declared: write conf/frame/{name}.yaml")
+    found = differences(schemas[name], frame)
+    if found:
+        raise ValueError(f"frame {name} is not what conf/frame/{name}.yaml declares: {'; '.join(found)}")
+    return frame[[field.name for field in schemas[name].columns]] if len(frame) else frame
+
+
+def column_list(root: Path) -> str:
+    """The columns of all frames as a Markdown table: one line for each column, and each other sense that it has."""
+    senses: dict[tuple[str, str, str], list[str]] = {}
+    for schema in load_schemas(root).values():
+        for field in schema.columns:
+            senses.setdefault((field.name, field.unit, field.meaning), []).append(schema.name)
+    lines = [f"| `{name}` | {', '.join(frames)} | {unit} | {meaning} |".replace("|  |", "| |")
+             for (name, unit, meaning), frames in sorted(senses.items())]  # fmt: skip
+    return "\n".join(["| column | frames | unit | meaning |", "| --- | --- | --- | --- |", *lines, ""])
 
 
 def inert(value: Any) -> Any:

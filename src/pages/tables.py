@@ -5,13 +5,13 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.base.errors import UserError
-from src.base.frames import csv_text, read_frame, read_yaml
+from src.base.frames import Field, csv_text, load_schemas, read_frame, read_yaml, shared_columns
 
 if TYPE_CHECKING:
     import jinja2
@@ -57,6 +57,7 @@ FORMATS: dict[str, Callable[[Any], str]] = {
     "hash": lambda value: str(value)[:HASH_DIGITS],
 }
 
+PRINTED = ("header", "format", "meaning")  # what a table takes from the schema of its frame
 NUMERIC = {"count", "share", "number", "factor", "millions", "signed", "p"}
 
 
@@ -92,24 +93,30 @@ class Table:
 
 def load_tables(root: Path) -> list[Table]:
     """Every conf/table/<name>.yaml, by name. Raises UserError on an unknown key, column or format."""
-    glossary = read_yaml(root / "conf/table/_columns.yaml")
+    shared, schemas = shared_columns(root), load_schemas(root)
+    frames = {file: schema.columns for schema in schemas.values() for file in schema.files}
     paths = sorted((root / "conf/table").glob("[!_]*.yaml"))
-    return [_table(path, glossary) for path in paths]
+    return [_table(path, shared, frames) for path in paths]
 
 
-def _table(path: Path, glossary: Mapping[str, Any]) -> Table:
+def _table(path: Path, shared: Mapping[str, Mapping[str, Any]], frames: Mapping[str, Sequence[Field]]) -> Table:
     fields = dict(read_yaml(path))
-    columns = tuple(_column(path, column, glossary) for column in fields.pop("columns", ()))
+    joined_frame = (fields.get("join") or {}).get("frame", "")
+    known = dict(shared)
+    for frame in (joined_frame, fields.get("frame", "")):
+        known |= {field.name: asdict(field) for field in frames.get(frame, ())}
+    columns = tuple(_column(path, column, known) for column in fields.pop("columns", ()))
     try:
         return Table(name=path.stem, columns=columns, **{**fields, "sort": tuple(fields.get("sort", ()))})
     except TypeError as error:
         raise UserError(f"{path}: {str(error).replace('Table.__init__()', 'a table')}") from None
 
 
-def _column(path: Path, column: str | Mapping[str, Any], glossary: Mapping[str, Any]) -> Column:
+def _column(path: Path, column: str | Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]) -> Column:
     override = {"name": column} if isinstance(column, str) else dict(column)
     name = override.pop("name")
-    fields = {"header": name.replace("_", " "), **glossary.get(name, {}), **override}
+    declared = {key: value for key in PRINTED if (value := known.get(name, {}).get(key))}
+    fields = {"header": name.replace("_", " "), **declared, **override}
     if fields.get("format", "text") not in FORMATS:
         raise UserError(f"{path}: column {name} has format {fields['format']!r}. Known: {', '.join(FORMATS)}.")
     return Column(name=name, **fields)

@@ -46,11 +46,13 @@ def against_chance(rows: pd.DataFrame, alpha: float) -> pd.DataFrame:
 
 FLOATS = ("p_content", "unparsed", "ties", "sd_published", "seed_se")
 """Columns that rows of one source alone may have."""
+OWN_ONLY = ("control", "completions_sha256")
 
 
 def complete(rows: pd.DataFrame, setting: Setting) -> pd.DataFrame:
     """cells.parquet: tests, families, corrections, gates, and what conf says of model and task."""
-    rows = rows.reindex(columns=[*rows.columns, *(name for name in (*FLOATS, "control") if name not in rows)])
+    absent = [name for name in (*FLOATS, *OWN_ONLY) if name not in rows]
+    rows = rows.reindex(columns=[*rows.columns, *absent])
     rows = described(rows, setting)
     rows["tested"] = rows["chance_scored"]
     rows["p"] = tails(rows["k"], list(rows["guess"]))
