@@ -79,7 +79,8 @@ def test_links_of_the_readme_resolve(link):
 def test_the_readme_of_a_folder_is_short_and_names_the_folders_that_may_import_it(folder):
     text = (SRC / folder / "README.md").read_text()
     assert len(text.splitlines()) <= 25
-    who = [line for line in " ".join(text.split()).split(". ") if re.search(r"\bimports? it\b|\bimported by\b", line)]
+    sentences = " ".join(text.split()).split(". ")
+    who = [line for line in sentences if re.search(r"\bimports? (?:it|them)\b|\bimported by\b", line)]
     assert who, "a sentence says who may import it"
     named = {name for line in who for name in re.findall(r"`(?:src[./])?(\w+)/?`", line)} & set(MAY_IMPORT)
     users = {name for name, below in MAY_IMPORT.items() if folder in below}
