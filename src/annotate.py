@@ -36,7 +36,7 @@ YES, NO = ("1", "yes", "y", "true"), ("0", "no", "n", "false")
 
 
 def draw(outputs: Path, condition: str, model: str | None, n: int) -> list[dict[str, str]]:
-    """Rows of SHEET: `n` outputs a task in one seeded order, of the first seed.
+    """Rows of SHEET: `n` outputs of each task, all of the first seed. The order is fixed by a hash.
 
     Raises UserError where there are none.
     """
@@ -62,7 +62,7 @@ def _sheet_row(head: Header, answer: Answers) -> dict[str, str]:
 
 
 def grades(path: Path) -> dict[str, bool]:
-    """key -> whether a grader calls the output right; rows left blank are no grades. Raises UserError by line."""
+    """Whether the grader calls an output right, by key. Blank rows are left out. A UserError names the line."""
     if not path.exists():
         raise UserError(f"{path} is missing. Draw a sheet first: python -m src.annotate draw {path}")
     with path.open(newline="", encoding="utf-8-sig") as file:
@@ -70,18 +70,18 @@ def grades(path: Path) -> dict[str, bool]:
     absent = {"key", "right"} - set(rows[0] if rows else ())
     if absent:
         raise UserError(f"{path} has no column {', '.join(sorted(absent))}. Keep the sheet's header as it was drawn.")
-    found: dict[str, bool] = {}
+    grade_of: dict[str, bool] = {}
     for line, row in enumerate(rows, start=2):
-        said = (row["right"] or "").strip().lower()
-        if said and said not in (*YES, *NO):
+        grade = (row["right"] or "").strip().lower()
+        if grade and grade not in (*YES, *NO):
             raise UserError(f"{path}, line {line}, column 'right': {row['right']!r} is neither 1 nor 0 (nor blank)")
-        if said:
-            found[row["key"]] = said in YES
-    return found
+        if grade:
+            grade_of[row["key"]] = grade in YES
+    return grade_of
 
 
 def summarise(sheets: Sequence[dict[str, bool]], scores: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows of COLUMNS, one a task: the outputs that every sheet grades, against the task's primary metric.
+    """Rows of COLUMNS, one a task. They compare the grades of outputs that every sheet grades with the primary metric.
 
     scores: scores.parquet. The interval of the difference resamples examples, in groups where they share a context.
     Raises UserError where a graded output is in no cell of `scores`, or no output is graded by all.
@@ -159,9 +159,9 @@ def main() -> None:
             return
         if not (ROOT / SCORES).exists():
             raise UserError(f"{SCORES} is missing. Make it: dvc repro collect")
-        found = summarise([grades(path) for path in given.sheets], pd.read_parquet(ROOT / SCORES))
-        write_csv(pd.DataFrame(found, columns=list(COLUMNS)), ROOT / GRADED)
-        print(f"{GRADED}: {sum(row['n'] for row in found)} graded outputs of {len(found)} tasks. Next: dvc repro")
+        summary = summarise([grades(path) for path in given.sheets], pd.read_parquet(ROOT / SCORES))
+        write_csv(pd.DataFrame(summary, columns=list(COLUMNS)), ROOT / GRADED)
+        print(f"{GRADED}: {sum(row['n'] for row in summary)} graded outputs of {len(summary)} tasks. Next: dvc repro")
     except UserError as error:
         sys.exit(f"error: {error}")
 

@@ -43,32 +43,32 @@ SHARED = ("suite", "model", "weights", "task", "prompt", "shots", "data_sha256")
 
 
 def rows(path: Path, twin: Path | None = None) -> list[dict[str, Any]]:
-    """The scored rows of one cell's file; no dataset text in them. twin: the file of its content-free twin."""
+    """The scored rows of one cell's file, without dataset text. twin: the file of its content-free twin."""
     head, answers = read_cell(path)
     shared = {"source_kind": "own", **head.chosen(KEPT), "compat": head.compat.name}
     prior = prior_corrected(answers, read_cell(twin)[1]) if twin and head.plain else {}
-    scored = []
+    scored_rows = []
     for score in file.score(head, answers, _encoder):
         name, variant = prompts.example_id(score.example_id)
         beside = {"control": head.control, "variant": variant, "likelihood_prior": prior.get(score.example_id)}
-        scored.append({**shared, **asdict(score), "example_id": name, **beside})
-    return scored
+        scored_rows.append({**shared, **asdict(score), "example_id": name, **beside})
+    return scored_rows
 
 
 _encoder = functools.cache(load_encoder)
 
 
 def twins(heads: Mapping[Path, Header]) -> dict[Path, Path]:
-    """Each cell's content-free twin: the same model, task, prompt format and shots, where it was run."""
+    """Each cell's content-free twin, where it was run: the same model, task, prompt format and shots."""
     keys = {path: tuple(head.chosen(SHARED).values()) for path, head in heads.items()}
     free = {keys[path]: path for path, head in heads.items() if head.control == CONTENT_FREE}
     return {path: free[key] for path, key in keys.items() if key in free}
 
 
 def prior_corrected(answers: Sequence[Answers], content_free: Sequence[Answers]) -> dict[str, float]:
-    """Credit 0-1 by example id, a t-way tie 1/t, where log p less that on the template with empty input decides.
+    """Credit 0-1 by example id, by log p minus log p of the same option after an empty input. A t-way tie gives 1/t.
 
-    {} where the content-free cell lacks an example; an example whose options differ there is left out.
+    {} where the content-free cell lacks an example. An example whose options differ there is left out.
     """
     prior = {a.prompt.id: a for a in content_free}
     if any(a.prompt.id not in prior for a in answers):

@@ -41,10 +41,10 @@ OUT = Path("data/fidelity")
 SCORING = ("strip_letters", "void_abc_only", "option_full_stop", "first_listed")
 """Switches that change what a completion scores."""
 GENERATION = ("template_leak", "batch_budget", "prompt_by_text")
-"""Switches that change what a model is asked or answers: only a run shows what they move."""
+"""Switches that change what a model is asked or answers. Only a run shows what they move."""
 FIXED = Compat(name="fixed")
 PUBLISHED_RUN = "published_run"
-"""Asked, decoded and scored as published; the variant `published` only scores so."""
+"""Asked, decoded and scored as published. The variant `published` is only scored so."""
 RUNS = {**{name: (name,) for name in GENERATION}, PUBLISHED_RUN: GENERATION}
 """The switches that a run must have been made with to show what they move."""
 
@@ -110,7 +110,7 @@ def scoring_variants() -> dict[str, Compat]:
 def effects(
     outputs: Path = OUTPUTS, encoder: LoadEncoder = load_encoder
 ) -> Iterator[tuple[dict[str, Any], Pairs, Header]]:
-    """(row of EFFECT_COLUMNS, its pairs, header) of every cell under `outputs` and variant; no pairs without a run."""
+    """(row of EFFECT_COLUMNS, its pairs, header) of every cell under `outputs` and variant. No run, no pairs."""
     heads = {path: read_header(path) for path in cell_files(outputs)}
     for path, head in heads.items():
         answers = read_cell(path)[1]
@@ -160,7 +160,7 @@ def moves_bertscore(answers: Sequence[Answers], compat: Compat) -> bool:
 def generated_pairs(
     head: Header, answers: Sequence[Answers], heads: Mapping[Path, Header], encoder: LoadEncoder
 ) -> dict[str, Pairs | None]:
-    """The cell against the same one of each variant of RUNS; None where there is no such run among `heads`."""
+    """The cell paired with the same one of each variant of RUNS. None where `heads` has no such run."""
     pairs: dict[str, Pairs | None] = {}
     for switch, made_with in RUNS.items():
         same = [p for p, h in heads.items() if generated_with(h) == list(made_with) and same_cell(h, head)]
@@ -207,8 +207,8 @@ def effect(pairs: Pairs) -> dict[str, Any]:
 def deviations(moves: Sequence[tuple[Mapping[str, Any], Pairs, Header]]) -> list[dict[str, Any]]:
     """Rows of DEVIATION_COLUMNS: each switch over all tasks of a prompt format and shots, switched minus fixed.
 
-    The interval resamples examples (groups of them where they share a context); p: own.own_pair. A cell whose
-    BERTScore no rule touches counts with no difference.
+    The interval resamples examples, in groups where they share a context. `p` is that of own.own_pair. A cell whose
+    BERTScore no rule touches counts as one without a difference.
     """
     pools: dict[tuple[Any, ...], list[tuple[Header, Pairs]]] = {}
     for row, pairs, head in moves:
@@ -222,7 +222,7 @@ def deviations(moves: Sequence[tuple[Mapping[str, Any], Pairs, Header]]) -> list
 
 
 def over_tasks(pool: Sequence[tuple[Header, Pairs]], metric: str) -> dict[str, Any]:
-    """What one switch moves on the cells of one condition: cells, how many move, paired difference with interval."""
+    """What one switch moves over a pool of cells: how many cells move, and the paired difference with its interval."""
     import pandas as pd
 
     from src.statistics import own  # pingouin takes seconds to import, and the stage does without it
@@ -259,7 +259,7 @@ def row_of(head: Header, switch: str, columns: Mapping[str, Any]) -> dict[str, A
 
 
 def shown_prompts(outputs: Path = OUTPUTS) -> list[dict[str, Any]]:
-    """Rows of SHOWN_COLUMNS: one example as each condition asks it and what the model said with the first seed.
+    """Rows of SHOWN_COLUMNS: one example as each condition asks it, and the model's completion with the first seed.
 
     The task is the first by name that was run in the most conditions.
     """

@@ -49,7 +49,7 @@ WORDS = (
 
 
 def members(root: Path) -> dict[str, bytes]:
-    """Every file of the archive but metadata and manifest, by path. Raises UserError where something was not made."""
+    """Every file of the archive, by path, without metadata and manifest. Raises UserError where one is missing."""
     paths = sorted({path for pattern in COPIED for path in root.glob(pattern) if path.is_file()})
     files = {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
     files = {name: content for name, content in files.items() if name not in QUOTES_DATA}
@@ -108,16 +108,16 @@ def commit(root: Path) -> tuple[str, str]:
         done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise UserError(f"{root} is no git checkout, so the release could not say which code made it") from error
-    found, day = done.stdout.split()
-    return found, day
+    revision, day = done.stdout.split()
+    return revision, day
 
 
 def write(root: Path, archive: Path | None = None) -> Path:
     """The archive of a finished run under `root`. Raises UserError where there is none."""
     version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
     files = members(root)
-    found, day = commit(root)
-    described = json.dumps(crate(files, version, day, found), indent=1, ensure_ascii=False) + "\n"
+    revision, day = commit(root)
+    described = json.dumps(crate(files, version, day, revision), indent=1, ensure_ascii=False) + "\n"
     files[CRATE] = described.encode()
     path = archive or root / f"dist/emergence-audit-{version}.zip"
     zipped(path, {**files, MANIFEST: manifest(files)})
@@ -125,7 +125,7 @@ def write(root: Path, archive: Path | None = None) -> Path:
 
 
 def zipped(path: Path, files: Mapping[str, bytes]) -> None:
-    """A zip whose bytes are those of its files: no clock, no owner."""
+    """A zip whose bytes depend on its files alone. It records no time and no owner."""
     with whole(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in sorted(files.items()):
             info = zipfile.ZipInfo(name)  # its date is 1980-01-01
@@ -134,7 +134,7 @@ def zipped(path: Path, files: Mapping[str, bytes]) -> None:
 
 
 def unpacked(bundle: Path, folder: Path) -> list[str]:
-    """Unpack into `folder`; the files that are not as the manifest says. Raises UserError for what is no release."""
+    """Unpack into `folder`. Gives the files that differ from the manifest. Raises UserError for what is no release."""
     try:
         with zipfile.ZipFile(bundle) as archive:
             archive.extractall(folder)

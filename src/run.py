@@ -57,7 +57,7 @@ class Bench:
     store: Store
     encoder: LoadEncoder
     tracker: runs.Tracker
-    check: Callable[[], None]  # between batches: raises Stopped where the run is to end
+    check: Callable[[], None]  # called between batches, raises Stopped where the run must end
 
 
 def scores_options(run: Run, prompt: prompts.Prompt) -> bool:
@@ -66,14 +66,14 @@ def scores_options(run: Run, prompt: prompts.Prompt) -> bool:
 
 
 def wanted(run: Run, questions: Sequence[prompts.Prompt]) -> list[Request]:
-    """What a cell asks, each once: the store is keyed by content."""
+    """The Requests of a cell. Equal prompts are asked once, because the store is keyed by content."""
     # without options the answer sets the token budget
     distinct = {(p.prefix, p.text, p.continuations, p.options, p.answer): p for p in reversed(questions)}
     return [Request(prompt, run.seeds, scores_options(run, prompt)) for prompt in reversed(distinct.values())]
 
 
 def missing(bench: Bench, requests: Sequence[Request]) -> list[Request]:
-    """What of it the store does not hold yet."""
+    """The parts of these requests that the store does not hold yet."""
     store, engine = bench.store, bench.engine
     left = []
     for request in requests:
@@ -86,7 +86,7 @@ def missing(bench: Bench, requests: Sequence[Request]) -> list[Request]:
 
 
 def compute(bench: Bench, requests: Sequence[Request], among: Sequence[Request]) -> Iterator[int]:
-    """Compute what is missing; each batch is in the store before the next begins. Yields examples done."""
+    """Compute what is missing. Each batch is stored before the next begins. Yields the number of examples done."""
     by_id = {request.prompt.id: request.prompt for request in requests}
     left = {request.prompt.id: len(request.seeds) + request.likelihood for request in requests}
     for batch in bench.engine.run(requests, among):
@@ -103,7 +103,7 @@ def compute(bench: Bench, requests: Sequence[Request], among: Sequence[Request])
 
 
 def stored(bench: Bench, prompt: prompts.Prompt) -> Answers:
-    """One prompt's answers out of the store."""
+    """One prompt's answers, read from the store."""
     engine, run = bench.engine, bench.run
     completions = {s: Completion(**_record(bench, engine.completion_key(prompt, s))) for s in run.seeds}
     if not scores_options(run, prompt):
@@ -130,7 +130,7 @@ class Answered:
 
 
 def answer(bench: Bench, cell: Cell, advance: Callable[[int, int], None]) -> Answered:
-    """Load, render, generate: what needs the model."""
+    """The part of a cell that needs the model: load the examples, render the prompts, generate."""
     run = bench.run
     shots, tests, data_sha256 = examples.load(cell.task.name, run.data)
     earlier = grid.tasks_before(run, cell) if run.compat.template_leak else ()
@@ -157,7 +157,7 @@ def answer(bench: Bench, cell: Cell, advance: Callable[[int, int], None]) -> Ans
 
 
 def finish(bench: Bench, cell: Cell, answered: Answered) -> Outcome:
-    """Score, track, write: what does not."""
+    """The part of a cell that needs no model: score, track, write."""
     run, answers = bench.run, answered.answers
     head = header(run, cell, bench.engine.describe(), answers, answered.n_shots, answered.data_sha256)
     scored = file.scored(head, answers, bench.encoder, cell.task.primary(cell.condition.prompt))
@@ -177,22 +177,22 @@ def _cost_usd(engine: Engine) -> float:
 
 
 def track(bench: Bench, cell: Cell, scored: Scored, speed: dict[str, float]) -> None:
-    """Keep the finished cell, and log its resolved configuration, metrics and examples to MLflow."""
-    loaded = vars(bench.engine).get("backend")  # not there where the store had every answer
+    """Log the finished cell to MLflow: its resolved configuration, metrics and examples."""
+    loaded = vars(bench.engine).get("backend")  # absent where the store had every answer
     tags = {**bench.engine.describe(), **({"device": loaded.model.device} if loaded else {})}
     params = facts.configuration(bench.run, cell, scored.header.shots)
     bench.tracker.cell(scored, Recorded(params, speed, {key: str(value) for key, value in tags.items()}))
 
 
 def attempt(run: Run, cell: Cell, work: Callable[[], T]) -> T | Outcome:
-    """What `work` gives; a failure inside a cell stays inside it, as its ledger entry."""
+    """What `work` returns. Where it fails, the cell's ledger entry says why, and the other cells go on."""
     name = (run.model.name, cell.task.name, cell.condition.name)
     try:
         with disk_errors(cell.name):
             return work()
     except UserError as error:
         return Outcome(Entry(*name, NOT_RUNNABLE, str(error)))
-    except Exception as error:  # one failing cell must not stop the others; its reason is in the ledger
+    except Exception as error:  # one failing cell must not stop the others
         return Outcome(Entry(*name, FAILED, f"{type(error).__name__}: {error}"))
 
 
@@ -222,8 +222,8 @@ def outcomes(
     advance: Callable[[int, int], None],
     end: Callable[[], None],
 ) -> Iterator[Outcome]:
-    """What became of each cell. While one is scored, tracked and written, the model answers the next."""
-    last: Future[Outcome] | None = None  # one cell behind at most: a cell's answers fill memory
+    """The outcome of each cell. While one cell is scored, tracked and written, the model answers the next."""
+    last: Future[Outcome] | None = None  # at most one cell waits, because a cell's answers fill memory
     with ThreadPoolExecutor(max_workers=1) as behind:
         try:
             for cell in todo:
@@ -233,7 +233,7 @@ def outcomes(
                 if last:
                     yield last.result()
                 last = behind.submit(finished, bench, cell, answered, end)
-        except Stopped:  # what has its answers is finished first
+        except Stopped:  # a cell that has its answers is finished first
             if last:
                 yield last.result()
             raise
@@ -242,9 +242,9 @@ def outcomes(
 
 
 def execute(cfg: DictConfig) -> int:
-    """Run what was composed; the process's exit code.
+    """Run a composed configuration. Gives the process's exit code.
 
-    0 where all is done or where gaps are to be reported, preemption.AGAIN where it was stopped, else 1.
+    It is 0 where every cell is done or gaps are only reported, preemption.AGAIN where the run was stopped, else 1.
     """
     run = grid.compose_run(cfg)
     print(headline(run), flush=True)
@@ -269,7 +269,7 @@ def execute(cfg: DictConfig) -> int:
 
 
 def concluded(run: Run, entries: Sequence[Entry], stopped: str | None) -> int:
-    """Write the ledger where it may be written; the exit code."""
+    """Write the ledger, unless gaps are a failure. Gives the exit code."""
     whole = all(e.status == DONE for e in entries)
     if whole or run.incomplete != "fail":
         write_ledger(run, entries)
@@ -284,13 +284,13 @@ def main() -> None:
     """Hydra's command line (`--help`, `--cfg job`, `-m`), with errors written for the person who made the mistake."""
     import hydra
 
-    ending: list[int | str] = [0]  # what Hydra shows without running (--cfg, --help) is no failure
+    ending: list[int | str] = [0]  # 0 where Hydra only shows something (--cfg, --help)
 
     @hydra.main(config_path=str(conf.CONF), config_name="config", version_base="1.3")
     def app(cfg: DictConfig) -> int | str:
-        grid.register()  # here, too: a launcher's job is another process
+        grid.register()  # again, because a launcher's job is another process
         ending[0] = explained(lambda: execute(cfg))  # inside, because Hydra would print a traceback
-        return ending[0]  # a job of a sweep ends in what it returns
+        return ending[0]  # the exit code of a sweep's job
 
     def checked() -> int:
         sys.argv[1:] = grid.checked_overrides(sys.argv[1:])
@@ -305,7 +305,7 @@ def main() -> None:
 
 
 def explained(work: Callable[[], int]) -> int | str:
-    """The exit code of `work`, or what to tell the user where it ended in a mistake or an interruption."""
+    """The exit code of `work`, or the message for the user where it ended in a mistake or an interruption."""
     try:
         with disk_errors("run"):
             return work()

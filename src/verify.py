@@ -67,8 +67,10 @@ def git_output(*words: str) -> bytes:
     except FileNotFoundError as error:
         raise UserError("git is not installed, and what was published is read out of git") from error
     if done.returncode:
-        said = (done.stderr.decode(errors="replace").strip().splitlines() or ["git failed"])[0]
-        raise UserError(f"What was published cannot be read: {said}. Name a commit that holds it: --against <revision>")
+        reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["git failed"])[0]
+        raise UserError(
+            f"What was published cannot be read: {reason}. Name a commit that holds it: --against <revision>"
+        )
     return done.stdout
 
 
@@ -79,17 +81,17 @@ def own_runs(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def table_findings(revision: str, cells_verdict: str) -> list[Finding]:
-    """A finding per file of the report. Where completions differ at near-ties, so may what is made of them."""
+    """A finding per file of the report. Where completions differ at near-ties, files made of them may differ too."""
     tracked = git_output("ls-tree", "-r", "--name-only", revision, "--", *TABLES).decode().splitlines()
     changed = set(git_output("diff", "--name-only", revision, "--", *TABLES).decode().splitlines())
-    found = {path: Finding(path, IDENTICAL) for path in tracked}
+    findings = {path: Finding(path, IDENTICAL) for path in tracked}
     for path in sorted(changed & set(tracked), reverse=True):  # a drawing (svg) before its picture (png)
-        found[path] = changed_file(revision, path, cells_verdict, found.get(str(Path(path).with_suffix(".svg"))))
-    return list(found.values())
+        findings[path] = changed_file(revision, path, cells_verdict, findings.get(str(Path(path).with_suffix(".svg"))))
+    return list(findings.values())
 
 
 def changed_file(revision: str, path: str, cells_verdict: str, drawing: Finding | None) -> Finding:
-    """Whether a file whose bytes are not the published ones is another. A picture is what its drawing is."""
+    """Whether a file with other bytes differs in more than last digits. A png gets the verdict of its svg."""
     if not (ROOT / path).exists():
         return Finding(path, DIFFERS, ("missing here",))
     if path.endswith(".png") and drawing:
@@ -106,8 +108,8 @@ def fresh_outputs(revision: str) -> tuple[list[Finding], list[Finding], float | 
     if fresh["completions"].empty:
         raise UserError(f"{collect.OUTPUTS} holds no cell. Make them: dvc repro; or: python -m src.verify --recompute")
     scores = _scores(ROOT / collect.SCORES, fresh["completions"])
-    found, largest = compare(published, fresh, moved_scores(committed(revision, OWN_RUNS), own_runs(scores)))
-    return found, table_findings(revision, worst(found)), largest
+    cells, largest = compare(published, fresh, moved_scores(committed(revision, OWN_RUNS), own_runs(scores)))
+    return cells, table_findings(revision, worst(cells)), largest
 
 
 def _published(revision: str) -> dict[str, pd.DataFrame]:
@@ -126,7 +128,7 @@ def _scores(path: Path, fresh: pd.DataFrame) -> pd.DataFrame:
 
 
 def recomputed(revision: str, words: Sequence[str]) -> tuple[list[Finding], list[Finding], float | None]:
-    """The cells of params.yaml with these overrides, computed anew; neither the store nor MLflow learns of it.
+    """The cells of params.yaml with these overrides, computed anew. Neither the store nor MLflow is written to.
 
     A part of a published cell (limit=8, seeds=[105]) is compared with that part, and its scores with nothing.
     """
@@ -139,8 +141,8 @@ def recomputed(revision: str, words: Sequence[str]) -> tuple[list[Finding], list
         published = {name: asked_for(frame, fresh[name]) for name, frame in published.items()}
         whole = set(published["completions"]["fingerprint"]) & set(fresh["completions"]["fingerprint"])
         moved = moved_scores(committed(revision, OWN_RUNS), own_runs(collect.collect(outputs))) if whole else {}
-    found, largest = compare(published, fresh, moved)
-    return [*found, *failed], [], largest
+    cells, largest = compare(published, fresh, moved)
+    return [*cells, *failed], [], largest
 
 
 def runs_of(words: Sequence[str]) -> list[Run]:
@@ -166,16 +168,16 @@ def _not_done(entries: Sequence[Entry]) -> list[Finding]:
 
 
 def asked_for(published: pd.DataFrame, fresh: pd.DataFrame) -> pd.DataFrame:
-    """The published rows that a fresh run was asked for; of a cell it has a part of, without the fingerprint."""
-    kept = published.merge(fresh[[name for name in KEY if name in published]])
-    if "fingerprint" not in kept:
-        return kept
+    """The published rows that a fresh run was asked for. A cell of which it has a part loses its fingerprint."""
+    asked = published.merge(fresh[[name for name in KEY if name in published]])
+    if "fingerprint" not in asked:
+        return asked
     before, after = (frame.groupby(PLACE)["id"].transform("size") for frame in (published, fresh))
     sizes = published[PLACE].assign(before=before).drop_duplicates()
     sizes = sizes.merge(fresh[PLACE].assign(after=after).drop_duplicates())
     part = sizes.loc[sizes["before"] != sizes["after"], PLACE].assign(part=True)
-    is_part = kept[PLACE].merge(part, how="left")["part"].notna().to_numpy()
-    return kept.assign(fingerprint=kept["fingerprint"].mask(is_part))
+    is_part = asked[PLACE].merge(part, how="left")["part"].notna().to_numpy()
+    return asked.assign(fingerprint=asked["fingerprint"].mask(is_part))
 
 
 def recomputed_tables(root: Path) -> dict[str, str]:
@@ -193,10 +195,10 @@ def recomputed_tables(root: Path) -> dict[str, str]:
 
 
 def check_tables(root: Path) -> list[Finding]:
-    """A finding per table of a release: whether its scores lead to it."""
-    kept = {path.stem: path.read_text(encoding="utf-8") for path in sorted((root / "reports/tables").glob("*.csv"))}
+    """A finding per table of a release, which says whether the release's scores lead to it."""
+    released = {path.stem: path.read_text(encoding="utf-8") for path in sorted((root / "reports/tables").glob("*.csv"))}
     made = recomputed_tables(root)
-    return [compared_table(name, text, made.get(name, "")) for name, text in kept.items()]
+    return [compared_table(name, text, made.get(name, "")) for name, text in released.items()]
 
 
 def compared_table(name: str, kept: str, made: str) -> Finding:
@@ -207,7 +209,7 @@ def compared_table(name: str, kept: str, made: str) -> Finding:
 
 
 def check_scores(root: Path, words: Sequence[str]) -> list[Finding]:
-    """A finding per cell of a release: whether its completions lead to its scores. No weights are needed."""
+    """A finding per cell of a release, which says whether its completions lead to its scores. Needs no weights."""
     import pandas as pd
 
     every = rebuilt_cells(root, words)
@@ -217,14 +219,14 @@ def check_scores(root: Path, words: Sequence[str]) -> list[Finding]:
         write_cell(path_of(folder, each.head.task, each.head.condition), each.head, each.answers)
     fresh = collect.collect(root / "data/outputs") if sound else pd.DataFrame(columns=PLACE)
     published = pd.read_parquet(root / collect.SCORES)
-    found = [Finding(each.name, DIFFERS, each.faults) for each in every if each.faults]
+    findings = [Finding(each.name, DIFFERS, each.faults) for each in every if each.faults]
     for each in sound:
         parts = (frame[(frame[PLACE] == each.name.split("/")).all(axis=1)] for frame in (published, fresh))
         notes = differing_scores(*parts)
-        found.append(Finding(each.name, DIFFERS if notes else IDENTICAL, tuple(notes)))
+        findings.append(Finding(each.name, DIFFERS if notes else IDENTICAL, tuple(notes)))
     scored = {"/".join(place) for place in published[PLACE].itertuples(index=False)}
     lost = sorted(scored - {each.name for each in every})
-    return [*found, *(Finding(name, DIFFERS, ("scores without completions",)) for name in lost)]
+    return [*findings, *(Finding(name, DIFFERS, ("scores without completions",)) for name in lost)]
 
 
 def check_sample(root: Path, words: Sequence[str], m: int, seed: int) -> list[Finding]:
@@ -235,17 +237,17 @@ def check_sample(root: Path, words: Sequence[str], m: int, seed: int) -> list[Fi
     every = rebuilt_cells(root, words)
     faults = [Finding(each.name, DIFFERS, each.faults) for each in every if each.faults]
     pool = [(i, n, s) for i, each in enumerate(every) for n, a in enumerate(each.answers) for s in a.completions]
-    drawn = random.Random(seed).sample(pool, min(m, len(pool)))
+    sample = random.Random(seed).sample(pool, min(m, len(pool)))
     engine = functools.cache(lambda name: start.engine_of(next(e.run for e in every if e.run.model.name == name)))
     wrong, near, notes = 0, 0, []
-    for i in sorted({i for i, _, _ in drawn}):
+    for i in sorted({i for i, _, _ in sample}):
         chosen: dict[int, tuple[int, ...]] = {}
-        for n, s in sorted((n, s) for j, n, s in drawn if j == i):
+        for n, s in sorted((n, s) for j, n, s in sample if j == i):
             chosen[n] = (*chosen.get(n, ()), s)
         for status, note in regenerated(every[i], engine(every[i].run.model.name), chosen):
             wrong, near = wrong + (status == DIFFERS), near + (status == NEAR_TIES)
             notes += [note] if note else []
-    return [*faults, Sample(len(drawn), len(pool), wrong, near, tuple(notes)).finding()]
+    return [*faults, Sample(len(sample), len(pool), wrong, near, tuple(notes)).finding()]
 
 
 def check(bundle: Path, level: str, words: Sequence[str], m: int, seed: int) -> list[Finding]:
@@ -264,42 +266,42 @@ def check(bundle: Path, level: str, words: Sequence[str], m: int, seed: int) -> 
 
 
 def say(
-    found: Sequence[Finding], tables: Sequence[Finding] = (), largest: float | None = None, what: str = "cells"
+    findings: Sequence[Finding], tables: Sequence[Finding] = (), largest: float | None = None, what: str = "cells"
 ) -> int:
     """Print a line per cell and per table that is not as published, and the verdict; its exit code."""
-    for finding in [*found, *(t for t in tables if t.status != IDENTICAL)]:
+    for finding in [*findings, *(t for t in tables if t.status != IDENTICAL)]:
         print(f"{finding.status:26}{finding.name}", *finding.notes, sep="\n    ")
-    print(_count(what, found))
+    print(_count(what, findings))
     if largest is not None:
         print(f"log-likelihoods: largest difference {largest:.2g}")
     if tables:
         print(_count("tables, figures and pages", tables))
-    moved = sum(LAST_DIGITS in f.notes for f in [*found, *tables])
+    moved = sum(LAST_DIGITS in f.notes for f in [*findings, *tables])
     if moved:
         print(f"{moved} file{' differs' if moved == 1 else 's differ'} in last digits")
-    verdict = worst([*found, *tables])
+    verdict = worst([*findings, *tables])
     print(f"verdict: {verdict}")
     return EXIT[verdict]
 
 
-def _count(what: str, found: Sequence[Finding]) -> str:
-    counts = {status: sum(f.status == status for f in found) for status in RANK}
-    return f"{len(found)} {what}: " + ", ".join(f"{n} {status}" for status, n in counts.items() if n)
+def _count(what: str, findings: Sequence[Finding]) -> str:
+    counts = {status: sum(f.status == status for f in findings) for status in RANK}
+    return f"{len(findings)} {what}: " + ", ".join(f"{n} {status}" for status, n in counts.items() if n)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = argparse.ArgumentParser(
+    arguments = argparse.ArgumentParser(
         prog="python -m src.verify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    found.add_argument("words", nargs="*", metavar="BUNDLE | key=value", help="a release; overrides as for src.run")
-    found.add_argument("--level", choices=LEVELS, default=LEVELS[0], help="how deep to look into BUNDLE")
-    found.add_argument("--m", type=int, default=60, help="level sample: completions to generate again (60)")
-    found.add_argument("--seed", type=int, default=0, help="level sample: which ones (0)")
-    found.add_argument("--against", default="HEAD", metavar="REVISION", help="commit that holds what was published")
-    found.add_argument("--recompute", action="store_true", help="compute the cells anew, in a temporary folder")
-    found.add_argument("--publish", action="store_true", help=f"write {HASHES} of {collect.OUTPUTS} (a DVC stage)")
-    return found
+    arguments.add_argument("words", nargs="*", metavar="BUNDLE | key=value", help="a release; overrides as for src.run")
+    arguments.add_argument("--level", choices=LEVELS, default=LEVELS[0], help="how deep to look into BUNDLE")
+    arguments.add_argument("--m", type=int, default=60, help="level sample: completions to generate again (60)")
+    arguments.add_argument("--seed", type=int, default=0, help="level sample: which ones (0)")
+    arguments.add_argument("--against", default="HEAD", metavar="REVISION", help="commit that holds what was published")
+    arguments.add_argument("--recompute", action="store_true", help="compute the cells anew, in a temporary folder")
+    arguments.add_argument("--publish", action="store_true", help=f"write {HASHES} of {collect.OUTPUTS} (a DVC stage)")
+    return arguments
 
 
 def execute(given: argparse.Namespace) -> int:

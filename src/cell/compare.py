@@ -18,7 +18,7 @@ SCORED = ["n", "k", "accuracy", "ci_low", "ci_high"]
 
 
 def judged(published: pd.DataFrame, fresh: pd.DataFrame) -> pd.DataFrame:
-    """A row per completion of either: KEY, fingerprint and fingerprint_published, margin, status.
+    """A row per completion of either run: KEY, fingerprint, fingerprint_published, margin, status.
 
     A completion that differs is a near-tie where either side had a decision closer than the engine's NEAR_TIE.
     """
@@ -33,7 +33,7 @@ def judged(published: pd.DataFrame, fresh: pd.DataFrame) -> pd.DataFrame:
 
 
 def cell_finding(rows: pd.DataFrame, gaps: pd.DataFrame, moved: Sequence[str]) -> Finding:
-    """One cell. rows: of `judged`; gaps: of `log_likelihood_difference`; moved: scores that are not the published."""
+    """The finding on one cell. rows: from `judged`. gaps: from `log_likelihood_difference`. moved: notes on scores."""
     name = "/".join(rows.iloc[0][PLACE])
     if rows["sha256_published"].isna().all():
         return Finding(name, UNPUBLISHED)
@@ -96,7 +96,7 @@ def compare(
 
 
 def differing_scores(published: pd.DataFrame, fresh: pd.DataFrame) -> list[str]:
-    """A line per column of two cells' scores that differs; BERTScore to 1e-5, the rest exactly."""
+    """A note for each column in which the scores of two cells differ. Floats may differ by 1e-5."""
     import numpy as np
 
     key = ["example_id", "variant", "seed"]

@@ -38,7 +38,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What the scores and the header of a cell do not say. The run that computed it writes this beside the cell."""
+    """What neither scores nor header of a cell say. The run that computed the cell writes it."""
 
     params: Mapping[str, str]  # the resolved configuration
     metrics: Mapping[str, float] = field(default_factory=dict)  # of speed: wall_s, tokens, tokens_per_s
@@ -47,7 +47,7 @@ class Recorded:
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What identifies a finished cell: no time, no machine. The fields stand in the file in this order."""
+    """What identifies a finished cell. It names no time and no machine. The file has the fields in this order."""
 
     fingerprint: str
     suite: str
@@ -127,7 +127,7 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def cell_files(outputs: Path, model: str = "*", condition: str = "*") -> list[Path]:
-    """The cells' files in the folders of `outputs`, which are models; of one model or condition where it is named."""
+    """The cells' files in the folders of `outputs`, one folder a model. `model` and `condition` narrow them."""
     name = "*.jsonl" if condition == "*" else path_of(Path(), "*", condition).name
     return sorted(outputs.glob(f"{model}/{name}"))
 
@@ -138,7 +138,7 @@ def condition_of(path: Path) -> str:
 
 
 def write_cell(path: Path, head: Header, answers: Sequence[Answers]) -> None:
-    """Write a cell beside its final name and rename, so that a file that exists is whole."""
+    """Write a cell under another name and rename it, so that a file that exists is whole."""
     first = {**header_row(head), "prefix": answers[0].prompt.prefix}
     rows = ({"prompt": _without_prefix(a.prompt), **answers_row(a)} for a in answers)
     with whole(path) as part, part.open("w", encoding="utf-8") as file:
@@ -165,7 +165,7 @@ def read_header(path: Path) -> Header:
 
 
 def glance(path: Path) -> tuple[Header, frozenset[int], int]:
-    """(header, seeds of the first answer, number of answers); the other answers are counted, not read.
+    """(header, seeds of the first answer, number of answers). The other answers are counted without being parsed.
 
     Raises UserError as `read_header` does.
     """
@@ -175,7 +175,7 @@ def glance(path: Path) -> tuple[Header, frozenset[int], int]:
 
 
 def is_cell(path: Path) -> bool:
-    """Whether a file begins with a fingerprint, as cells do. Others are of another kind: a store's segment, a task."""
+    """Whether a file begins with a fingerprint, as cells do. A segment of the store and a prepared task do not."""
     with path.open(encoding="utf-8") as file:
         try:
             first = json.loads(file.readline())
@@ -282,7 +282,7 @@ def scored(head: Header, answers: Sequence[Answers], encoder: LoadEncoder | None
 def score(head: Header, answers: Sequence[Answers], encoder: LoadEncoder | None) -> list[Score]:
     """The cell's scores, one per example and seed, by the rules its header names.
 
-    encoder: asked for the header's encoder, but not for lettered answers, which have no BERTScore. None: no BERTScore.
+    encoder: loads the header's encoder. Lettered answers have no BERTScore and need none. None: no BERTScore.
     """
     return score_cell(
         [a.prompt for a in answers],

@@ -57,33 +57,33 @@ def _logprob(answers: Answers) -> str:
 def publish(outputs: Path, folder: Path) -> None:
     """Write `hashes` as csv files. Raises UserError where there is no cell.
 
-    A log-likelihood that stands there already and is the same (see LOGPROB) stays as it is written, and so does the
-    margin of a near-tie whose completion is the same: what another machine's order of summation does is no change.
+    A log-likelihood that is already there and is the same (see LOGPROB) keeps its digits. So does the margin of a
+    near-tie whose completion is the same. Another machine's order of summation is therefore no change.
     """
     import pandas as pd
 
-    found = hashes(outputs)
-    if found["completions"].empty:
+    frames = hashes(outputs)
+    if frames["completions"].empty:
         raise UserError(f"{outputs} holds no cell. Make them: dvc repro infer")
-    with contextlib.suppress(OSError, ValueError, KeyError):  # none there, or damaged (a merge): written anew
+    with contextlib.suppress(OSError, ValueError, KeyError):  # a missing or damaged file is written anew
         before = pd.read_csv(folder / "likelihoods.csv", dtype={"logprob": str}, keep_default_na=False)
-        found["likelihoods"] = settled(before, found["likelihoods"])
+        frames["likelihoods"] = settled(before, frames["likelihoods"])
     with contextlib.suppress(OSError, ValueError, KeyError):
         before = pd.read_csv(folder / "completions.csv", dtype=TEXTS)
-        found["completions"] = settled_margins(before, found["completions"])
-    for name, frame in found.items():
+        frames["completions"] = settled_margins(before, frames["completions"])
+    for name, frame in frames.items():
         write_csv(frame, folder / f"{name}.csv")
 
 
 def settled(before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
-    """The log-likelihoods `now`, those that are the same as `before` as they were written then."""
+    """The log-likelihoods `now`. Those that are the same as `before` keep the digits of then."""
     same = log_likelihood_difference(before, now).query("same").drop(columns=["difference", "same"])
-    kept = now.merge(same.merge(before), on=[*PLACE, "id"], how="left", suffixes=("", "_before"))
-    return now.assign(logprob=kept["logprob_before"].fillna(kept["logprob"]).to_numpy())
+    both = now.merge(same.merge(before), on=[*PLACE, "id"], how="left", suffixes=("", "_before"))
+    return now.assign(logprob=both["logprob_before"].fillna(both["logprob"]).to_numpy())
 
 
 def settled_margins(before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
-    """The completions `now`; where one is the same and near a tie then and now, with the margin of then."""
+    """The completions `now`. One that is the same, and near a tie both times, keeps the margin of then."""
     names = [*KEY, "fingerprint", "sha256"]
     then = now.merge(before[[*names, "near_tie"]], on=names, how="left", suffixes=("", "_before"))
     then = then["near_tie_before"].set_axis(now.index).astype(float)

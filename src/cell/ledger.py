@@ -29,7 +29,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A cell's ledger entry and what the summary says of it; no figures where it is not done."""
+    """A cell's ledger entry and the figures that the run's report prints. They are empty where the cell is not done."""
 
     entry: Entry
     n: int = 0  # examples
@@ -40,7 +40,7 @@ class Outcome:
 def write_ledger(run: Run, entries: Sequence[Entry]) -> None:
     """The stage's out: exactly the cells of this run, and what became of each.
 
-    A shard leaves other shards' cells alone and keeps a ledger of its own; a whole run replaces those.
+    A shard leaves the cells of other shards alone and keeps its own ledger. A whole run replaces those ledgers.
     """
     if run.out is None:
         return
@@ -53,10 +53,10 @@ def write_ledger(run: Run, entries: Sequence[Entry]) -> None:
 
 
 def out_of_date(run: Run, entries: Sequence[Entry]) -> list[Path]:
-    """The files of `run.out` that these entries speak against."""
+    """The files of `run.out` that contradict these entries."""
     assert run.out is not None
     file = {e: path_of(run.out, e.task, e.condition) for e in entries}
-    if run.shards > 1:  # ledger.json spoke of the whole grid at another time
+    if run.shards > 1:  # an earlier ledger.json is of the whole grid
         return [run.out / "ledger.json", *(path for e, path in file.items() if e.status != DONE)]
     done = {path for e, path in file.items() if e.status == DONE}
     return [path for path in files_in(run.out) if path not in done] + [*run.out.glob("ledger_*_of_*.json")]

@@ -139,11 +139,11 @@ class Store:
         whole = data[: data.rfind(b"\n") + 1]
         for raw in whole.splitlines():
             number += 1
-            found = parsed(raw)
-            if found is None:
+            record = parsed(raw)
+            if record is None:
                 warnings.warn(f"{path}, line {number}: damaged record, it will be computed again.", stacklevel=3)
             else:
-                yield found
+                yield record
         self._read[path] = (offset + len(whole), number)
 
     def _unwritable(self, error: OSError) -> UserError:

@@ -25,7 +25,8 @@ def shared_prefix_attention(
     prefix: Sequence[tuple[Tensor, Tensor]] | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention over a block all rows share and each row's own block, one softmax; the shared block is not copied.
+    """Attention over a block that all rows share and each row's own block, in one softmax. The shared block is not
+    copied.
 
     query (batch, heads, queries, dim); key, value (batch, kv heads, slots, dim): the row's own; attention_mask
     (batch, 1, queries, slots), additive; prefix: by layer, keys and values (kv heads, prefix, dim) every query sees.
@@ -83,7 +84,7 @@ class Block(DynamicLayer):  # type: ignore[misc]
         self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Write behind what is there; all that is there."""
+        """Append these keys and values. Gives all that are filled."""
         end = self.length + key_states.shape[2]
         self.keys[:, :, self.length : end] = key_states
         self.values[:, :, self.length : end] = value_states

@@ -20,11 +20,11 @@ def _out_of_memory(error: BaseException) -> bool:
 def batches(
     way: Backend, jobs: Sequence[Job], budget: int, among: Sequence[Job] = ()
 ) -> Iterator[list[tuple[int, Done]]]:
-    """(index of the job, its outcome), batch by batch, longest first; each batch holds at most `budget` tokens.
+    """(index of the job, its outcome), batch by batch, longest first. A batch holds at most `budget` tokens.
 
-    among: jobs whose common prefix is shared, `jobs` without it: an interrupted run goes on with the prefix, and
-    so with the last bits, that it began with. Out of memory halves the budget. Raises UserError where one prompt alone
-    does not fit.
+    among: the jobs that decide the shared prefix; `jobs` where it is empty. That way an interrupted run keeps the
+    prefix that it began with, and with it the last bits of its numbers. Running out of memory halves the budget.
+    Raises UserError where one prompt alone does not fit.
     """
     if not jobs:
         return
@@ -49,20 +49,20 @@ def batches(
 
 
 def _attempt(way: Backend, jobs: Sequence[Job]) -> list[Done] | None:
-    """The outcomes; None where memory ran out."""
+    """The outcomes, or None where memory ran out."""
     try:
         with torch.inference_mode():
             return way.run(jobs)
     except (RuntimeError, MemoryError) as error:
         if not _out_of_memory(error):
             raise
-    if torch.cuda.is_available():  # only now: while the error lives, its frames hold the tensors
+    if torch.cuda.is_available():  # only here, because the error's frames hold the tensors while it lives
         torch.cuda.empty_cache()
     return None
 
 
 def _fitting(costs: Sequence[int], budget: int) -> int:
-    """How many of the first rows fit, padded to the longest; at least one."""
+    """How many of the first rows fit, each padded to the longest. At least one."""
     widest = 0
     for i, cost in enumerate(costs):
         widest = max(widest, cost)

@@ -24,7 +24,7 @@ Backend = Decoder | EncoderDecoder | Plain
 
 
 def backend(model: Any, sampler: Sampler) -> Backend:
-    """The fastest way that gives this model's own logits, found by trying on a few tokens. Warns if none does."""
+    """The fastest way that reproduces this model's own logits on a few tokens. Warns where only plain batches do."""
     ends = _ends(model)
     if model.config.is_encoder_decoder:
         return EncoderDecoder(model, sampler, ends)
@@ -35,9 +35,9 @@ def backend(model: Any, sampler: Sampler) -> Backend:
         pack(model)
         for attention in _attentions(model, own):
             model.set_attn_implementation(attention)
-            found = _trusted(model, attention == SHARED, sampler, ends, trial, expected)
-            if found:
-                return found
+            decoder = _trusted(model, attention == SHARED, sampler, ends, trial, expected)
+            if decoder:
+                return decoder
     warnings.warn(
         f"{type(model).__name__} cannot share a prefix: its prompts run in plain batches, same result, slower.",
         stacklevel=2,
@@ -46,8 +46,8 @@ def backend(model: Any, sampler: Sampler) -> Backend:
 
 
 def _attentions(model: Any, own: str) -> list[str]:
-    """What to try, fastest first; nothing for a model on several devices: a prefix lies on one."""
-    if spread(model):
+    """Attention implementations to try, fastest first. None for a model on several devices."""
+    if spread(model):  # a prefix lies on one device
         return []
     return [SHARED, own] if getattr(model, "_supports_attention_backend", False) else [own]
 
@@ -58,7 +58,7 @@ def _ends(model: Any) -> frozenset[int]:
 
 
 def trial_jobs(model: Any) -> list[Job]:
-    """Two prompts with a shared prefix, of different length, and options that branch; long enough for every kernel."""
+    """Two prompts that share a prefix, of different lengths, with options that branch. Both reach every kernel."""
     ids = tuple(i % model.config.vocab_size for i in range(3, 3 + SHARE_FROM + FLASH_FROM + 6))
     other = (*ids[: SHARE_FROM + 2], 4, *ids[SHARE_FROM + 3 : -3])
     return [
@@ -72,13 +72,13 @@ def _trusted(
 ) -> Decoder | None:
     """A Decoder if it takes this model and agrees with a plain forward pass, else None."""
     if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=model.config).layers):
-        return None  # a cache that forgets or has another shape
+        return None  # its cache drops tokens or has another shape
     try:
         decoder = Decoder(model, shared, sampler, ends)
         decoder.prepare(trial)
-        found = [score for done in decoder.run(trial) for score, _ in done.scores]
+        scores = [score for done in decoder.run(trial) for score, _ in done.scores]
     except (TypeError, ValueError, AttributeError, IndexError, RuntimeError):
         return None
     decoder.tokens = 0
     tolerance = 1e-3 if model.dtype == torch.float32 else 3e-2
-    return decoder if np.allclose(found, expected, rtol=tolerance, atol=tolerance) else None
+    return decoder if np.allclose(scores, expected, rtol=tolerance, atol=tolerance) else None

@@ -31,7 +31,7 @@ class DecoderPaths:
     position: Tensor
 
     def select(self, rows: Sequence[int]) -> None:
-        """Keep these rows; the first few of them without a copy."""
+        """Keep these rows. Where they are the first ones, nothing is copied."""
         index: Any = torch.tensor(rows, device=self.seen.device)
         if list(rows) == list(range(len(rows))):
             index = slice(len(rows))
@@ -73,7 +73,7 @@ class Decoder:
         return 0 if self.shared else len(self.prefix)
 
     def prepare(self, jobs: Sequence[Job]) -> None:
-        """Compute what all jobs begin with; one token less, so that each keeps a state to predict from."""
+        """Compute what all jobs begin with, less one token, so that each job keeps a state to predict from."""
         every = [ids for job in jobs for ids in (job.ids, *job.scored)]
         length = max(0, common(min(every), max(every)) - 1)
         prefix = jobs[0].ids[: length if length >= SHARE_FROM else 0]
@@ -167,7 +167,7 @@ class Decoder:
         return [*bounds, len(rows)]
 
     def paths(self, rows: Sequence[Row], blocks: list[Block], width: int) -> DecoderPaths:
-        """The rows as they stand after their prompts; nobody sees what the nodes left in the blocks."""
+        """The rows after their prompts. The mask hides what the options' nodes left in the blocks."""
         device = self.model.device
         pads = torch.tensor([width - r.size for r in rows], device=device)
         ends = torch.tensor([width - len(r.nodes) for r in rows], device=device)
@@ -187,8 +187,8 @@ class Decoder:
             for column, token in option
         ]
         places = list(dict.fromkeys((b, column) for b, column, _ in wanted))
-        found = log_probabilities(lambda lo, hi: self.head(_states(hidden, places[lo:hi])), places, wanted)
-        return [[(sum(next(found) for _ in option), len(option)) for option in r.targets] for r in rows]
+        values = log_probabilities(lambda lo, hi: self.head(_states(hidden, places[lo:hi])), places, wanted)
+        return [[(sum(next(values) for _ in option), len(option)) for option in r.targets] for r in rows]
 
 
 def _states(hidden: Tensor, places: Sequence[tuple[int, int]]) -> Tensor:
@@ -203,11 +203,11 @@ def log_probabilities(
     by_place: dict[tuple[int, int], list[int]] = {}
     for i, (b, column, _) in enumerate(wanted):
         by_place.setdefault((b, column), []).append(i)
-    found = [0.0] * len(wanted)
+    logprobs = [0.0] * len(wanted)
     for lo in range(0, len(places), VOCABULARY_ROWS):
         part = torch.log_softmax(logits(lo, lo + VOCABULARY_ROWS).float(), dim=-1)
         here = [(n, i) for n, place in enumerate(places[lo : lo + VOCABULARY_ROWS]) for i in by_place[place]]
         values = part[[n for n, _ in here], [wanted[i][2] for _, i in here]].tolist()
         for (_, i), value in zip(here, values, strict=True):
-            found[i] = value
-    return iter(found)
+            logprobs[i] = value
+    return iter(logprobs)

@@ -57,8 +57,10 @@ class EncoderDecoderPaths:
 
 @dataclass
 class EncoderDecoder:
-    """An encoder-decoder: a prompt is encoded once for all its seeds and options. Relative positions count slots, so
-    options are rows, not a tree; end-of-sequence is not scored."""
+    """An encoder-decoder, which encodes a prompt once for all its seeds and options.
+
+    Options are rows and not a tree, because relative positions count slots. End-of-sequence is not scored.
+    """
 
     model: Any
     sampler: Sampler
@@ -66,7 +68,7 @@ class EncoderDecoder:
     tokens: int = 0
 
     def prepare(self, jobs: Sequence[Job]) -> None:
-        """Nothing is shared between prompts: an encoder reads them whole."""
+        """Prompts share nothing, because an encoder reads each as a whole."""
 
     def cost(self, job: Job) -> int:
         """Tokens a job keeps in memory."""
@@ -110,8 +112,8 @@ class EncoderDecoder:
             part = flat[lo : lo + len(jobs)]
             ids, mask = _right_padded([(self.start, *option) for _, option in part], self.model.device)
             logits = paths.fresh([b for b, _ in part]).forward(ids[:, :-1]).float()
-            found = torch.log_softmax(logits, dim=-1).gather(-1, ids[:, 1:, None])[..., 0]
-            sums += (found.double() * mask[:, 1:]).sum(dim=1).tolist()
+            logprobs = torch.log_softmax(logits, dim=-1).gather(-1, ids[:, 1:, None])[..., 0]
+            sums += (logprobs.double() * mask[:, 1:]).sum(dim=1).tolist()
         self.tokens += sum(len(option) for _, option in flat)
         rest = iter(sums)
         return [[(next(rest), len(option)) for option in job.scored] for job in jobs]

@@ -52,7 +52,7 @@ class Result:
 
 
 class Engine(Protocol):
-    """`keys` needs no weights; `run` loads them at its first call and keeps them."""
+    """The keys need no weights. `run` loads the weights at its first call and keeps them."""
 
     def completion_key(self, prompt: Prompt, seed: int) -> str:
         """Content address (sha256 hex) of one completion: everything its text depends on."""
@@ -65,12 +65,13 @@ class Engine(Protocol):
     def run(self, requests: Sequence[Request], among: Sequence[Request] = ()) -> Iterator[list[Result]]:
         """Results batch by batch, in any order, so that each batch can be stored before the next.
 
-        among: everything the cell asks, stored or not; an engine may share work by it and computes none of it.
+        among: everything the cell asks, stored or not. An engine may use it to decide what prompts share. It computes
+        `requests` alone.
         """
         ...
 
     def describe(self) -> dict[str, str | int | float]:
-        """Identity of the model and engine, for the fingerprint: no machine facts."""
+        """Identity of the model and the engine, for the fingerprint. Facts of the machine stay out."""
         ...
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from src.engine.choice import Backend
 
 
-NUMERICS = 1  # raised by hand, only when golden completions change: it voids every stored result
+NUMERICS = 1  # raised by hand, and only when golden completions change, because that voids every stored result
 NEAR_TIE = 1e-4  # logits
 WHOLE = "Put a whole one there (config.json, the tokenizer's files, *.safetensors) or fetch it again: dvc repro fetch"
 
@@ -32,7 +32,7 @@ def digest(content: Any) -> str:
 
 @contextmanager
 def readable(folder: Path) -> Iterator[None]:
-    """What a damaged checkpoint, or one that brings its own code, raises while it is loaded, as a UserError."""
+    """Turns what a damaged checkpoint, or one with code of its own, raises at loading into a UserError."""
     from pickle import UnpicklingError
 
     from safetensors import SafetensorError
@@ -51,11 +51,11 @@ def readable(folder: Path) -> Iterator[None]:
 class LocalEngine:
     """An Engine on a folder that `save_pretrained` wrote.
 
-    identity: names weights and tokenizer (a revision or sha256); part of every key.
-    model: its dtype, `leading`, device_map and trust_remote_code count here; the last two are no part of any key.
-    compat: as published, `leading` is stripped as a set of letters (defect 2); the token budget is that of the option
-        longest in characters, tokenised with special tokens (defect 4; the published maximum over a batch of 16 is
-        approximated by the example's own); the prompt is cut off by string replacement (defect 8).
+    identity: names weights and tokenizer (a revision or sha256). It is part of every key.
+    model: its dtype, `leading`, device_map and trust_remote_code count here. The last two are part of no key.
+    compat: as published, `leading` is stripped as a set of letters (defect 2). The token budget is that of the option
+        longest in characters, tokenised with special tokens (defect 4). The published code took the maximum over a
+        batch of 16, which the example's own approximates. The prompt is cut off by string replacement (defect 8).
     token_budget: tokens a batch may hold in memory, prompts and completions together.
 
     A prompt longer than the model's window loses tokens at its beginning.
@@ -106,7 +106,7 @@ class LocalEngine:
         return max(len(self.encode(option, False)) for option in options) + self.generation.extra_tokens
 
     def job(self, prompt: Prompt, seeds: tuple[int, ...], likelihood: bool) -> Job:
-        """The prompt in token ids, cut to the model's window; prefix and text are tokenised as one string."""
+        """The prompt in token ids, cut to the model's window. Prefix and text are tokenised as one string."""
         ids, budget, scored = self.ids(prompt), self.budget(prompt), self.scored(prompt) if likelihood else ()
         return Job(ids, seeds, budget, scored)
 
@@ -115,7 +115,7 @@ class LocalEngine:
         return self.encode(prompt.prefix + prompt.text)[self.cut(prompt) :]
 
     def scored(self, prompt: Prompt) -> tuple[tuple[int, ...], ...]:
-        """Token ids of each continuation: behind the prompt for a decoder, alone for an encoder-decoder."""
+        """Token ids of each continuation, for a decoder behind the prompt and for an encoder-decoder alone."""
         if self.config.is_encoder_decoder:
             return tuple(self.encode(c, False) for c in prompt.continuations)
         text = prompt.prefix + prompt.text
@@ -182,7 +182,7 @@ class LocalEngine:
 
     @property
     def tokens(self) -> int:
-        """Tokens computed so far: prompts, options and completions, without padding; 0 before weights are loaded."""
+        """Tokens of prompts, options and completions computed so far, without padding. 0 before weights are loaded."""
         return self.backend.tokens if "backend" in self.__dict__ else 0
 
     def run(self, requests: Sequence[Request], among: Sequence[Request] = ()) -> Iterator[list[Result]]:

@@ -1,8 +1,8 @@
 """An Engine on any server that speaks the OpenAI protocol's `/v1/completions`: conf/engine/openai.yaml.
 
-The server samples by itself: at a temperature above 0 its draws are not those of the local engine, and a seed is as
-repeatable as the server makes it. Greedy answers are computed once for all seeds. Each answer is handed on, and so
-stored, as it arrives. The key is read from the environment, and is in no record, log or message.
+The server does the sampling. At a temperature above 0 its draws differ from the local engine's, and a seed is only as
+repeatable as the server makes it. Greedy answers are computed once for all seeds. Each answer is stored as soon as it
+arrives. The key is read from the environment and stands in no record, log or message.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from src.engine.job import Completion, Likelihood, Request, Result
 from src.question.prompts import Prompt
 
 T = TypeVar("T")
-CHARACTERS = 3  # to a token of an option where no tokenizer is at hand: few, so that no answer is cut short
+CHARACTERS = 3  # assumed per token where no tokenizer is at hand. Few, so that no answer is cut short
 SCORES_NONE = Likelihood((), ())  # of a server that gives no log-likelihoods
-BACKOFF_S = 0.5, 8.0  # between two tries, doubled each time: first and longest
+BACKOFF_S = 0.5, 8.0  # the first and the longest wait between two tries, which doubles each time
 
 
 @dataclass
 class Purse:
-    """What was spent, and what calls on their way may cost, in USD. Used by many threads."""
+    """What was spent and what calls under way may still cost, in USD. Safe for many threads."""
 
     limit: float | None
     price_in: float  # USD a token
@@ -67,7 +67,7 @@ class Purse:
 
 @dataclass
 class Pace:
-    """Spaces the starts of calls so that neither rate limit is exceeded. Used by many threads."""
+    """Spaces the starts of calls so that neither rate limit is exceeded. Safe for many threads."""
 
     calls: float | None  # a minute
     tokens: float | None  # a minute
@@ -85,8 +85,8 @@ class Pace:
 class OpenAIEngine:
     """An Engine on a server.
 
-    count: tokens of a text by the model's own tokenizer, None where it is not on this disk; then three characters are a
-        token of the completion's budget.
+    count: the tokens of a text by the model's own tokenizer. None where that is not on this disk.
+        The completion's budget then takes three characters for a token.
     """
 
     def __init__(self, how: Serving, model: Model, generation: Generation, count: Callable[[str], int] | None):
@@ -167,10 +167,10 @@ class OpenAIEngine:
     def run(self, requests: Sequence[Request], among: Sequence[Request] = ()) -> Iterator[list[Result]]:
         """A Result for each seed and for each prompt's likelihoods, as they arrive.
 
-        After a failure, or a stop, no call is begun, and those on their way are waited for: they are paid for.
+        After a failure or a stop no call begins. Calls under way are waited for, because they are paid for.
         Raises UserError where the server refuses, does not answer, or the budget is spent.
         """
-        _ = self.client  # a missing key is said before any thread is there
+        _ = self.client  # so that a missing key is reported before any thread starts
         waiting = iter([work for request in requests for work in self._calls(request)])
         failure: BaseException | None = None
         with ThreadPoolExecutor(self.how.concurrency) as pool:
@@ -201,57 +201,60 @@ class OpenAIEngine:
         text, budget = prompt.prefix + prompt.text, self.budget(prompt)
         sampled = {"seed": seeds[0]} if self.generation.temperature else {}
 
-        def read(said: Any) -> Completion:
-            choice = said.choices[0]
+        def read(reply: Any) -> Completion:
+            choice = reply.choices[0]
             finish = "length" if choice.finish_reason == "length" else "eos"
-            return Completion(choice.text.removeprefix(self.leading), said.usage.completion_tokens, finish)
+            return Completion(choice.text.removeprefix(self.leading), reply.usage.completion_tokens, finish)
 
-        found = self._ask(read, [text], budget, max_tokens=budget, temperature=self.generation.temperature, **sampled)
-        return Result(prompt.id, dict.fromkeys(seeds, found), None)
+        completion = self._ask(
+            read, [text], budget, max_tokens=budget, temperature=self.generation.temperature, **sampled
+        )
+        return Result(prompt.id, dict.fromkeys(seeds, completion), None)
 
     def _scored(self, prompt: Prompt) -> Result:
-        """All options in one call, by echo; the one token that some servers insist on generating is not read."""
+        """All options in one call, by echo. Some servers insist on generating one token, which is not read."""
         text = prompt.prefix + prompt.text
         whole = [text + continuation for continuation in prompt.continuations]
 
-        def read(said: Any) -> Likelihood:
-            choices = sorted(said.choices, key=lambda choice: choice.index)
+        def read(reply: Any) -> Likelihood:
+            choices = sorted(reply.choices, key=lambda choice: choice.index)
             parts = [choice.logprobs for choice in choices]
             if not all(part and part.token_logprobs and part.text_offset for part in parts):
                 return SCORES_NONE
-            found = [echoed(part, len(text), len(each)) for part, each in zip(parts, whole, strict=True)]
-            return Likelihood(tuple(map(math.fsum, found)), tuple(map(len, found)))
+            by_option = [echoed(part, len(text), len(each)) for part, each in zip(parts, whole, strict=True)]
+            return Likelihood(tuple(map(math.fsum, by_option)), tuple(map(len, by_option)))
 
-        found = SCORES_NONE
+        likelihood = SCORES_NONE
         if self.scores:
-            found = self._ask(read, whole, len(whole), max_tokens=1, temperature=0.0, echo=True, logprobs=1)
-        if found == SCORES_NONE and self.scores:
+            likelihood = self._ask(read, whole, len(whole), max_tokens=1, temperature=0.0, echo=True, logprobs=1)
+        if likelihood == SCORES_NONE and self.scores:
             self.scores = False
             print(f"{self.base_url} gives no log-likelihoods of a prompt (echo, logprobs): null", file=sys.stderr)
-        return Result(prompt.id, {}, found)
+        return Result(prompt.id, {}, likelihood)
 
     def _ask(self, read: Callable[[Any], T], texts: list[str], budget: int, **given: Any) -> T:
-        """What `read` makes of the server's answer; an answer it cannot read is asked for again.
+        """What `read` makes of the server's answer. An answer that it cannot read is asked for again.
 
-        A list is sent only where there is more than one text: not every server takes lists.
+        A list is sent only for more than one text, because not every server takes lists.
         """
         tokens_in = sum(math.ceil(len(text) / CHARACTERS) for text in texts)
-        held = self.purse.hold(sum(len(text.encode()) for text in texts), budget)  # no token is less than a byte
+        held = self.purse.hold(sum(len(text.encode()) for text in texts), budget)  # a token is at least one byte
         paid = [0, 0]
         try:
             for again in range(self.how.retries + 1):
                 self.pace.wait(tokens_in + budget)
                 try:
-                    said = self._post(texts[0] if len(texts) == 1 else texts, given)
-                    paid = [a + b for a, b in zip(paid, used(said), strict=True)]  # what cannot be read is billed, too
-                    found = read(said)
+                    reply = self._post(texts[0] if len(texts) == 1 else texts, given)
+                    paid = [a + b for a, b in zip(paid, used(reply), strict=True)]  # an unreadable answer is billed too
+                    answer = read(reply)
                 except UNREADABLE as error:
                     if again == self.how.retries:
-                        said = self._safe(error)
-                        raise UserError(f"{self.base_url} answered what is no completion: {said}") from None
+                        raise UserError(
+                            f"{self.base_url} answered what is no completion: {self._safe(error)}"
+                        ) from None
                     time.sleep(min(BACKOFF_S[0] * 2**again, BACKOFF_S[1]) * random.uniform(0.75, 1))
                     continue
-                return found
+                return answer
         finally:
             self.purse.pay(held, *paid)
         raise AssertionError("the last try returns or raises")
@@ -280,12 +283,12 @@ class OpenAIEngine:
         return line.replace(key, "<key>") if key else line
 
 
-UNREADABLE = (ValueError, AttributeError, TypeError, LookupError)  # JSON that is none, or none of a completion
+UNREADABLE = (ValueError, AttributeError, TypeError, LookupError)  # what is no JSON, or no completion in JSON
 
 
-def used(said: Any) -> tuple[int, int]:
-    """(prompt tokens, completion tokens) that an answer is billed for; none where it does not say."""
-    usage = getattr(said, "usage", None)
+def used(reply: Any) -> tuple[int, int]:
+    """(prompt tokens, completion tokens) that an answer is billed for; (0, 0) where it does not say."""
+    usage = getattr(reply, "usage", None)
     return (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
 
 

@@ -1,4 +1,4 @@
-"""Any model that `generate` takes, in plain batches: the same result, slower."""
+"""Any model that `generate` takes, in plain batches. Results are the same as the other ways', and slower."""
 
 from __future__ import annotations
 

@@ -20,11 +20,11 @@ class Paths(Protocol):
     """Rows of half-written sequences."""
 
     def select(self, rows: Sequence[int]) -> None:
-        """Keep these rows, in this order; a row named twice forks."""
+        """Keep these rows, in this order. A row that is named twice forks."""
         ...
 
     def advance(self, tokens: Sequence[int]) -> Tensor:
-        """Append one token to each row; logits of the next: (rows, vocabulary)."""
+        """Append one token to each row. Gives the logits of the next token: (rows, vocabulary)."""
         ...
 
 
@@ -61,7 +61,7 @@ class Sampler:
     top_k: int  # 0: the whole vocabulary
 
     def candidates(self, logits: Tensor) -> tuple[Array, Array]:
-        """(logits, token ids) of the top k, each (rows, k), ordered by token id so that ties go to the lowest."""
+        """(logits, token ids) of the top k, each (rows, k). Ordered by token id, so that the lowest wins a tie."""
         k = min(self.top_k or logits.shape[-1], logits.shape[-1]) if self.temperature else min(8, logits.shape[-1])
         best = torch.topk(logits.float(), k, dim=-1)
         ids, order = best.indices.sort(dim=-1)
@@ -70,15 +70,15 @@ class Sampler:
     def choose(
         self, logits: Tensor, rows: Sequence[int], prompts: Sequence[int], seeds: Sequence[int], step: int
     ) -> tuple[list[int], list[float]]:
-        """(token, margin) for each draw; draw i looks at row rows[i] of logits (rows, vocabulary)."""
+        """(token, margin) for each draw. Draw i uses row rows[i] of logits (rows, vocabulary)."""
         values, ids = (a[list(rows)] for a in self.candidates(logits))
         if self.temperature:
             prompt, seed = (np.asarray(x, np.uint64)[:, None] for x in (prompts, seeds))
             values = values - self.temperature * np.log(-np.log(uniforms(prompt, seed, step, ids)))
-        picked = values.argmax(axis=1)
+        best = values.argmax(axis=1)
         two = np.sort(values, axis=1)[:, -2:]
         gaps = two[:, 1] - two[:, 0] if values.shape[1] > 1 else np.full(len(values), np.inf)
-        return ids[np.arange(len(ids)), picked].tolist(), gaps.tolist()
+        return ids[np.arange(len(ids)), best].tolist(), gaps.tolist()
 
 
 @dataclass
@@ -99,10 +99,10 @@ def decode(
     """
     draws = [{seed: Draw() for seed in job.seeds} for job in jobs]
     hashes = [prompt_hash(job.ids) for job in jobs]
-    kept = sorted((i for i, job in enumerate(jobs) if job.seeds), key=lambda i: -jobs[i].budget)  # the last end first
-    if kept and kept != list(range(len(jobs))):
-        paths.select(kept)
-    live, logits, computed = [Path(i, jobs[i].seeds) for i in kept], logits[kept], 0
+    order = sorted((i for i, job in enumerate(jobs) if job.seeds), key=lambda i: -jobs[i].budget)  # the last end first
+    if order and order != list(range(len(jobs))):
+        paths.select(order)
+    live, logits, computed = [Path(i, jobs[i].seeds) for i in order], logits[order], 0
     while live:
         children = _children(live, logits, hashes, sampler, draws)
         going = [(row, path) for row, path in children if not _finished(path, jobs, ends, draws)]
@@ -123,7 +123,7 @@ def _children(
     sampler: Sampler,
     draws: Sequence[dict[int, Draw]],
 ) -> list[tuple[int, Path]]:
-    """(parent row, path) one token on; a path whose seeds differ becomes several."""
+    """(parent row, path) one token later. A path becomes several where its seeds draw different tokens."""
     step = len(live[0].tokens)
     wanted = [(row, seed) for row, path in enumerate(live) for seed in path.seeds]
     rows, seeds = [row for row, _ in wanted], [seed for _, seed in wanted]
@@ -139,7 +139,7 @@ def _children(
 
 
 def _finished(path: Path, jobs: Sequence[Job], ends: frozenset[int], draws: Sequence[dict[int, Draw]]) -> bool:
-    """Whether the path has ended; if so its draws are written down."""
+    """Whether the path has ended. If it has, its draws are recorded."""
     ended = path.tokens[-1] in ends
     if not ended and len(path.tokens) < jobs[path.job].budget:
         return False

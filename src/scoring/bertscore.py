@@ -22,16 +22,13 @@ class Nearest:
     f1_target: float  # F1 against the gold answer
 
 
-# BERTScore
-
-
 class BertScorer:
     """F1 of bert-score 0.3.13 (no idf, no rescaling): its matching, with an encoder that works under transformers 5.
 
-    There an empty text raises, and a byte-level tokenizer silently loses the space put before a text, which changes
-    its first token. Both are mended. bert-score also pads a batch with similarities of 0, which beat negative ones,
-    so that its scores depend on the batch (by .01 with a small encoder); here each distinct token sequence is
-    embedded once, beside others of its own length, and matched alone: equal to bert-score at a batch size of 1.
+    In transformers 5 an empty text raises. A byte-level tokenizer loses the space that bert-score puts before a text,
+    which changes the first token. Both are mended here. bert-score also pads a batch with similarities of 0, which beat
+    negative ones, so that its scores depend on the batch (by .01 with a small encoder). Here each distinct token
+    sequence is embedded once, beside others of its length, and matched alone. That equals bert-score at batch size 1.
     """
 
     def __init__(self, folder: Path, num_layers: int, batch: int = 64) -> None:

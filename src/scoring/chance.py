@@ -8,13 +8,11 @@ from fractions import Fraction
 from src.question.prompts import Prompt
 from src.scoring.match import Rules, gold, right
 
-# What a scorer allows
-
 
 def guess(prompt: Prompt, rules: Rules) -> Fraction | None:
-    """Probability that the scorer gives a uniform chooser the point; None without options.
+    """Probability that the scorer calls a uniform guess right. None without options.
 
-    1/m, but 0 where not even the gold option is scored right.
+    It is 1/m, but 0 where not even the gold option is scored right.
     """
     m = len(prompt.options)
     if m == 0:
@@ -23,18 +21,18 @@ def guess(prompt: Prompt, rules: Rules) -> Fraction | None:
 
 
 def mean(values: Sequence[Fraction | None]) -> float | None:
-    """Exact mean; None if any value is missing or there is none."""
+    """Exact mean. None where a value is missing or there is none."""
     known = [value for value in values if value is not None]
     return float(sum(known, Fraction()) / len(known)) if known and len(known) == len(values) else None
 
 
 def chance(prompts: Sequence[Prompt]) -> float | None:
-    """Mean of 1/m over the prompts (m options); None when any prompt has none."""
+    """Mean of 1/m over prompts of m options. None where a prompt has no options."""
     return mean([Fraction(1, len(p.options)) if p.options else None for p in prompts])
 
 
 def chance_scored(prompts: Sequence[Prompt], rules: Rules) -> float | None:
-    """The score a uniform chooser gets under this scorer; None when any prompt has no options."""
+    """The score that uniform guessing gets under this scorer. None where a prompt has no options."""
     return mean([guess(p, rules) for p in prompts])
 
 

@@ -12,9 +12,6 @@ from src.question.prompts import Prompt
 
 TIE = 1e-6  # nats: what fp32 leaves between two equal sums
 
-
-# Likelihood
-
 NORMS: dict[str, Callable[[int, str], int]] = {  # (tokens, option) -> what log p is divided by
     "plain": lambda tokens, option: 1,
     "per_token": lambda tokens, option: max(tokens, 1),

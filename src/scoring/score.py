@@ -42,9 +42,6 @@ class Score:
     likelihood_picked: int | None  # the first of the likeliest per character
 
 
-# A cell
-
-
 def score_cell(
     prompts: Sequence[Prompt],
     completions: Mapping[str, Mapping[int, Completion]],
@@ -76,7 +73,7 @@ def by_seed(prompt: Prompt, completions: Mapping[str, Mapping[int, Completion]])
 def nearest(
     rows: Sequence[tuple[Prompt, int, str]], bert: BertScorer | None, rules: Rules
 ) -> dict[tuple[str, int], Nearest]:
-    """What BERTScore makes of each completion whose prompt has options, by (prompt id, seed); {} of lettered ones."""
+    """BERTScore's nearest option for each completion whose prompt has options, by (prompt id, seed). {} if lettered."""
     rows = [row for row in rows if row[0].options]
     if bert is None or rules.lettered or not rows:
         return {}
