@@ -1,4 +1,4 @@
-""""""
+"""The numbers behind the paper's four questions. conf/claim/rq1 to rq4 judge them."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def rq3(table2: pd.DataFrame, alpha: float, seed: int) -> Iterator[dict[str, Any
 
 
 def rq4(gains: pd.DataFrame, alpha: float) -> Iterator[dict[str, Any]]:
-    """Few minus zero, base minus tuned: a row for each pair and prompt of `stats_pairs.difference_in_differences`.
+    """Few minus zero, base minus tuned: a row for each pair and prompt of `contrasts.difference_in_differences`.
 
     `detectable`: the mean difference that the paired t test finds with 80 % power at this n and spread, uncorrected.
     """

@@ -1,4 +1,4 @@
-""""""
+"""Accuracy against size: the line through the smaller models, its forecast for the largest, and the verdicts on it."""
 
 from __future__ import annotations
 
