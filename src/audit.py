@@ -1,4 +1,9 @@
-""""""
+"""The paper's claims as data: every conf/claim/*.yaml -> rows of the audit and of its specification curves.
+
+A claim names a frame of the statistics, the rows it speaks of, what the paper says there, and the rule by which our
+numbers follow or contradict it. Where neither holds the verdict is noise. A claim without a number is unchecked. The
+rules stand in the YAML, written before their verdicts are read.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Control conditions set against their plain cells, example by example."""
+"""Control conditions beside the plain cells: what an accuracy keeps when content goes, options move or words change.
+
+docs/statistics.md, "Content-free answering", defines the columns. Only own runs have controls. Every comparison is
+paired by example.
+"""
 
 from __future__ import annotations
 

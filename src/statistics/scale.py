@@ -1,4 +1,8 @@
-"""Accuracy against size: the line through the smaller models, its forecast for the largest, and the verdicts on it."""
+"""Predictable? Emergent? A line through the smaller models of a series, and the largest model against it.
+
+docs/statistics.md gives the rules. The line assumes no scatter from model to model, so `lr_p` is too small. One series
+mixes training sets. A 95 % prediction interval from three points would cover everything.
+"""
 
 from __future__ import annotations
 
