@@ -156,17 +156,17 @@ TOOLS = {
 
 def load_claims(root: Path) -> list[Claim]:
     """Every conf/claim/*.yaml. Raises UserError that names the file and the key where one is odd."""
-    found = []
+    claims = []
     for path in sorted((root / "conf/claim").glob("*.yaml")):
         given = dict(read_yaml(path))
         try:
             sides: dict[str, Any] = {key: Side(**given.pop(key)) for key in ("if_yes", "if_no") if key in given}
             grid = Grid(**given.pop("grid")) if "grid" in given else None
-            found.append(Claim(name=path.stem, grid=grid, **sides, **given))
+            claims.append(Claim(name=path.stem, grid=grid, **sides, **given))
         except TypeError as error:
             known = ", ".join(f.name for f in fields(Claim) if f.name != "name")
             raise UserError(f"conf/claim/{path.name}: {error}. A claim has: {known}") from error
-    return found
+    return claims
 
 
 def vocabulary(root: Path, alpha: float) -> dict[str, Any]:

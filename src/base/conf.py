@@ -1,7 +1,7 @@
 """The only reader of conf/: a member of a group, composed from its defaults and typed by its schema.
 
 Hydra composes what a command line chooses (src/base/grid.py). A single member needs no Hydra: `composed` merges it in
-milliseconds, and tests/test_config.py holds that every member comes out as Hydra composes it.
+milliseconds, and tests/base/test_conf.py holds that every member comes out as Hydra composes it.
 """
 
 from __future__ import annotations

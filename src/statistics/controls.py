@@ -141,7 +141,7 @@ def consistent(cell: pd.DataFrame, picked: str) -> float:
 def balanced(cell: pd.DataFrame, metric: str, these: Items) -> dict[str, float]:
     """Mean over labels of the accuracy on examples with that gold label, and its null 1 / labels; label tasks only.
 
-    A label task is one where most items share one set of options (stats_cell.content_codes).
+    A label task is one where most items share one set of options (items.content_codes).
     """
     shared, many = Counter(these.option_set).most_common(1)[0]
     if not these.known or 2 * many <= len(these.ids):

@@ -136,7 +136,7 @@ def rq3(table2: pd.DataFrame, alpha: float, seed: int) -> Iterator[dict[str, Any
 
 
 def rq4(gains: pd.DataFrame, alpha: float) -> Iterator[dict[str, Any]]:
-    """Few minus zero, base minus tuned: a row for each pair and prompt of `stats_pairs.difference_in_differences`.
+    """Few minus zero, base minus tuned: a row for each pair and prompt of `contrasts.difference_in_differences`.
 
     `detectable`: the mean difference that the paired t test finds with 80 % power at this n and spread, uncorrected.
     """
