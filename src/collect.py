@@ -45,7 +45,7 @@ SHARED = ("suite", "model", "weights", "task", "prompt", "shots", "data_sha256")
 def rows(path: Path, twin: Path | None = None) -> list[dict[str, Any]]:
     """The scored rows of one cell's file, without dataset text. twin: the file of its content-free twin."""
     head, answers = read_cell(path)
-    shared = {"source_kind": "own", **head.chosen(KEPT), "compat": head.compat.name}
+    shared = {**head.chosen(KEPT), "compat": head.compat.name}
     prior = prior_corrected(answers, read_cell(twin)[1]) if twin and head.plain else {}
     scored_rows = []
     for score in file.score(head, answers, _encoder):
