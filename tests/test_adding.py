@@ -55,9 +55,10 @@ def test_what_is_said_to_take_one_yaml_takes_one_new_yaml(title: str) -> None:
     ]
 
 
-def test_a_metric_takes_a_scorer_and_a_name() -> None:
+def test_a_metric_takes_a_scorer_a_name_and_a_column() -> None:
     assert set(re.findall(r"^\+\+\+ b/(\S+)", DIFFS["A metric"], re.MULTILINE)) == {
         "src/scoring/score.py",
+        "conf/frame/scores.yaml",
         "src/base/metrics.py",
     }
 

@@ -185,7 +185,7 @@ def column_list(root: Path) -> str:
 
 
 def inert(value: Any) -> Any:
-    """The value, with an apostrophe in front where it is a text that a spreadsheet would run as a formula."""
+    """A text that a spreadsheet would run as a formula gets an apostrophe in front. Other values stay."""
     return f"'{value}" if isinstance(value, str) and INERT.match(value) else value
 
 

@@ -76,7 +76,7 @@ def publish(outputs: Path, folder: Path) -> None:
 
 
 def settled(before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
-    """The log-likelihoods `now`. Those that are the same as `before` keep the digits of then."""
+    """The log-likelihoods `now`. One that is the same as `before` keeps its former digits."""
     same = log_likelihood_difference(before, now).query("same").drop(columns=["difference", "same"])
     both = now.merge(same.merge(before), on=[*PLACE, "id"], how="left", suffixes=("", "_before"))
     return now.assign(logprob=both["logprob_before"].fillna(both["logprob"]).to_numpy())

@@ -38,7 +38,7 @@ class Outcome:
 
 
 def write_ledger(run: Run, entries: Sequence[Entry]) -> None:
-    """The stage's out: exactly the cells of this run, and what became of each.
+    """Write ledger.json: every cell of this run, and what became of each.
 
     A shard leaves the cells of other shards alone and keeps its own ledger. A whole run replaces those ledgers.
     """

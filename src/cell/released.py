@@ -49,7 +49,7 @@ def without_prompts(path: Path) -> bytes:
 
 
 def without_text(answers: Answers) -> dict[str, Any]:
-    """One prompt's answers with the prompt's id and sha256 in its place."""
+    """One prompt's answers. Its id and sha256 stand in the place of the prompt."""
     return {"id": answers.prompt.id, "prompt_sha256": prompt_sha256(answers), **answers_row(answers)}
 
 

@@ -154,7 +154,7 @@ class Store:
 
 
 def _sync_folder(folder: Path) -> None:
-    """A new name is on disk only once its folder is."""
+    """Sync the folder: a new file survives a crash only if its folder is on disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -58,7 +58,7 @@ def _ends(model: Any) -> frozenset[int]:
 
 
 def trial_jobs(model: Any) -> list[Job]:
-    """Two prompts that share a prefix, of different lengths, with options that branch. Both reach every kernel."""
+    """Two prompts that share a prefix, of different lengths, with branching options. Together they run every kernel."""
     ids = tuple(i % model.config.vocab_size for i in range(3, 3 + SHARE_FROM + FLASH_FROM + 6))
     other = (*ids[: SHARE_FROM + 2], 4, *ids[SHARE_FROM + 3 : -3])
     return [

@@ -73,7 +73,7 @@ def row(job: Job, start: int) -> Row:
 
 
 def visible(rows: Sequence[Row], width: int, shift: int) -> Tensor:
-    """Which own slots each query sees: bool (rows, width, shift + width).
+    """Which slots of its own row each query sees, the shared prefix apart: bool (rows, width, shift + width).
 
     A row is left-padded to `width`: suffix, then nodes; `shift` slots before it are empty. Padding sees itself, so that
     no softmax is over nothing.

@@ -10,7 +10,7 @@ from src.question import examples, prompts
 
 
 def weight(run: Run, cell: Cell) -> int:
-    """The cost of a cell in characters: its prefix once, then its texts, options and completions.
+    """Characters that a cell costs: one prefix, and every text, option and completion.
 
     A cell that cannot run costs 0.
     """

@@ -68,7 +68,7 @@ def derangement(tests: Sequence[Example]) -> dict[str, Example]:
 
 
 def content_free(chosen: Sequence[Example], tests: Sequence[Example]) -> list[Example]:
-    """Each example with its options and an empty input. Prior-corrected likelihood subtracts the prior so measured."""
+    """Each example with its options and an empty input. Prior-corrected likelihood subtracts what it measures."""
     return [replace(example, input="") for example in chosen]
 
 
@@ -90,7 +90,9 @@ def checked(condition: Condition) -> Callable[[Sequence[Example], Sequence[Examp
     """
     where = f"conf/condition/{condition.name}.yaml"
     if condition.control not in CONTROLS:
-        raise suggest("control", str(condition.control), [name for name in CONTROLS if name], "prompts.CONTROLS")
+        raise suggest(
+            "control", str(condition.control), [name for name in CONTROLS if name], "src/question/controls.py, CONTROLS"
+        )
     if (condition.control == RESAMPLED) != (condition.exemplar_seed is not None):
         raise UserError(
             f"{where}: control: {RESAMPLED} and exemplar_seed: <number> go together, under a name of their own"
@@ -103,7 +105,7 @@ def checked(condition: Condition) -> Callable[[Sequence[Example], Sequence[Examp
 def resampled(tests: Sequence[Example], count: int, seed: int) -> list[Example]:
     """`count` exemplars out of a task's test items. They depend on `seed` alone, not on the limit or the file's order.
 
-    They are no longer test items of their cell. Another example takes the place of one that the limit would have kept.
+    They are no longer test items of their cell. Where one was among the first `limit` examples, the next takes its place.
     The published exemplars are then neither exemplars nor test items, so that the examples scored are those of the
     plain cell less the resampled ones. Options are those of the prepared task, constructed ones included.
     """

@@ -52,7 +52,7 @@ CONSTRUCTIONS: Mapping[str, Callable[[str, str, int, random.Random], list[str]]]
 
 
 def constructed(row: Row, key: str, construct: str, count: int) -> Row:
-    """The row with `count` options: its answer among wrong ones, in an order that depends on `key` alone.
+    """The row with `count` options: its answer and wrong ones. Their order depends on `key` alone.
 
     The authors' own wrong options for test items are not public. These follow the pattern of the published exemplars.
     """

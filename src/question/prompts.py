@@ -90,7 +90,7 @@ def render(example: Example, exemplars: Sequence[Example], task: Task, condition
 def item(example: Example, ahead: str, task: Task, condition: Condition) -> Prompt:
     """The prompt of one test item behind the few-shot prefix `ahead`.
 
-    Options that the prompt does not show are scored where the task file has them, but not where they are constructed.
+    Options that the prompt does not show are scored if they come from the task file, not if they are constructed.
     """
     wording = task.wording.get(condition.prompt, Wording())
     shown = wording.show_options and "{choices}" in condition.template

@@ -79,7 +79,7 @@ def written(completion: str, compat: Compat) -> str:
 
 
 def cleaned(text: str) -> str:
-    r"""Lower case, less leading commas, then full stops, then spaces, then newlines, once each: "\n x" gives " x"."""
+    r"""Lower case. Leading commas, full stops, spaces and newlines go, in that order, once: "\n x" gives " x"."""
     return text.lower().lstrip(",").lstrip(".").lstrip(" ").lstrip("\n")
 
 
@@ -100,7 +100,7 @@ def exact_match(completion: str, prompt: Prompt, rules: Rules) -> Parsed:
 def match_option(text: str, options: Sequence[str], first: bool) -> Parsed:
     """The option, quoted or bare, that the text starts with; void if one listed after it occurs in the rest.
 
-    first: of several take the first listed, as published; else the longest, so that "100" is no "10".
+    If several fit, `first` takes the first listed, as published. Otherwise the longest counts: "100" is no "10".
     text, options: lower case.
     """
     starts = [
@@ -119,7 +119,7 @@ def match_option(text: str, options: Sequence[str], first: bool) -> Parsed:
 def match_letter(text: str, n_options: int, compat: Compat) -> Parsed:
     """The `(x)` the text starts with, if x is among the shown letters; void if another shown letter follows.
 
-    As published (defect 3), any (a), (b) or (c) voids, the same one again included, and nothing else does.
+    As published (defect 3), any (a), (b) or (c) voids, even a repeat of the answer. No other letter does.
     text: lower case.
     """
     shown = [f"({letter})" for letter in LETTERS[:n_options]]

@@ -108,7 +108,7 @@ def download_wheel(package: str, folder: Path) -> None:
 
 
 def download_sdist(package: str, folder: Path) -> None:
-    """Downloads a package's sdist, without running its setup.py where this pip allows that. Raises UnavailableError."""
+    """Downloads a package's sdist. Its setup.py is not run if pip offers a way. Raises UnavailableError."""
     try:
         _sdist_by_finder(package, folder)
     except Exception as error:  # pip's private API may fail in any way: then plain pip decides

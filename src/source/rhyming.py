@@ -145,7 +145,7 @@ def answer_to(word: Word, pools: Pools) -> Word | None:
 def wrong_options(word: Word, answer: Word, pools: Pools) -> list[Word]:
     """Four words that do not rhyme with `word`: two that begin like it, one that begins like the answer, and any other.
 
-    Any word stands in where none begins so.
+    If no word begins like that, any other word is taken.
     """
     beginnings = (word.text[:2], word.text[:2], answer.text[:2], None)
     chosen: list[Word] = []

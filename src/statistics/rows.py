@@ -108,7 +108,7 @@ def table2_model(rows: pd.DataFrame) -> str | None:
 
 
 def corrected(rows: pd.DataFrame, setting: Setting) -> pd.DataFrame:
-    """Adds family, p_holm (confirmatory families), p_bh (all) and the verdict `above` (confirmatory families)."""
+    """Adds family, p_bh, and in confirmatory families p_holm and the verdict `above`."""
     largest = table2_model(rows)
     rows["family_tests"] = [family_of(row, largest) for row in rows.itertuples()]
     rows["p_holm"] = by_family(rows, "p", "holm").mask((rows["family_tests"] == metrics.EXPLORATORY) | ~plain(rows))

@@ -86,7 +86,7 @@ def p_jump(residual: float, lr_p: float) -> float:
 
 
 def p_emergent(p: float, p_content_free: float, jump: float) -> float:
-    """Largest of the p values that emergence needs; null where chance or forecast is, `p_content_free` may be."""
+    """The largest p that emergence needs. It is null where p or the p of a jump is; `p_content_free` may be missing."""
     return NAN if np.isnan(p) or np.isnan(jump) else float(np.nanmax([p, p_content_free, jump]))
 
 
