@@ -105,7 +105,7 @@ def checked(condition: Condition) -> Callable[[Sequence[Example], Sequence[Examp
 def resampled(tests: Sequence[Example], count: int, seed: int) -> list[Example]:
     """`count` exemplars out of a task's test items. They depend on `seed` alone, not on the limit or the file's order.
 
-    They are no longer test items of their cell. Where one was among the first `limit` examples, the next takes its place.
+    They are no longer test items of their cell. Where one was among the first `limit` examples, the next stands in.
     The published exemplars are then neither exemplars nor test items, so that the examples scored are those of the
     plain cell less the resampled ones. Options are those of the prepared task, constructed ones included.
     """
