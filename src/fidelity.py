@@ -315,6 +315,8 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataF
 def write_reference(outputs: Path, folder: Path) -> list[Path]:
     """compat_runs.csv and deviations.csv of the cells under `outputs`: figures only, no dataset text."""
     moves = list(effects(outputs, functools.cache(load_encoder)))
+    if not moves:
+        raise UserError(f"{outputs} holds no cell, so {folder} stays as it is. Make the runs first: make compat")
     runs = [row for row, pairs, _ in moves if row["switch"] in RUNS and pairs]
     frames = {"compat_runs": table(runs, EFFECT_COLUMNS), "deviations": table(deviations(moves), DEVIATION_COLUMNS)}
     for name, frame in frames.items():

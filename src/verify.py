@@ -85,6 +85,9 @@ def table_findings(revision: str, cells_verdict: str) -> list[Finding]:
     tracked = git_output("ls-tree", "-r", "--name-only", revision, "--", *TABLES).decode().splitlines()
     changed = set(git_output("diff", "--name-only", revision, "--", *TABLES).decode().splitlines())
     findings = {path: Finding(path, IDENTICAL) for path in tracked}
+    here = (path for out in TABLES for path in ([ROOT / out, *(ROOT / out).rglob("*")]) if path.is_file())
+    added = sorted({path.relative_to(ROOT).as_posix() for path in here} - set(tracked))
+    findings |= {path: Finding(path, DIFFERS, ("not published",)) for path in added}
     for path in sorted(changed & set(tracked), reverse=True):  # a drawing (svg) before its picture (png)
         findings[path] = changed_file(revision, path, cells_verdict, findings.get(str(Path(path).with_suffix(".svg"))))
     return list(findings.values())

@@ -87,7 +87,7 @@ SIBLINGS = {"logical_deduction": 10, "tracking_shuffled_objects": 10, "strange_s
 @pytest.mark.parametrize(("name", "siblings"), SIBLINGS.items())
 def test_items_that_share_an_exemplars_context_are_as_many_as_the_protocol_says(name: str, siblings: int) -> None:
     prepared([name])
-    assert items_of([dataclasses.asdict(e) for part in examples.load(name)[:2] for e in part]).sibling.sum() == siblings
+    assert items_of([e for part in examples.load(name)[:2] for e in part]).sibling.sum() == siblings
 
 
 @pytest.mark.parametrize("name", sorted(set(of_source("bigbench")) - {"fact_checker"}))
@@ -96,14 +96,14 @@ def test_n_is_the_published_one_or_says_why_not_and_no_exemplar_is_tested(name: 
     task, (exemplars, tests, _) = conf.load_task(name), examples.load(name)
     assert len(tests) == task.n_published or task.n_note
     assert not {(e.input, e.options) for e in exemplars} & {(e.input, e.options) for e in tests}
-    assert items_of([dataclasses.asdict(e) for e in (*exemplars, *tests)]).sibling.sum() == SIBLINGS.get(name, 0)
+    assert items_of([*exemplars, *tests]).sibling.sum() == SIBLINGS.get(name, 0)
 
 
 def test_a_repeated_item_and_an_exemplars_sibling_are_counted() -> None:
     exemplar = examples.Example("t/0", "g", "Is ice cold", ("yes", "no"), 0, "yes", 0)
     rows = [exemplar, *(dataclasses.replace(exemplar, id=f"t/{i}", exemplar=None, group=f"g{i}") for i in (1, 2))]
     rows.append(dataclasses.replace(rows[1], id="t/3", group="g", input="Is fire cold", target=1, answer="no"))
-    items = items_of([dataclasses.asdict(row) for row in rows])
+    items = items_of(rows)
     assert (items.sibling.sum(), items.duplicates) == (1, 1)
 
 

@@ -115,6 +115,8 @@ def random_effects(long: pd.DataFrame) -> Array:
     for each in squares:  # the smallest first
         if each / df < rest / rest_df:
             rest, rest_df = rest + each, rest_df + df
+    if not (df > 0 and np.isfinite(apart).all() and rest > 0):
+        raise ValueError("REML in closed form needs two tasks or more, a value in every cell of each, and residuals")
     between = np.maximum(squares / df / (rest / rest_df) - 1, 0) / cells
     to_slope = np.array([[1.0, 0.0], [-1.0, 1.0]]) @ axes  # tuned is the intercept and the slope together
     return (to_slope * between) @ to_slope.T

@@ -196,7 +196,7 @@ def gain_loss(published: pd.DataFrame, models: Mapping[str, Model]) -> pd.DataFr
     """Against which model the published gains and losses were counted: gain - loss = n (accuracy - its accuracy).
 
     One row a model and metric: the reference that fits the most cells, in how many it fits, in how many the runner-up,
-    and what the two differ in. published: stats.read_published; models: conf/model by name.
+    and what the two differ in. published: what `read_published` gives; models: conf/model by name.
     """
     key = ["task", "prompt", "shots"]
     rows = []

@@ -146,7 +146,7 @@ def scale(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def above_by_rule(rows: pd.DataFrame, alpha: float) -> dict[str, pd.Series]:
-    """Verdict "above the baseline" under each of names.RULES; rows: one Holm family. Null where there is no p."""
+    """Verdict "above the baseline" under each of metrics.RULES; rows: one Holm family. Null where there is no p."""
     unknown = rows["p"].isna()
     verdicts = {
         "raw": rows["diff"] > 0,
@@ -169,13 +169,16 @@ def predictable_by_rule(rows: pd.DataFrame, rule: str, above: pd.Series) -> pd.S
 
 
 def emergent_by_rule(rows: pd.DataFrame, rule: str, above: pd.Series) -> pd.Series:
-    """Emergent: above by the rule, and above the forecast (by 5 points for the rules without a test)."""
+    """Emergent: above by the rule, and above the forecast (by 5 points for the rules without a test).
+
+    A task that has no verdict "above" has none here either.
+    """
     beyond = rows["residual"] > MARGIN if rule in ("raw", "plus5") else rows["predictable"] == metrics.NO_ABOVE
-    return above & beyond.astype("boolean").mask(rows["residual"].isna())
+    return (above & beyond.astype("boolean").mask(rows["residual"].isna())).mask(above.isna())
 
 
 def agreement_row(rule: str, verdict: str, ours: pd.Series, paper: pd.Series) -> dict[str, Any]:
-    """Agreements with the paper over all tasks; undecided ones never agree and are left out of kappa."""
+    """Agreements with the paper over the tasks that the rule decides. The others count as undecided only."""
     ours, paper = ours.astype("string").fillna("undecided"), paper.astype("string")
     judged = ours != "undecided"
     table = pd.crosstab(ours[judged], paper[judged])
@@ -184,11 +187,11 @@ def agreement_row(rule: str, verdict: str, ours: pd.Series, paper: pd.Series) ->
     return {
         "rule": rule,
         "verdict": verdict,
-        "n": len(ours),
-        "agree": int((ours == paper).sum()),
+        "n": int(judged.sum()),
+        "agree": int((ours == paper)[judged].sum()),
         "undecided": int((~judged).sum()),
         "kappa": kappa(square),
-        "differ": ";".join(sorted(ours.index[ours != paper])),
+        "differ": ";".join(sorted(ours.index[judged & (ours != paper)])),
     }
 
 

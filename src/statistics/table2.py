@@ -20,9 +20,8 @@ def emergence(cells: pd.DataFrame, setting: Setting) -> pd.DataFrame:
     base = (cells["source"] == metrics.PUBLISHED) & ~cells["tuned"] & cells["family"].notna()
     rows = cells[cells["primary"] & (base | (cells["source"] == metrics.OWN))].reset_index(drop=True)
     rows = pd.concat([rows, scale.judge_all(rows, setting.alpha)], axis=1)
-    rows["emergent_paper_rule"] = (
-        (rows["above_raw"] & (rows["residual"] > metrics.MARGIN)).astype("boolean").mask(rows["residual"].isna())
-    )
+    beyond = (rows["above_raw"] & (rows["residual"] > metrics.MARGIN)).astype("boolean")
+    rows["emergent_paper_rule"] = beyond.mask(rows["residual"].isna() | rows["above_raw"].isna())
     holm = by_family(rows, "p_emergent", "holm").mask(rows["family_tests"] == metrics.EXPLORATORY)
     verdict = (holm < setting.alpha) & (rows["predictable"] == metrics.NO_ABOVE)
     rows["emergent"] = verdict.astype("boolean").mask(holm.isna())

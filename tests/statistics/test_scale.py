@@ -171,5 +171,6 @@ def test_agreement_counts_by_hand():
     }
     assert found.loc[("holm", "above"), "agree"] == 2  # b fails Holm
     assert found.loc[("bh", "above"), "agree"] == 3
-    assert found.loc[("holm_trivial", "above"), ["agree", "undecided"]].tolist() == [1, 1]
-    assert found.loc[("holm", "above"), "differ"] == "b;d"
+    assert found.loc[("holm_trivial", "above"), ["agree", "undecided", "n"]].tolist() == [1, 1, 3]
+    assert found.loc[("holm", "above"), "differ"] == "b"  # d has no verdict: neither agreement nor disagreement
+    assert found.loc[("raw", "emergent"), ["agree", "undecided", "n"]].tolist() == [3, 1, 3]
