@@ -109,7 +109,7 @@ def ran(*words: str, cwd: Path, timeout: float = 300, **how: Any) -> subprocess.
 def _parent() -> subprocess.Popen[str]:
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     parent = subprocess.Popen(
-        [sys.executable, __file__], text=True, start_new_session=True, env={**os.environ, **QUIET}, **pipes
+        [sys.executable, "-P", __file__], text=True, start_new_session=True, env={**os.environ, **QUIET}, **pipes
     )
     atexit.register(parent.kill)
     return parent
@@ -142,9 +142,7 @@ def _become(words: list[str], cwd: str, env: dict[str, str], said: list[str], la
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would not hear Ctrl-C
     if largest is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
-    here = str(Path(__file__).parent)
-    elsewhere = [path for path in sys.path if path != here]
-    sys.path[:] = [cwd, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep)), *elsewhere]
+    sys.path[:] = [cwd, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep)), *sys.path]
     if words[0] == "-c":
         sys.argv = ["-c", *words[2:]]
         exec(compile(words[1], "<string>", "exec"), {"__name__": "__main__"})
