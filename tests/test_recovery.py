@@ -250,7 +250,8 @@ def test_three_hundred_cells_in_one_process_keep_memory_flat(place: Path, tmp_pa
     from hydra import compose, initialize_config_dir
     from mlflow import MlflowClient
 
-    from src import run, tracking
+    from src import run
+    from src.lab import runs
 
     (tmp_path / "tasks").mkdir()
     tasks = [task for task in conf.known("task") if not conf.load_task(task).exemplar_options]  # not of our data
@@ -268,7 +269,7 @@ def test_three_hundred_cells_in_one_process_keep_memory_flat(place: Path, tmp_pa
         again = compose_run(compose("config", overrides=[*asked, "seeds=[2]"]))
     todo = [(each, cell) for each in (first, again) for cell in each.cells][:300]
     assert len(todo) == 300
-    with tracking.model_run(first) as tracker:
+    with runs.model_run(first) as tracker:
         store = Store(first.store)
         for each, cell in todo:
             bench = run.Bench(each, Parrot(), store, lambda _: None, tracker, lambda: None)  # type: ignore[arg-type, return-value]
