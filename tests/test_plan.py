@@ -16,7 +16,7 @@ from src.base.schema import Compat, Model
 from src.cell.file import Answers, Header, Recorded, digests, kept_path, write_cell
 from src.engine.job import Completion
 from src.lab import speed, tokens
-from src.lab.speed import CALIBRATION, Rate, known_rate, timed, tracked_rate
+from src.lab.speed import Rate, known_rate, timed, tracked_rate
 from src.lab.tokens import by_characters, counted, counter, evaluated, examples_of, rendered
 from src.question.examples import Example
 from src.question.prompts import Prompt
@@ -172,7 +172,7 @@ def test_a_calibration_is_kept_and_scales_with_parameters(place):
     cells = [rendered(what, what.tasks[TASK], what.conditions[c]) for c in CONDITIONS]
     tokens, seconds = timed(model, cells, (2266,), 1.0)
     assert tokens > 0
-    CALIBRATION.write_text(json.dumps(asdict(Rate(model.name, 2e8, tokens / seconds, "measured"))))
+    speed.CALIBRATION.write_text(json.dumps(asdict(Rate(model.name, 2e8, tokens / seconds, "measured"))))
     twice = Model(name="twice", parameters=4e8)
     assert speed.rate(twice) == pytest.approx(tokens / seconds / 2)
 
