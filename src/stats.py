@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from src.base import conf, grid, metrics
 from src.base.cli import command, stage, suite_line
+from src.base.errors import UserError
 from src.base.files import ROOT
-from src.base.frames import as_declared, write_csv
+from src.base.frames import as_declared, read_frame, read_yaml, write_csv
 from src.base.schema import Model, Task
 from src.question import examples
 from src.statistics import controls, overlap, power, questions, scale
@@ -85,9 +85,16 @@ def with_reference(own: pd.DataFrame | None, setting: Setting, folder: Path) -> 
 def read_setting(root: Path) -> Setting:
     """conf/, the paper's tables and the prepared items."""
     items = {path.stem: read_items(path) for path in sorted((root / TASKS).glob("*.jsonl"))}
-    tables = yaml.safe_load((root / PUBLISHED_TABLES).read_text())
+    tables = read_yaml(root / PUBLISHED_TABLES)
     alpha = float(grid.params(root / "params.yaml")["alpha"])
     return Setting(conf.members("task", Task), conf.members("model", Model), items, tables, alpha)
+
+
+def read_scores(path: Path) -> pd.DataFrame:
+    """The scores of some cells. Raises UserError where the file is missing or damaged."""
+    if not path.exists():
+        raise UserError(f"{path} is missing. Make it: python -m src.collect <folder of cells> {path}")
+    return read_frame(path.parent, path.name)
 
 
 def read_items(path: Path) -> Items:
@@ -113,7 +120,7 @@ def run(root: Path) -> dict[str, pd.DataFrame]:
     """Read, compute, write data/stats. Raises UserError for input that cannot be right."""
     setting = read_setting(root)
     published = read_published(root / PUBLISHED_SCORES, setting.tasks)
-    own = pd.read_parquet(root / OWN_SCORES) if (root / OWN_SCORES).exists() else None
+    own = read_scores(root / OWN_SCORES) if (root / OWN_SCORES).exists() else None
     sha256 = hashlib.sha256((root / PUBLISHED_SCORES).read_bytes()).hexdigest()
     graded = root / REFERENCE / "graded.csv"
     tables = build(published, own, setting, sha256) | with_reference(own, setting, root / REFERENCE)
@@ -128,14 +135,14 @@ def run(root: Path) -> dict[str, pd.DataFrame]:
 def reference(scores: Path, out: Path, root: Path) -> None:
     """Cell scores of a finished run as a csv that can be committed: no dataset text, no machine fact."""
     setting = read_setting(root)
-    cells = complete(own_rows(pd.read_parquet(scores), setting), setting)
+    cells = complete(own_rows(read_scores(scores), setting), setting)
     cells["unparsed_share"] = cells["unparsed"] / cells["n"]
     write_csv(cells[list(metrics.REFERENCE_COLUMNS)], out)
 
 
 def control_reference(scores: Path, out: Path, root: Path) -> None:
     """The control tables of a finished run of suite controls as csv files that can be committed."""
-    for name, table in control_tables(pd.read_parquet(scores), read_setting(root)).items():
+    for name, table in control_tables(read_scores(scores), read_setting(root)).items():
         write_csv(table, out / f"{name}.csv")
 
 

@@ -349,3 +349,13 @@ def test_all_tables_are_made_and_made_the_same_twice(published, setting, tmp_pat
     for name in made:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
         assert len(pd.read_parquet(tmp_path / "one" / name)) > 0
+
+
+@pytest.mark.parametrize(("content", "said"), [(None, "is missing. Make it"), (b"no parquet", "is damaged")])
+def test_scores_that_are_missing_or_damaged_are_one_line(tmp_path: Path, content: bytes | None, said: str) -> None:
+    scores = tmp_path / "scores.parquet"
+    if content is not None:
+        scores.write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        stats.reference(scores, tmp_path / "out.csv", ROOT)
+    assert not (tmp_path / "out.csv").exists()

@@ -24,9 +24,11 @@ INERT = re.compile(rf"^(?!{NUMBERS})[=+\-@\t\r]")
 
 
 def read_yaml(path: Path) -> Any:
-    """A YAML file as plain data. Raises UserError if it does not parse."""
+    """A YAML file as plain data. Raises UserError if it is missing or does not parse."""
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing. It is part of the repository: git checkout {path}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is no valid YAML: {error}") from None
 
@@ -39,7 +41,11 @@ def read_frame(root: Path, source: str) -> pd.DataFrame:
     path, _, key = source.partition("#")
     if "*" not in path and not (root / path).exists():
         raise UserError(f"{path} is missing. {_maker(root, path)}")
-    frame: pd.DataFrame = FRAMES[Path(path).suffix](root, path, key)
+    try:
+        frame: pd.DataFrame = FRAMES[Path(path).suffix](root, path, key)
+    except ValueError as error:  # pyarrow's and pandas' errors of a damaged file are among them
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"{path} is damaged: {reason}. {_maker(root, path)}") from None
     return frame
 
 
