@@ -20,6 +20,7 @@ from src.base import conf, grid
 from src.base.errors import UserError, disk_errors
 from src.base.files import ROOT
 from src.base.schema import Cell, Run
+from src.base.values import digest
 from src.cell import file
 from src.cell.file import (
     Answers,
@@ -34,7 +35,7 @@ from src.cell.file import (
 )
 from src.cell.ledger import DONE, FAILED, NOT_DONE, NOT_RUNNABLE, Entry, Outcome, gaps, write_ledger
 from src.cell.store import Store
-from src.engine.job import Completion, Engine, Request
+from src.engine.job import Completion, Engine, Proof, Request
 from src.engine.start import engine_of
 from src.lab import facts, preemption, runs, shards
 from src.lab.preemption import Stopped
@@ -127,6 +128,7 @@ class Answered:
     n_shots: int
     data_sha256: str
     speed: dict[str, float]  # wall_s, tokens, tokens_per_s, of an API cost_usd; empty where nothing was computed
+    proof: Proof | None  # of the way the answers were computed
 
 
 def answer(bench: Bench, cell: Cell, advance: Callable[[int, int], None]) -> Answered:
@@ -153,13 +155,26 @@ def answer(bench: Bench, cell: Cell, advance: Callable[[int, int], None]) -> Ans
     if cost := _cost_usd(bench.engine) - cost_before:
         speed["cost_usd"] = cost
     answers = [stored(bench, prompt) for prompt in questions]
-    return Answered(answers, len(shots) if cell.condition.few_shot else 0, data_sha256, speed)
+    proof = proof_of(bench, answers, computed=bool(requests))
+    return Answered(answers, len(shots) if cell.condition.few_shot else 0, data_sha256, speed, proof)
+
+
+def proof_of(bench: Bench, answers: Sequence[Answers], computed: bool) -> Proof | None:
+    """The proof of the way in which a cell was computed, just now or by the run that stored its answers."""
+    prompts_sha256, _ = file.digests(answers)
+    key = digest({"kind": "proof", "engine": bench.engine.describe(), "prompts": prompts_sha256})
+    proof: Proof | None = getattr(bench.engine, "proof", None)  # a server gives none
+    if computed and proof:
+        bench.store.put({key: asdict(proof)})
+        return proof
+    record = bench.store.get(key)
+    return Proof(**record) if record else None
 
 
 def finish(bench: Bench, cell: Cell, answered: Answered) -> Outcome:
     """The part of a cell that needs no model: score, track, write."""
     run, answers = bench.run, answered.answers
-    head = header(run, cell, bench.engine.describe(), answers, answered.n_shots, answered.data_sha256)
+    head = header(run, cell, bench.engine.describe(), answers, answered.n_shots, answered.data_sha256, answered.proof)
     scored = file.scored(head, answers, bench.encoder, cell.task.primary(cell.condition.prompt))
     track(bench, cell, scored, answered.speed)
     if run.out:
@@ -178,8 +193,8 @@ def _cost_usd(engine: Engine) -> float:
 
 def track(bench: Bench, cell: Cell, scored: Scored, speed: dict[str, float]) -> None:
     """Log the finished cell to MLflow: its resolved configuration, metrics and examples."""
-    loaded = vars(bench.engine).get("backend")  # absent where the store had every answer
-    tags = {**bench.engine.describe(), **({"device": loaded.model.device} if loaded else {})}
+    choice = vars(bench.engine).get("choice")  # absent where the store had every answer
+    tags = {**bench.engine.describe(), **({"device": choice.model.device} if choice and choice.model else {})}
     params = facts.configuration(bench.run, cell, scored.header.shots)
     bench.tracker.cell(scored, Recorded(params, speed, {key: str(value) for key, value in tags.items()}))
 

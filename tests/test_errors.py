@@ -120,7 +120,7 @@ def loaded(folder: Path) -> object:
 
     found, identity = weights.located(Model(name="mine", path=str(folder)))
     engine = local_engine(found, identity)
-    return engine.tokenizer, engine.backend
+    return engine.tokenizer, engine.choice.load()
 
 
 def edited(folder: Path, **changes: object) -> None:

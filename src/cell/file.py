@@ -16,7 +16,7 @@ from src.base.files import ROOT, whole
 from src.base.metrics import ACCURACIES, MEANS
 from src.base.schema import Cell, Compat, Encoder, Run
 from src.base.values import digest
-from src.engine.job import Completion, Likelihood
+from src.engine.job import Completion, Likelihood, Proof
 from src.question.prompts import Prompt, example_id
 from src.scoring.bertscore import BertScorer
 from src.scoring.chance import chance
@@ -64,6 +64,7 @@ class Header:
     prompts_sha256: str
     completions_sha256: str
     data_sha256: str
+    proof: Proof | None = None  # of the way its answers were computed; not written where the engine gives none
     recorded: Recorded | None = None  # only in the cells kept for MLflow; not written where it is None
 
     @property
@@ -82,7 +83,13 @@ class Header:
 
 
 def header(
-    run: Run, cell: Cell, engine: Mapping[str, Any], answers: Sequence[Answers], shots: int, data_sha256: str
+    run: Run,
+    cell: Cell,
+    engine: Mapping[str, Any],
+    answers: Sequence[Answers],
+    shots: int,
+    data_sha256: str,
+    proof: Proof | None = None,
 ) -> Header:
     """The header of a cell that this run answered. `shots` is the number of exemplars in the prefix."""
     prompts_sha256, completions_sha256 = digests(answers)
@@ -102,6 +109,7 @@ def header(
         prompts_sha256=prompts_sha256,
         completions_sha256=completions_sha256,
         data_sha256=data_sha256,
+        proof=proof,
     )
 
 
@@ -200,9 +208,7 @@ def _remedy(path: Path) -> str:
 def header_row(head: Header) -> dict[str, Any]:
     """The header as the file has it, less the prefix of its prompts."""
     row = asdict(head)
-    if head.recorded is None:
-        del row["recorded"]
-    return row
+    return {key: value for key, value in row.items() if value is not None or key not in ("proof", "recorded")}
 
 
 def header_of(row: Mapping[str, Any]) -> Header:
@@ -211,10 +217,9 @@ def header_of(row: Mapping[str, Any]) -> Header:
     if unknown := [key for key in row if key not in {*known, "prefix"}]:
         raise ValueError(f"its header has the unknown key '{unknown[0]}'")
     given = {key: row[key] for key in known if key in row}
-    recorded = row.get("recorded")
-    return Header(
-        **{**given, "compat": Compat(**row["compat"]), "recorded": Recorded(**recorded) if recorded else None}
-    )
+    proof, recorded = row.get("proof"), row.get("recorded")
+    built = {"proof": Proof(**proof) if proof else None, "recorded": Recorded(**recorded) if recorded else None}
+    return Header(**{**given, "compat": Compat(**row["compat"]), **built})
 
 
 def answers_row(answers: Answers) -> dict[str, Any]:

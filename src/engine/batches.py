@@ -9,12 +9,7 @@ import torch
 from src.base.errors import UserError
 from src.engine.choice import Backend
 from src.engine.job import Done, Job
-
-OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
+from src.engine.loading import out_of_memory
 
 
 def batches(
@@ -54,7 +49,7 @@ def _attempt(way: Backend, jobs: Sequence[Job]) -> list[Done] | None:
         with torch.inference_mode():
             return way.run(jobs)
     except (RuntimeError, MemoryError) as error:
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise
     if torch.cuda.is_available():  # only here, because the error's frames hold the tensors while it lives
         torch.cuda.empty_cache()

@@ -1,84 +1,154 @@
-"""Which way of running a loaded model is used. A trial on a few tokens decides."""
+"""Which way of running a model is used: the fastest that is proven on prompts as long as those it is to answer."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
-from src.engine.attention import FLASH_FROM, SHARED
-from src.engine.decoder import SHARE_FROM, Decoder
+from src.base.errors import UserError
+from src.engine.attention import SHARED
+from src.engine.decoder import Decoder
 from src.engine.encoder_decoder import EncoderDecoder
-from src.engine.job import Job
-from src.engine.loading import pack, spread
-from src.engine.plain import Plain
+from src.engine.job import Job, Proof
+from src.engine.loading import out_of_memory, pack, spread
+from src.engine.plain import OneByOne, Plain
+from src.engine.proof import Expected, difference, expected, proven, shared, total, trial
 from src.engine.sampling import Sampler
+from src.engine.steps import Steps
+from src.engine.tree import SHARE_FROM
 
-Backend = Decoder | EncoderDecoder | Plain
+Backend = Decoder | EncoderDecoder | Steps | Plain | OneByOne
+Build = Callable[[Any, Sampler, frozenset[int]], Backend]
 
 
-def backend(model: Any, sampler: Sampler) -> Backend:
-    """The fastest way that reproduces this model's own logits on a few tokens. Warns where only plain batches do."""
-    ends = _ends(model)
+@dataclass(frozen=True)
+class Way:
+    """A way of running a model: its name, the attention it needs (None: the model's own), and how it is made."""
+
+    name: str
+    attention: str | None
+    build: Build
+    slow: bool = False
+
+
+SHARED_BLOCK = Way("shared block", SHARED, lambda model, sampler, ends: Decoder(model, True, sampler, ends))
+COPIED_PREFIX = Way("copied prefix", None, lambda model, sampler, ends: Decoder(model, False, sampler, ends))
+STATE = Way("state", None, Steps)
+PLAIN = Way("plain", None, Plain, slow=True)
+ONE_BY_ONE = Way("one by one", None, OneByOne, slow=True)
+ENCODED_ONCE = Way("encoded once", None, EncoderDecoder)
+
+
+def ways(model: Any) -> list[Way]:
+    """The ways that may be tried, fastest first."""
     if model.config.is_encoder_decoder:
-        return EncoderDecoder(model, sampler, ends)
-    plain, own = Plain(model, sampler, ends), model.config._attn_implementation
-    trial = trial_jobs(model)
-    with torch.inference_mode():
-        expected = [plain.score(job.ids, full)[0] for job in trial for full in job.scored]
-        pack(model)
-        for attention in _attentions(model, own):
-            model.set_attn_implementation(attention)
-            decoder = _trusted(model, attention == SHARED, sampler, ends, trial, expected)
-            if decoder:
-                return decoder
-    warnings.warn(
-        f"{type(model).__name__} cannot share a prefix: its prompts run in plain batches, same result, slower.",
-        stacklevel=2,
-    )
-    return replace(plain, tokens=0)
+        return [ENCODED_ONCE, ONE_BY_ONE]
+    by_block = [SHARED_BLOCK] if getattr(model, "_supports_attention_backend", False) else []
+    by_prefix = [] if spread(model) else [*by_block, COPIED_PREFIX]  # a prefix lies on one device
+    return [*by_prefix, STATE, PLAIN, ONE_BY_ONE]
 
 
-def _attentions(model: Any, own: str) -> list[str]:
-    """Attention implementations to try, fastest first. None for a model on several devices."""
-    if spread(model):  # a prefix lies on one device
-        return []
-    return [SHARED, own] if getattr(model, "_supports_attention_backend", False) else [own]
-
-
-def _ends(model: Any) -> frozenset[int]:
+def ends_of(model: Any) -> frozenset[int]:
+    """The tokens that end a completion."""
     ends = model.generation_config.eos_token_id
     return frozenset(ends if isinstance(ends, list) else () if ends is None else (ends,))
 
 
-def trial_jobs(model: Any) -> list[Job]:
-    """Two prompts that share a prefix, of different lengths, with branching options. Together they run every kernel."""
-    ids = tuple(i % model.config.vocab_size for i in range(3, 3 + SHARE_FROM + FLASH_FROM + 6))
-    other = (*ids[: SHARE_FROM + 2], 4, *ids[SHARE_FROM + 3 : -3])
-    return [
-        Job(ids, (), 1, tuple((*ids, *t) for t in ((5, 7, 11), (5, 8), (9,)))),
-        Job(other, (), 1, ((*other, 6, 5),)),
-    ]
+@dataclass
+class Choice:
+    """A model and the way it is run.
 
+    load: gives the model, in evaluation mode, on its device. window: tokens it takes at most, None for any number.
+    """
 
-def _trusted(
-    model: Any, shared: bool, sampler: Sampler, ends: frozenset[int], trial: Sequence[Job], expected: Sequence[float]
-) -> Decoder | None:
-    """A Decoder if it takes this model and agrees with a plain forward pass, else None."""
-    if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=model.config).layers):
-        return None  # its cache drops tokens or has another shape
-    try:
-        decoder = Decoder(model, shared, sampler, ends)
-        decoder.prepare(trial)
-        scores = [score for done in decoder.run(trial) for score, _ in done.scores]
-    except (TypeError, ValueError, AttributeError, IndexError, RuntimeError):
-        return None
-    decoder.tokens = 0
-    tolerance = 1e-3 if model.dtype == torch.float32 else 3e-2
-    return decoder if np.allclose(scores, expected, rtol=tolerance, atol=tolerance) else None
+    load: Callable[[], Any]
+    sampler: Sampler
+    window: int | None = None
+    model: Any = None
+    own: str = ""  # the model's own attention
+    left: list[Way] = field(default_factory=list)  # the way in use and those that are slower
+    way: Backend | None = None
+    proof: Proof | None = None
+    longest: dict[bool, int] = field(default_factory=dict)  # proven lengths, with and without a shared prefix
+    spent: int = 0  # tokens computed by ways that are not in use any more
+    reasons: list[str] = field(default_factory=list)  # why each faster way is not used
+
+    @property
+    def tokens(self) -> int:
+        """Tokens computed so far, less those of proofs."""
+        return self.spent + (self.way.tokens if self.way else 0)
+
+    def ready(self, jobs: Sequence[Job]) -> Backend:
+        """The fastest way that is proven for jobs of these lengths.
+
+        Raises UserError where none is, and NotFinite where logits are no numbers.
+        """
+        first = self.model is None
+        if first:
+            self.model = self.load()
+            self.left, self.own = ways(self.model), self.model.config._attn_implementation
+        pair = self.model.config.is_encoder_decoder
+        sharing = not pair and shared(jobs) >= SHARE_FROM
+        length = max(total(job, pair) for job in jobs)
+        if self.way is None or length > self.longest.get(sharing, 0):
+            with torch.inference_mode():
+                self._prove(trial(jobs, self.window, pair), first)
+            assert self.proof is not None
+            self.longest[sharing] = max(self.longest.get(sharing, 0), self.proof.longest)
+        assert self.way is not None
+        return self.way
+
+    def _prove(self, jobs: Sequence[Job], first: bool) -> None:
+        self._attend(None)
+        against = expected(self.model, ends_of(self.model), jobs, self.sampler.top_k)
+        if first and pack(self.model) and not self._as_loaded(against):
+            self.model = self.load()
+        while self.left:
+            try:
+                self._try(self.left[0], against)
+            except Exception as error:  # an architecture can refuse a way by any exception
+                if out_of_memory(error):
+                    raise
+                self.reasons.append(f"{self.left[0].name}: {str(error) or type(error).__name__}".splitlines()[0])
+                self.spent, self.way = self.tokens, None
+                del self.left[0]
+                continue
+            if self.left[0].slow and self.reasons:
+                self._say_slow()
+            return
+        raise UserError(
+            f"{type(self.model).__name__} cannot be run so that its results can be trusted: the same prompts give "
+            f"other results each time ({'; '.join(self.reasons)}). Take another dtype, or another checkpoint"
+        )
+
+    def _as_loaded(self, against: Expected) -> bool:
+        """Whether the packed model says what the weights said as loaded."""
+        alone = OneByOne(self.model, Sampler(0.0, self.sampler.top_k), ends_of(self.model))
+        try:
+            difference(alone.run(against.jobs[:1])[0], against.greedy[0], self.model.dtype)
+        except Exception as error:  # code that reads a weight which is packed can raise anything
+            if out_of_memory(error):
+                raise
+            return False
+        return True
+
+    def _try(self, way: Way, against: Expected) -> None:
+        """Prove a way and put it to use. Raises what `proven` raises."""
+        self._attend(way.attention)
+        made = self.way or way.build(self.model, self.sampler, ends_of(self.model))
+        self.proof = proven(way.name, made, against, self.model.config.is_encoder_decoder)
+        self.way = made
+
+    def _attend(self, attention: str | None) -> None:
+        wanted = attention or self.own
+        if self.model.config._attn_implementation != wanted:
+            self.model.set_attn_implementation(wanted)
+
+    def _say_slow(self) -> None:
+        how = "its prompts run in plain batches" if self.left[0] is PLAIN else "its prompts run one by one"
+        warnings.warn(f"{type(self.model).__name__} cannot share a prefix: {how}, same result, slower.", stacklevel=2)
+

@@ -11,7 +11,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 
 from src.engine.job import Done, Ids, Job
 from src.engine.loading import pass_tokens
-from src.engine.sampling import Sampler, Tensor, decode
+from src.engine.sampling import Sampler, Tensor, decode, finite
 
 
 @dataclass
@@ -39,6 +39,9 @@ class EncoderDecoderPaths:
             past_key_values=self.cache,
             use_cache=True,
         ).logits
+
+    def walked(self, nodes: Sequence[Ids]) -> None:
+        """Never called: options are no tree here."""
 
     def advance(self, tokens: Sequence[int]) -> Tensor:
         """Append a token to each row."""
@@ -113,7 +116,7 @@ class EncoderDecoder:
             ids, mask = _right_padded([(self.start, *option) for _, option in part], self.model.device)
             logits = paths.fresh([b for b, _ in part]).forward(ids[:, :-1]).float()
             logprobs = torch.log_softmax(logits, dim=-1).gather(-1, ids[:, 1:, None])[..., 0]
-            sums += (logprobs.double() * mask[:, 1:]).sum(dim=1).tolist()
+            sums += map(finite, logprobs.double().masked_fill(mask[:, 1:] == 0, 0.0).sum(dim=1).tolist())
         self.tokens += sum(len(option) for _, option in flat)
         rest = iter(sums)
         return [[(next(rest), len(option)) for option in job.scored] for job in jobs]

@@ -51,6 +51,28 @@ class Result:
     likelihood: Likelihood | None
 
 
+@dataclass(frozen=True)
+class Proof:
+    """What was compared with a plain, unbatched forward pass on the weights as loaded, before an engine used a way.
+
+    within: the largest difference of two log-likelihoods in nats, rounded up to a power of ten (1e-9 at least), so that
+    it is the same on every machine.
+    """
+
+    way: str  # shared block | copied prefix | state | plain | one by one | encoded once
+    prompts: int  # in one batch
+    longest: int  # tokens of the longest prompt with what follows it
+    options: int
+    written: int  # tokens
+    within: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.way}: {self.prompts} prompts of up to {self.longest} tokens, {self.options} options and "
+            f"{self.written} written tokens as by a plain forward pass, log-likelihoods within {self.within:.0e}"
+        )
+
+
 class Engine(Protocol):
     """The keys need no weights. `run` loads the weights at its first call and keeps them."""
 

@@ -51,11 +51,11 @@ class PackedLinear(torch.nn.Linear):  # type: ignore[misc]
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
 
 
-def pack(model: Any) -> None:
-    """Pack the linear layers of a float32 decoder on a CPU, in place and one at a time.
+def pack(model: Any) -> bool:
+    """Pack the linear layers of a float32 decoder on a CPU, in place and one at a time. Gives whether any was packed.
 
     An embedding that is tied to the output layer keeps its weight. Code from a model's own repository is left alone,
-    because it may read weights itself.
+    because it may read weights itself. So may an architecture of transformers, which Choice finds out.
     """
     ours = type(model).__module__.startswith("transformers.") and not model.config.is_encoder_decoder
     if (
@@ -65,7 +65,16 @@ def pack(model: Any) -> None:
         or model.dtype != torch.float32
         or not torch.backends.mkldnn.is_available()
     ):
-        return
-    for name, module in list(model.named_modules()):
-        if type(module) is torch.nn.Linear:
-            model.set_submodule(name, PackedLinear(module))
+        return False
+    linear = [name for name, module in model.named_modules() if type(module) is torch.nn.Linear]
+    for name in linear:
+        model.set_submodule(name, PackedLinear(model.get_submodule(name)))
+    return bool(linear)
+
+
+OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from src.base.errors import UserError
 from src.base.grid import TOKEN_BUDGET
 from src.base.schema import Compat, Generation, Model
-from src.engine.job import Completion, Done, Draw, Job, Likelihood, Request, Result
+from src.engine.job import Completion, Done, Draw, Job, Likelihood, Proof, Request, Result
 from src.question.prompts import Prompt
 
 if TYPE_CHECKING:
-    from src.engine.choice import Backend
+    from src.engine.choice import Choice
 
 
 NUMERICS = 1  # raised by hand, and only when golden completions change, because that voids every stored result
@@ -170,28 +170,54 @@ class LocalEngine:
         }
 
     @cached_property
-    def backend(self) -> Backend:
-        """The model, loaded, behind the fastest way of running it."""
-        from src.engine.choice import backend
+    def choice(self) -> Choice:
+        """The model, loaded when it is first asked, and the way it is run."""
+        from src.engine.choice import Choice
         from src.engine.loading import load
         from src.engine.sampling import Sampler
 
-        with readable(self.folder):
-            loaded = load(str(self.folder), self.model.dtype, self.model.trust_remote_code, self.model.device_map)
-        return backend(loaded, Sampler(self.generation.temperature, self.generation.top_k))
+        def loaded() -> Any:
+            with readable(self.folder):
+                return load(str(self.folder), self.model.dtype, self.model.trust_remote_code, self.model.device_map)
+
+        return Choice(loaded, Sampler(self.generation.temperature, self.generation.top_k), self.window)
+
+    @property
+    def window(self) -> int | None:
+        """Tokens that the model takes at most, None for any number."""
+        return getattr(self.config, "max_position_embeddings", None)
 
     @property
     def tokens(self) -> int:
         """Tokens of prompts, options and completions computed so far, without padding. 0 before weights are loaded."""
-        return self.backend.tokens if "backend" in self.__dict__ else 0
+        return self.choice.tokens if "choice" in self.__dict__ else 0
+
+    @property
+    def proof(self) -> Proof | None:
+        """What shows that the way in use is right; None before weights are loaded."""
+        return self.choice.proof if "choice" in self.__dict__ else None
 
     def run(self, requests: Sequence[Request], among: Sequence[Request] = ()) -> Iterator[list[Result]]:
-        """Results batch by batch, longest prompts first. Raises UserError where one prompt does not fit in memory."""
+        """Results batch by batch, longest prompts first.
+
+        Raises UserError where one prompt does not fit in memory, logits are no numbers, or no way of running the model
+        can be proven.
+        """
         from src.engine.batches import batches
+        from src.engine.sampling import NotFinite
 
         jobs, every = ([self.job(r.prompt, r.seeds, r.likelihood) for r in some] for some in (requests, among))
-        for batch in batches(self.backend, jobs, self.token_budget, every):
-            yield [self._result(requests[i], jobs[i], done) for i, done in batch]
+        if not jobs:
+            return
+        try:
+            way = self.choice.ready([*every, *jobs])
+            for batch in batches(way, jobs, self.token_budget, every):
+                yield [self._result(requests[i], jobs[i], done) for i, done in batch]
+        except NotFinite:
+            raise UserError(
+                f"{self.model.name} gives logits that are NaN or infinite in {self.model.dtype}: no answer was kept of "
+                "them. Take a dtype of wider range: model.dtype=bfloat16 or model.dtype=float32"
+            ) from None
 
     def _result(self, request: Request, job: Job, done: Done) -> Result:
         completions = {seed: self._completion(job, draw) for seed, draw in done.draws.items()}

@@ -1,46 +1,60 @@
-"""Any model that `generate` takes, in plain batches. Results are the same as the other ways', and slower."""
+"""A decoder in plain batches, and any model one prompt at a time. Nothing is shared: the same results, slower."""
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from src.engine.job import Done, Draw, Ids, Job
-from src.engine.sampling import Sampler, Tensor, prompt_hash
+from src.engine.loading import pass_tokens
+from src.engine.sampling import Sampler, Tensor, decode, finite, prompt_hash
+from src.engine.state import Reader
 from src.engine.tree import common
 
 
-class _Chosen(LogitsProcessor):  # type: ignore[misc]
-    """Leaves each row only the token its seed draws."""
+@dataclass
+class PlainPaths:
+    """Rows of a decoder behind left-padded prompts. mask (rows, tokens): 1 where a row has a token, else 0."""
 
-    def __init__(self, sampler: Sampler, draws: Sequence[tuple[int, int, Draw]], length: int):
-        self.sampler, self.draws, self.length = sampler, draws, length
+    plain: Plain
+    memory: Any
+    mask: Tensor
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        step = input_ids.shape[1] - self.length
-        prompts, seeds = [p for p, _, _ in self.draws], [s for _, s, _ in self.draws]
-        tokens, margins = self.sampler.choose(scores, range(len(scores)), prompts, seeds, step)
-        for (_, _, draw), margin in zip(self.draws, margins, strict=True):
-            if draw.finish != "eos":
-                draw.margin = min(draw.margin, margin)
-        only = torch.full_like(scores, -math.inf)
-        only[range(len(scores)), tokens] = 0.0
-        return only
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep these rows. A row that ended leaves."""
+        self.memory = self.plain.reader.select(self.memory, rows)
+        self.mask = self.mask[torch.tensor(rows, device=self.mask.device)]
+
+    def walked(self, nodes: Sequence[Ids]) -> None:
+        """Never called: options are no tree here."""
+
+    def advance(self, tokens: Sequence[int]) -> Tensor:
+        """Append a token to each row."""
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
+        given = self.plain.placed(self.mask, 1)
+        logits, self.memory = self.plain.reader.read([[token] for token in tokens], self.memory, **given)
+        return logits
 
 
 @dataclass
 class Plain:
-    """Any model that `generate` takes: prompts in plain batches, nothing shared. The same result, slower."""
+    """A decoder whose prompts share nothing. They are left-padded. A prompt's options are one right-padded batch."""
 
     model: Any
     sampler: Sampler
     ends: frozenset[int]
     tokens: int = 0
+    reader: Reader = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reader = Reader(self.model)
+        self.takes = set(inspect.signature(self.model.forward).parameters)
 
     def prepare(self, jobs: Sequence[Job]) -> None:
         """Nothing is shared."""
@@ -53,40 +67,156 @@ class Plain:
         """Tokens of the prompt."""
         return len(job.ids)
 
-    def run(self, jobs: Sequence[Job]) -> list[Done]:
-        """One batch."""
-        draws: list[dict[int, Draw]] = [{} for _ in jobs]
-        wanted = [(b, seed) for b, job in enumerate(jobs) for seed in job.seeds]
-        for (b, seed), draw in zip(wanted, self.generate(jobs, wanted) if wanted else (), strict=True):
-            draws[b][seed] = draw
-        return [Done(d, [self.score(job.ids, full) for full in job.scored]) for d, job in zip(draws, jobs, strict=True)]
+    def placed(self, mask: Tensor, count: int) -> dict[str, Tensor]:
+        """The mask, and the positions of the last `count` tokens where the model takes them."""
+        if "position_ids" not in self.takes:
+            return {"attention_mask": mask}
+        return {"attention_mask": mask, "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -count:]}
 
-    def generate(self, jobs: Sequence[Job], wanted: Sequence[tuple[int, int]]) -> list[Draw]:
-        """The draw of each (job, seed)."""
-        width = max(len(jobs[b].ids) for b, _ in wanted)
-        ids = torch.tensor([[0] * (width - len(jobs[b].ids)) + list(jobs[b].ids) for b, _ in wanted])
-        mask = torch.tensor([[0] * (width - len(jobs[b].ids)) + [1] * len(jobs[b].ids) for b, _ in wanted])
-        draws = [(prompt_hash(jobs[b].ids), seed, Draw()) for b, seed in wanted]
+    def run(self, jobs: Sequence[Job]) -> list[Done]:
+        """One batch, in passes of PREFILL_TOKENS."""
+        draws: list[dict[int, Draw]] = []
+        for part in self.passes(jobs):
+            draws += self.written(part) if any(job.seeds for job in part) else [{} for _ in part]
+        return [Done(d, self.scores(job)) for d, job in zip(draws, jobs, strict=True)]
+
+    def passes(self, jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
+        """Consecutive jobs that make one forward pass each."""
+        limit, begin, width = pass_tokens(self.model), 0, 0
+        for i, job in enumerate(jobs):
+            width = max(width, len(job.ids))
+            if i > begin and width * (i + 1 - begin) > limit:
+                yield jobs[begin:i]
+                begin, width = i, len(job.ids)
+        yield jobs[begin:]
+
+    def written(self, jobs: Sequence[Job]) -> list[dict[int, Draw]]:
+        """Draws by seed of each job."""
+        width = max(len(job.ids) for job in jobs)
+        ids = [(0,) * (width - len(job.ids)) + job.ids for job in jobs]
+        mask = torch.tensor([[0] * (width - len(job.ids)) + [1] * len(job.ids) for job in jobs])
+        mask = mask.to(self.model.device)
+        logits, memory = self.reader.read(ids, None, **self.placed(mask, width))
+        draws, computed = decode(PlainPaths(self, memory, mask), logits, jobs, self.sampler, self.ends)
+        self.tokens += sum(len(job.ids) for job in jobs) + computed
+        return draws
+
+    def scores(self, job: Job) -> list[tuple[float, int]]:
+        """(log-probability, tokens) of each option of a prompt, in one batch."""
+        if not job.scored:
+            return []
+        width, begins = max(map(len, job.scored)), [common(job.ids, full) for full in job.scored]
+        ids = torch.tensor([list(full) + [0] * (width - len(full)) for full in job.scored], device=self.model.device)
+        mask = torch.tensor([[1] * len(full) + [0] * (width - len(full)) for full in job.scored])
+        first = min(begins) - 1
+        keep = {"logits_to_keep": width - first} if self.reader.last else {}
+        logits = self.model(input_ids=ids, **self.placed(mask.to(ids.device), width), use_cache=False, **keep).logits
+        logits = logits[:, first - width :]
+        self.tokens += sum(map(len, job.scored))
+        return [
+            (summed(row[begin - 1 - first : len(full) - 1 - first], full[begin:]), len(full) - begin)
+            for row, begin, full in zip(logits, begins, job.scored, strict=True)
+        ]
+
+
+def summed(logits: Tensor, target: Ids) -> float:
+    """Log-probability of the tokens `target` by logits (tokens, vocabulary)."""
+    wanted = torch.tensor(target, device=logits.device)[:, None]
+    return finite(float(torch.log_softmax(logits.float(), dim=-1).gather(1, wanted).double().sum()))
+
+
+class _Chosen(LogitsProcessor):  # type: ignore[misc]
+    """Leaves a row only the token its seed draws."""
+
+    def __init__(self, sampler: Sampler, draw: Draw, prompt: int, seed: int, length: int):
+        self.sampler, self.draw, self.prompt, self.seed, self.length = sampler, draw, prompt, seed, length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        step = input_ids.shape[1] - self.length
+        (token,), (margin,) = self.sampler.choose(scores, [0], [self.prompt], [self.seed], [step])
+        self.draw.margin = min(self.draw.margin, margin)
+        only = torch.full_like(scores, -math.inf)
+        only[0, token] = 0.0
+        return only
+
+
+@dataclass
+class OneByOne:
+    """Any model, one prompt and one option at a time: `generate`, and a plain forward pass over prompt and option.
+
+    What every other way is proven against (proof.py).
+    """
+
+    model: Any
+    sampler: Sampler
+    ends: frozenset[int]
+    tokens: int = 0
+
+    def prepare(self, jobs: Sequence[Job]) -> None:
+        """Nothing is shared."""
+
+    def cost(self, job: Job) -> int:
+        """Tokens a job keeps in memory."""
+        return len(job.ids) + job.budget
+
+    def length(self, job: Job) -> int:
+        """Tokens of the prompt."""
+        return len(job.ids)
+
+    def run(self, jobs: Sequence[Job]) -> list[Done]:
+        """One prompt after the other."""
+        greedy = self.sampler.temperature == 0
+        done = []
+        for job in jobs:
+            seeds = job.seeds[:1] if greedy else job.seeds
+            draws = {seed: self.written(job, seed) for seed in seeds}
+            draws |= {seed: draws[seeds[0]] for seed in job.seeds if seed not in draws}
+            done.append(Done(draws, [self.score(job.ids, full) for full in job.scored]))
+        return done
+
+    def forget(self) -> None:
+        """Read one token, so that what a longer prompt left in the model (rotary frequencies that grow) is gone."""
+        ids = torch.zeros(1, 1, dtype=torch.long, device=self.model.device)
+        more = {"decoder_input_ids": ids} if self.model.config.is_encoder_decoder else {}
+        self.model(input_ids=ids, **more)
+
+    def written(self, job: Job, seed: int) -> Draw:
+        """What one seed writes."""
+        self.forget()
+        ids, draw = torch.tensor([job.ids], device=self.model.device), Draw()
+        # generate's input has one token more where a decoder begins with one of its own
+        length = 1 if self.model.config.is_encoder_decoder else len(job.ids)
         out = self.model.generate(
-            input_ids=ids.to(self.model.device),
-            attention_mask=mask.to(self.model.device),
-            do_sample=False,
-            max_new_tokens=max(jobs[b].budget for b, _ in wanted),
-            pad_token_id=0 if not self.ends else min(self.ends),
-            logits_processor=LogitsProcessorList([_Chosen(self.sampler, draws, width)]),
-        )[:, width:].tolist()
-        for (b, _), (_, _, draw), new in zip(wanted, draws, out, strict=True):
-            new = new[: jobs[b].budget]
-            end = next((i for i, token in enumerate(new) if token in self.ends), None)
-            draw.tokens = tuple(new if end is None else new[: end + 1])
-            draw.finish = "length" if end is None else "eos"
-            self.tokens += len(jobs[b].ids) + len(draw.tokens)
-        return [draw for _, _, draw in draws]
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=self.settings(job.budget),
+            logits_processor=LogitsProcessorList([_Chosen(self.sampler, draw, prompt_hash(job.ids), seed, length)]),
+        )[0, length:].tolist()
+        end = next((i for i, token in enumerate(out) if token in self.ends), None)
+        draw.tokens = tuple(out if end is None else out[: end + 1])
+        draw.finish = "length" if end is None else "eos"
+        self.tokens += len(job.ids) + len(draw.tokens)
+        return draw
+
+    def settings(self, budget: int) -> GenerationConfig:
+        """Greedy over what the processor leaves, with the model's own special tokens and nothing else of its own."""
+        own = self.model.generation_config
+        return GenerationConfig(
+            do_sample=False, max_new_tokens=budget, eos_token_id=sorted(self.ends) or None,
+            pad_token_id=min(self.ends, default=0), bos_token_id=own.bos_token_id,
+            decoder_start_token_id=own.decoder_start_token_id,
+        )  # fmt: skip
 
     def score(self, prompt: Ids, full: Ids) -> tuple[float, int]:
-        """(log-probability, tokens) of one option."""
-        shared = common(prompt, full)
-        logits = self.model(torch.tensor([full], device=self.model.device)).logits[0, shared - 1 : -1].float()
-        target = torch.tensor(full[shared:], device=self.model.device)[:, None]
+        """(log-probability, tokens) of one option: behind the prompt, of an encoder-decoder alone."""
+        self.forget()
+        device = self.model.device
+        if self.model.config.is_encoder_decoder:
+            start = int(self.model.generation_config.decoder_start_token_id)
+            ids, answer = torch.tensor([prompt], device=device), torch.tensor([[start, *full[:-1]]], device=device)
+            logits, begin = self.model(input_ids=ids, decoder_input_ids=answer).logits[0], 0
+        else:
+            begin = common(prompt, full)
+            logits = self.model(torch.tensor([full], device=device)).logits[0, begin - 1 : -1]
         self.tokens += len(full)
-        return float(torch.log_softmax(logits, dim=-1).gather(1, target).double().sum()), len(target)
+        return summed(logits, full[begin:]), len(full) - begin

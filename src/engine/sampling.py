@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any, Protocol, cast
 
@@ -18,6 +19,10 @@ Array = np.ndarray[Any, Any]
 
 class Paths(Protocol):
     """Rows of half-written sequences."""
+
+    def walked(self, nodes: Sequence[Ids]) -> None:
+        """Each row has gone along these nodes of its options. Called only with a Walk."""
+        ...
 
     def select(self, rows: Sequence[int]) -> None:
         """Keep these rows, in this order. A row that is named twice forks."""
@@ -49,6 +54,17 @@ def prompt_hash(ids: Sequence[int]) -> int:
     return int.from_bytes(sha256(np.asarray(ids, "<i8").tobytes()).digest()[:8], "little")
 
 
+class NotFinite(Exception):
+    """Logits of a model are NaN or infinite."""
+
+
+def finite(logprob: float) -> float:
+    """The log-probability. Raises NotFinite where it is NaN or infinite."""
+    if not math.isfinite(logprob):
+        raise NotFinite
+    return logprob
+
+
 @dataclass(frozen=True)
 class Sampler:
     """Sampling by the Gumbel-max trick: arg max over the top k of logit + temperature * Gumbel noise.
@@ -68,12 +84,18 @@ class Sampler:
         return best.values.gather(-1, order).double().cpu().numpy(), ids.cpu().numpy()
 
     def choose(
-        self, logits: Tensor, rows: Sequence[int], prompts: Sequence[int], seeds: Sequence[int], step: int
+        self, logits: Tensor, rows: Sequence[int], prompts: Sequence[int], seeds: Sequence[int], steps: Sequence[int]
     ) -> tuple[list[int], list[float]]:
-        """(token, margin) for each draw. Draw i uses row rows[i] of logits (rows, vocabulary)."""
-        values, ids = (a[list(rows)] for a in self.candidates(logits))
+        """(token, margin) for each draw. Draw i uses row rows[i] of logits (rows, vocabulary).
+
+        steps: how many tokens each draw has already. Raises NotFinite where logits are no numbers.
+        """
+        values, ids = self.candidates(logits)
+        if not np.isfinite(values.max(axis=1)).all():  # torch.topk takes NaN for the largest
+            raise NotFinite
+        values, ids = values[list(rows)], ids[list(rows)]
         if self.temperature:
-            prompt, seed = (np.asarray(x, np.uint64)[:, None] for x in (prompts, seeds))
+            prompt, seed, step = (np.asarray(x, np.uint64)[:, None] for x in (prompts, seeds, steps))
             values = values - self.temperature * np.log(-np.log(uniforms(prompt, seed, step, ids)))
         best = values.argmax(axis=1)
         two = np.sort(values, axis=1)[:, -2:]
@@ -88,14 +110,51 @@ class Path:
     job: int
     seeds: tuple[int, ...]
     tokens: Ids = ()
+    nodes: Ids = ()  # of the job's options, along which it went since its row was last computed
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What is known behind a prompt before anything is drawn: the states of its options' tokens.
+
+    nodes: the tokens from the prompt's end to a node -> the node's number, a row of `states` (nodes, dim).
+    """
+
+    nodes: Mapping[Ids, int]
+    states: Tensor
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Decoding along options. A draw that follows one needs no forward pass until it leaves it."""
+
+    ahead: Sequence[Ahead]  # by job
+    project: Callable[[Tensor], Tensor]  # states (n, dim) to logits (n, vocabulary)
+
+    def knows(self, path: Path) -> bool:
+        """Whether the logits behind the path's last token are known."""
+        return path.tokens in self.ahead[path.job].nodes
+
+    def along(self, path: Path) -> Path:
+        """The path, with the node of its last token noted."""
+        return replace(path, nodes=(*path.nodes, self.ahead[path.job].nodes[path.tokens]))
+
+    def logits(self, paths: Sequence[Path]) -> Tensor:
+        """Logits (paths, vocabulary) behind the last token of each, which is one of a node."""
+        return self.project(torch.stack([self.ahead[path.job].states[path.nodes[-1]] for path in paths]))
 
 
 def decode(
-    paths: Paths, logits: Tensor, jobs: Sequence[Job], sampler: Sampler, ends: frozenset[int]
+    paths: Paths,
+    logits: Tensor,
+    jobs: Sequence[Job],
+    sampler: Sampler,
+    ends: frozenset[int],
+    walk: Walk | None = None,
 ) -> tuple[list[dict[int, Draw]], int]:
     """Draws by seed for each job, and the tokens computed. Row i of `paths` and `logits` belongs to job i.
 
-    Greedy draws are one path whatever the seeds.
+    Greedy draws are one path whatever the seeds. With a `walk`, `paths` are a decoder's (decoder.DecoderPaths).
     """
     draws = [{seed: Draw() for seed in job.seeds} for job in jobs]
     hashes = [prompt_hash(job.ids) for job in jobs]
@@ -104,12 +163,28 @@ def decode(
         paths.select(order)
     live, logits, computed = [Path(i, jobs[i].seeds) for i in order], logits[order], 0
     while live:
-        children = _children(live, logits, hashes, sampler, draws)
-        going = [(row, path) for row, path in children if not _finished(path, jobs, ends, draws)]
+        going: list[tuple[int, Path]] = []  # paths whose last token is to be computed, by the row they are now in
+        front = list(enumerate(live))
+        while front:
+            children = _children(front, logits, hashes, sampler, draws)
+            front = []
+            for row, path in children:
+                if _finished(path, jobs, ends, draws):
+                    continue
+                if walk and walk.knows(path):
+                    front.append((row, walk.along(path)))
+                else:
+                    going.append((row, path))
+            if walk and front:
+                logits = walk.logits([path for _, path in front])
+        going.sort(key=lambda each: each[0])  # rows that stay in place are not copied
         rows, size = [row for row, _ in going], len(live)
         live = [path for _, path in going]
         if live and rows != list(range(size)):
             paths.select(rows)
+        if walk and any(path.nodes for path in live):
+            paths.walked([path.nodes for path in live])
+            live = [replace(path, nodes=()) for path in live]
         if live:
             logits = paths.advance([path.tokens[-1] for path in live])
             computed += len(live)
@@ -117,24 +192,32 @@ def decode(
 
 
 def _children(
-    live: Sequence[Path],
+    live: Sequence[tuple[int, Path]],
     logits: Tensor,
     hashes: Sequence[int],
     sampler: Sampler,
     draws: Sequence[dict[int, Draw]],
 ) -> list[tuple[int, Path]]:
-    """(parent row, path) one token later. A path becomes several where its seeds draw different tokens."""
-    step = len(live[0].tokens)
-    wanted = [(row, seed) for row, path in enumerate(live) for seed in path.seeds]
-    rows, seeds = [row for row, _ in wanted], [seed for _, seed in wanted]
-    tokens, margins = sampler.choose(logits, rows, [hashes[live[row].job] for row in rows], seeds, step)
+    """(row, path) one token later. A path becomes several where its seeds draw different tokens.
+
+    live: (row, path); logits (paths, vocabulary), in their order.
+    """
+    wanted = [(i, path, seed) for i, (_, path) in enumerate(live) for seed in path.seeds]
+    tokens, margins = sampler.choose(
+        logits,
+        [i for i, _, _ in wanted],
+        [hashes[path.job] for _, path, _ in wanted],
+        [seed for _, _, seed in wanted],
+        [len(path.tokens) for _, path, _ in wanted],
+    )
     grown: dict[tuple[int, int], list[int]] = {}
-    for row, seed, token, margin in zip(rows, seeds, tokens, margins, strict=True):
-        draw = draws[live[row].job][seed]
+    for (i, path, seed), token, margin in zip(wanted, tokens, margins, strict=True):
+        draw = draws[path.job][seed]
         draw.margin = min(draw.margin, margin)
-        grown.setdefault((row, token), []).append(seed)
+        grown.setdefault((i, token), []).append(seed)
     return [
-        (row, Path(live[row].job, tuple(group), (*live[row].tokens, token))) for (row, token), group in grown.items()
+        (live[i][0], replace(live[i][1], seeds=tuple(group), tokens=(*live[i][1].tokens, token)))
+        for (i, token), group in grown.items()
     ]
 
 

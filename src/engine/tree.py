@@ -10,6 +10,8 @@ import torch
 from src.engine.job import Ids, Job
 from src.engine.sampling import Tensor
 
+SHARE_FROM = 16  # a shared prefix of fewer tokens is not worth a block of its own
+
 
 @dataclass(frozen=True)
 class Node:
@@ -70,6 +72,14 @@ def row(job: Job, start: int) -> Row:
             column = len(job.ids) - start + number[key]
         targets.append(tuple(option))
     return Row(job.ids[start:], tuple(nodes), tuple(targets), start)
+
+
+def onward(r: Row) -> dict[Ids, int]:
+    """The nodes that follow the whole prompt: the tokens from the prompt's end to a node -> its number."""
+    end = r.start + len(r.suffix)
+    return {
+        tuple(r.nodes[a].token for a in (*node.ancestors, i)): i for i, node in enumerate(r.nodes) if node.shared == end
+    }
 
 
 def visible(rows: Sequence[Row], width: int, shift: int) -> Tensor:

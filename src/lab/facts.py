@@ -41,11 +41,13 @@ def facts_of(cell: Scored, recorded: Recorded) -> Facts:
     head, summary = cell.header, cell.summary
     compared = {"accuracy": summary.accuracy, "chance": summary.chance, "above_chance": summary.above_chance}
     defined = {name: value for name, value in compared.items() if value is not None}
+    within = {"proof_within": head.proof.within} if head.proof else {}
+    proof = {"way": head.proof.way, "proof": str(head.proof)} if head.proof else {}
     return Facts(
         name=f"{head.task} {head.condition} {head.model}",
         params=recorded.params,
-        metrics={**summary.means, "n": summary.n, **defined, **recorded.metrics},
-        tags={**{name: str(value) for name, value in head.chosen(HASHES).items()}, **recorded.tags},
+        metrics={**summary.means, "n": summary.n, **defined, **within, **recorded.metrics},
+        tags={**{name: str(value) for name, value in head.chosen(HASHES).items()}, **proof, **recorded.tags},
         examples=table(cell.answers, cell.scores),
     )
 

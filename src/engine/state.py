@@ -1,0 +1,97 @@
+"""A model's own memory of the tokens it has read, whatever its kind, as rows that can be chosen and forked.
+
+It is keys and values in an attention layer, a recurrent state in a state-space layer, both in a hybrid model.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from src.engine.sampling import Tensor
+
+NAMES = ("past_key_values", "cache_params", "state", "past_buckets_states", "mems")  # of a memory in a model's output
+At = tuple[Any, ...]  # where a tensor lies in a memory
+
+
+def mapped(memory: Any, change: Callable[[At, Tensor], Tensor], at: At = ()) -> Any:
+    """A copy of a memory with `change(where, tensor)` in the place of each tensor."""
+    if isinstance(memory, torch.Tensor):
+        return change(at, memory)
+    if isinstance(memory, list | tuple):
+        return type(memory)(mapped(part, change, (*at, i)) for i, part in enumerate(memory))
+    if isinstance(memory, dict):
+        return type(memory)({key: mapped(part, change, (*at, key)) for key, part in memory.items()})
+    if isinstance(memory, torch.nn.Module) or not type(memory).__module__.startswith("transformers"):
+        return memory
+    if hasattr(memory, "to_dict"):  # a configuration
+        return memory
+    new = copy.copy(memory)
+    for name, part in vars(memory).items():
+        object.__setattr__(new, name, mapped(part, change, (*at, name)))
+    return new
+
+
+def _shapes(memory: Any) -> dict[At, torch.Size]:
+    found: dict[At, torch.Size] = {}
+
+    def note(at: At, tensor: Tensor) -> Tensor:
+        found[at] = tensor.shape
+        return tensor
+
+    mapped(memory, note)
+    return found
+
+
+@dataclass
+class Reader:
+    """Runs a decoder token by token on its own memory. It raises ValueError for a model that keeps none.
+
+    rows_in: for each tensor of the memory, the dimension that counts rows; -1 where none does.
+    """
+
+    model: Any
+
+    def __post_init__(self) -> None:
+        self.last = "logits_to_keep" in inspect.signature(self.model.forward).parameters
+        self.name = ""
+        two, three = (_shapes(self.read([(1, 2)] * rows, None)[1]) for rows in (2, 3))
+        if two.keys() != three.keys():
+            raise ValueError("its memory has another form for another number of rows")
+        self.rows_in = {at: _differing(two[at], three[at]) for at in two}
+        if all(dim < 0 for dim in self.rows_in.values()):
+            raise ValueError("it keeps no memory of what it has read")
+
+    def read(self, tokens: Sequence[Sequence[int]], memory: Any, **given: Any) -> tuple[Tensor, Any]:
+        """(logits (rows, vocabulary) behind the last token, memory) after `tokens` (rows, count)."""
+        ids = torch.tensor([list(row) for row in tokens], device=self.model.device)
+        keep = {"logits_to_keep": 1} if self.last else {}
+        before = {} if memory is None else {self.name: memory}
+        out = self.model(input_ids=ids, use_cache=True, **before, **keep, **given)
+        self.name = self.name or next((name for name in NAMES if out.get(name) is not None), "")
+        if not self.name:
+            raise ValueError("it keeps no memory of what it has read")
+        return out.logits[:, -1], out[self.name]
+
+    def select(self, memory: Any, rows: Sequence[int]) -> Any:
+        """A copy of the memory with these rows, in this order. A row that is named twice forks."""
+
+        def chosen(at: At, tensor: Tensor) -> Tensor:
+            dim = self.rows_in.get(at, -1)
+            if dim < 0:
+                return tensor.clone()
+            return tensor.index_select(dim, torch.tensor(rows, device=tensor.device))
+
+        return mapped(memory, chosen)
+
+
+def _differing(a: torch.Size, b: torch.Size) -> int:
+    """The one dimension in which two shapes differ, -1 where there is none. Raises ValueError where there are more."""
+    if len(a) != len(b) or sum(x != y for x, y in zip(a, b, strict=True)) > 1:
+        raise ValueError("its memory mixes rows with something else")
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), -1)
