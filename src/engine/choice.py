@@ -16,8 +16,9 @@ from src.engine.encoder_decoder import EncoderDecoder
 from src.engine.job import Job, Proof
 from src.engine.loading import out_of_memory, pack, spread
 from src.engine.plain import OneByOne, Plain
-from src.engine.proof import Expected, difference, expected, proven, shared, total, trial
+from src.engine.proof import Expected, UnfitError, difference, expected, proven, shared, total, trial
 from src.engine.sampling import Sampler
+from src.engine.state import RowReader
 from src.engine.steps import Steps
 from src.engine.tree import SHARE_FROM
 
@@ -38,6 +39,7 @@ class Way:
 SHARED_BLOCK = Way("shared block", SHARED, lambda model, sampler, ends: Decoder(model, True, sampler, ends))
 COPIED_PREFIX = Way("copied prefix", None, lambda model, sampler, ends: Decoder(model, False, sampler, ends))
 STATE = Way("state", None, Steps)
+STATE_BY_ROW = Way("state", None, lambda model, sampler, ends: Steps(model, sampler, ends, kind=RowReader))
 PLAIN = Way("plain", None, Plain, slow=True)
 ONE_BY_ONE = Way("one by one", None, OneByOne, slow=True)
 ENCODED_ONCE = Way("encoded once", None, EncoderDecoder)
@@ -49,7 +51,7 @@ def ways(model: Any) -> list[Way]:
         return [ENCODED_ONCE, ONE_BY_ONE]
     by_block = [SHARED_BLOCK] if getattr(model, "_supports_attention_backend", False) else []
     by_prefix = [] if spread(model) else [*by_block, COPIED_PREFIX]  # a prefix lies on one device
-    return [*by_prefix, STATE, PLAIN, ONE_BY_ONE]
+    return [*by_prefix, STATE, PLAIN, STATE_BY_ROW, ONE_BY_ONE]
 
 
 def ends_of(model: Any) -> frozenset[int]:
@@ -104,7 +106,10 @@ class Choice:
 
     def _prove(self, jobs: Sequence[Job], first: bool) -> None:
         self._attend(None)
-        against = expected(self.model, ends_of(self.model), jobs, self.sampler.top_k)
+        try:
+            against = expected(self.model, ends_of(self.model), jobs, self.sampler.top_k)
+        except UnfitError as error:
+            raise UserError(f"{type(self.model).__name__} cannot be asked: {error}. Take another checkpoint") from None
         if first and pack(self.model) and not self._as_loaded(against):
             self.model = self.load()
         while self.left:
@@ -151,4 +156,3 @@ class Choice:
     def _say_slow(self) -> None:
         how = "its prompts run in plain batches" if self.left[0] is PLAIN else "its prompts run one by one"
         warnings.warn(f"{type(self.model).__name__} cannot share a prefix: {how}, same result, slower.", stacklevel=2)
-

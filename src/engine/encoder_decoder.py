@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, EncoderDecoderCache
 
+from src.engine.head import States
 from src.engine.job import Done, Ids, Job
 from src.engine.loading import pass_tokens
 from src.engine.sampling import Sampler, Tensor, decode, finite
@@ -33,7 +34,7 @@ class EncoderDecoderPaths:
     def forward(self, ids: Tensor) -> Tensor:
         """Logits (rows, queries, vocabulary) of tokens behind what each row has."""
         return self.model(
-            encoder_outputs=(self.encoded,),
+            encoder_outputs=States(last_hidden_state=self.encoded),
             attention_mask=self.mask,
             decoder_input_ids=ids,
             past_key_values=self.cache,
@@ -95,7 +96,7 @@ class EncoderDecoder:
     @property
     def start(self) -> int:
         """The token a decoder begins with."""
-        return int(self.model.generation_config.decoder_start_token_id)
+        return start_of(self.model)
 
     def encode(self, prompts: Sequence[Ids]) -> tuple[Tensor, Tensor]:
         """Encoder states (prompts, longest, dim) and their mask (prompts, longest), right-padded."""
@@ -120,6 +121,15 @@ class EncoderDecoder:
         self.tokens += sum(len(option) for _, option in flat)
         rest = iter(sums)
         return [[(next(rest), len(option)) for option in job.scored] for job in jobs]
+
+
+def start_of(model: Any) -> int:
+    """The token a decoder begins with. Raises ValueError where the checkpoint names none."""
+    own = model.generation_config
+    start = own.bos_token_id if own.decoder_start_token_id is None else own.decoder_start_token_id  # as `generate` does
+    if start is None:
+        raise ValueError("it names no token to begin with (decoder_start_token_id)")
+    return int(start)
 
 
 def _right_padded(rows: Sequence[Ids], device: Any) -> tuple[Tensor, Tensor]:

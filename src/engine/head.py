@@ -16,11 +16,15 @@ LOGITS = 1 << 24  # logits held at once, so that a large vocabulary takes no mor
 
 def body(model: Any) -> Any:
     """The stack of a model's decoder layers, from token ids to last hidden states."""
-    found = model.get_decoder() if hasattr(model, "get_decoder") else None
-    return model.base_model if found is None or found is model else found
+    found = (
+        model.get_decoder() if hasattr(model, "get_decoder") else None,
+        model.base_model,
+        getattr(model, "model", None),
+    )
+    return next((each for each in found if each is not None and each is not model), model)
 
 
-class _States(BaseModelOutputWithPast):  # type: ignore[misc]
+class States(BaseModelOutputWithPast):  # type: ignore[misc]
     """Last hidden states. Whatever else an architecture looks for (router logits, cross-attentions) is None."""
 
     def __getattr__(self, name: str) -> None:
@@ -49,7 +53,7 @@ def logits_of(model: Any, states: Tensor) -> Tensor:
     """
 
     def forward(*_: Any, **__: Any) -> Any:
-        return _States(last_hidden_state=states[None])
+        return States(last_hidden_state=states[None])
 
     ids = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
     with _answering(body(model), forward):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from src.engine.encoder_decoder import start_of
 from src.engine.job import Done, Draw, Ids, Job
 from src.engine.loading import pass_tokens
 from src.engine.sampling import Sampler, Tensor, decode, finite, prompt_hash
@@ -37,8 +37,7 @@ class PlainPaths:
     def advance(self, tokens: Sequence[int]) -> Tensor:
         """Append a token to each row."""
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
-        given = self.plain.placed(self.mask, 1)
-        logits, self.memory = self.plain.reader.read([[token] for token in tokens], self.memory, **given)
+        logits, self.memory = self.plain.reader.read([[token] for token in tokens], self.memory, self.mask)
         return logits
 
 
@@ -54,7 +53,6 @@ class Plain:
 
     def __post_init__(self) -> None:
         self.reader = Reader(self.model)
-        self.takes = set(inspect.signature(self.model.forward).parameters)
 
     def prepare(self, jobs: Sequence[Job]) -> None:
         """Nothing is shared."""
@@ -66,12 +64,6 @@ class Plain:
     def length(self, job: Job) -> int:
         """Tokens of the prompt."""
         return len(job.ids)
-
-    def placed(self, mask: Tensor, count: int) -> dict[str, Tensor]:
-        """The mask, and the positions of the last `count` tokens where the model takes them."""
-        if "position_ids" not in self.takes:
-            return {"attention_mask": mask}
-        return {"attention_mask": mask, "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -count:]}
 
     def run(self, jobs: Sequence[Job]) -> list[Done]:
         """One batch, in passes of PREFILL_TOKENS."""
@@ -96,7 +88,7 @@ class Plain:
         ids = [(0,) * (width - len(job.ids)) + job.ids for job in jobs]
         mask = torch.tensor([[0] * (width - len(job.ids)) + [1] * len(job.ids) for job in jobs])
         mask = mask.to(self.model.device)
-        logits, memory = self.reader.read(ids, None, **self.placed(mask, width))
+        logits, memory = self.reader.read(ids, None, mask)
         draws, computed = decode(PlainPaths(self, memory, mask), logits, jobs, self.sampler, self.ends)
         self.tokens += sum(len(job.ids) for job in jobs) + computed
         return draws
@@ -110,7 +102,8 @@ class Plain:
         mask = torch.tensor([[1] * len(full) + [0] * (width - len(full)) for full in job.scored])
         first = min(begins) - 1
         keep = {"logits_to_keep": width - first} if self.reader.last else {}
-        logits = self.model(input_ids=ids, **self.placed(mask.to(ids.device), width), use_cache=False, **keep).logits
+        given = self.reader.given(mask.to(ids.device), width)
+        logits = self.model(input_ids=ids, use_cache=False, **given, **keep).logits
         logits = logits[:, first - width :]
         self.tokens += sum(map(len, job.scored))
         return [
@@ -204,19 +197,25 @@ class OneByOne:
         return GenerationConfig(
             do_sample=False, max_new_tokens=budget, eos_token_id=sorted(self.ends) or None,
             pad_token_id=min(self.ends, default=0), bos_token_id=own.bos_token_id,
-            decoder_start_token_id=own.decoder_start_token_id,
+            decoder_start_token_id=start_of(self.model) if self.model.config.is_encoder_decoder else None,
         )  # fmt: skip
 
     def score(self, prompt: Ids, full: Ids) -> tuple[float, int]:
         """(log-probability, tokens) of one option: behind the prompt, of an encoder-decoder alone."""
         self.forget()
-        device = self.model.device
         if self.model.config.is_encoder_decoder:
-            start = int(self.model.generation_config.decoder_start_token_id)
-            ids, answer = torch.tensor([prompt], device=device), torch.tensor([[start, *full[:-1]]], device=device)
-            logits, begin = self.model(input_ids=ids, decoder_input_ids=answer).logits[0], 0
+            logits, begin = self.forward(prompt, full)[:-1], 0
         else:
             begin = common(prompt, full)
-            logits = self.model(torch.tensor([full], device=device)).logits[0, begin - 1 : -1]
+            logits = self.forward(prompt, full)[begin - 1 : -1]
         self.tokens += len(full)
         return summed(logits, full[begin:]), len(full) - begin
+
+    def forward(self, prompt: Ids, full: Ids) -> Tensor:
+        """Logits of one forward pass over `full`. An encoder-decoder reads `prompt`, and decodes a start and `full`."""
+        device = self.model.device
+        if not self.model.config.is_encoder_decoder:
+            return self.model(torch.tensor([full], device=device), use_cache=False).logits[0]
+        answer = torch.tensor([[start_of(self.model), *full]], device=device)
+        ids = torch.tensor([prompt], device=device)
+        return self.model(input_ids=ids, decoder_input_ids=answer, use_cache=False).logits[0]

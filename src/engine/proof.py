@@ -14,9 +14,10 @@ from src.engine.plain import OneByOne
 from src.engine.sampling import Sampler
 from src.engine.tree import SHARE_FROM, common
 
-STRETCH = 1.25  # a proof holds for later prompts up to so many times as long
+STRETCH = 1.5  # a proof holds for later prompts up to so many times as long
 WRITTEN = 12  # tokens written by a greedy trial at most, and half as many by one with seeds
 FORKS = (0, 1)  # seeds that part soon at HOT
+PROBE = 32  # tokens of the prompt with which forks are tried, and whether the model reads from left to right
 HOT = 1.0
 TOLERANCE = {torch.float32: 2e-4}  # of a log-likelihood, beside its size + 1
 TIE = {torch.float32: 1e-3}  # a decision closer than this, in logits, may fall either way
@@ -25,6 +26,10 @@ COARSE, COARSE_TIE = 3e-2, 0.25  # of dtypes with 8 or 11 bits
 
 class DisagreesError(Exception):
     """A way says something else than a plain forward pass."""
+
+
+class UnfitError(Exception):
+    """A model is none whose answers a plain forward pass can prove."""
 
 
 def total(job: Job, encoder_decoder: bool) -> int:
@@ -44,6 +49,7 @@ def trial(jobs: Sequence[Job], window: int | None, encoder_decoder: bool) -> lis
     by_length = sorted(jobs, key=lambda job: (total(job, encoder_decoder), job.ids))
     first = shared(jobs) if not encoder_decoder and shared(jobs) >= SHARE_FROM else 1
     short, long = (_asked(job, encoder_decoder) for job in (by_length[0], by_length[-1]))
+    long = replace(long, scored=long.scored[-1:])
     length = total(by_length[-1], encoder_decoder)
     return [short, _stretched(long, first, min(window or math.inf, length * STRETCH) - length, encoder_decoder)]
 
@@ -80,11 +86,46 @@ class Expected:
 
 
 def expected(model: Any, ends: frozenset[int], jobs: Sequence[Job], top_k: int) -> Expected:
-    """The trial, one prompt and one option at a time. Raises NotFinite where logits are no numbers."""
-    forks = [replace(jobs[0], seeds=FORKS, budget=min(jobs[0].budget, WRITTEN // 2), scored=())]
+    """The trial, one prompt and one option at a time.
+
+    Raises NotFinite where logits are no numbers, and UnfitError where the model is no language model, or one whose
+    answers depend on what it was asked before.
+    """
     alone = OneByOne(model, Sampler(0.0, top_k), ends)
-    greedy = alone.run(jobs)
-    return Expected(jobs, forks, greedy, replace(alone, sampler=Sampler(HOT, top_k)).run(forks))
+    hot = replace(alone, sampler=Sampler(HOT, top_k))
+    forks = [Job(jobs[0].ids[:PROBE], FORKS, min(jobs[0].budget, WRITTEN // 2), ())]
+    alone.forget()
+    before = marks(model)
+    reads_left_to_right(alone, forks[0])
+    found = Expected(jobs, forks, alone.run(jobs), hot.run(forks))
+    alone.forget()
+    if changed := sorted(name for name, value in marks(model).items() if before.get(name, value) != value):
+        raise UnfitError(f"it changes while it answers ({changed[0]}), so an answer depends on those before it")
+    return found
+
+
+def marks(model: Any) -> dict[str, Any]:
+    """What a module keeps beside its weights: its plain attributes and the sums of its buffers, by name."""
+    plain = {
+        f"{at}.{name}": value for at, module in model.named_modules() for name, value in vars(module).items()
+        if isinstance(value, bool | int | float | str | None)
+    }  # fmt: skip
+    return plain | {name: float(buffer.double().sum()) for name, buffer in model.named_buffers() if buffer.numel()}
+
+
+def reads_left_to_right(alone: OneByOne, job: Job) -> None:
+    """Raises UnfitError where a prediction depends on what follows it, or is not what `generate` writes."""
+    model, (first, *_) = alone.model, alone.written(replace(job, budget=1), 0).tokens
+    pair, size = model.config.is_encoder_decoder, int(model.config.get_text_config(decoder=True).vocab_size)
+    behind = (first, *job.ids[:2])
+    other = tuple((token + 1) % size for token in behind)  # of equal length, on which rotary frequencies may depend
+    last, begin = (0, ()) if pair else (len(job.ids) - 1, job.ids)
+    one, two = (alone.forward(job.ids, (*begin, *more))[last].float() for more in (behind, other))
+    tolerance = TOLERANCE.get(model.dtype, COARSE)
+    if not torch.allclose(one, two, rtol=tolerance, atol=tolerance):
+        raise UnfitError("what follows a token changes what was predicted of it, so it is no causal language model")
+    if not float(one.max() - one[first]) <= TIE.get(model.dtype, COARSE_TIE):
+        raise UnfitError("`generate` writes another token than a forward pass predicts")
 
 
 def proven(name: str, way: Any, against: Expected, encoder_decoder: bool) -> Proof:

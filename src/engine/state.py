@@ -9,7 +9,7 @@ import copy
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -48,6 +48,22 @@ def _shapes(memory: Any) -> dict[At, torch.Size]:
     return found
 
 
+class Memory(Protocol):
+    """Reads tokens and keeps what was read."""
+
+    def ones(self, rows: int, tokens: int) -> Tensor:
+        """The mask of rows without padding."""
+        ...
+
+    def read(self, tokens: Sequence[Sequence[int]], memory: Any, mask: Tensor) -> tuple[Tensor, Any]:
+        """(logits (rows, vocabulary) behind the last token, memory) after `tokens` (rows, count)."""
+        ...
+
+    def select(self, memory: Any, rows: Sequence[int]) -> Any:
+        """A copy of the memory with these rows, in this order."""
+        ...
+
+
 @dataclass
 class Reader:
     """Runs a decoder token by token on its own memory. It raises ValueError for a model that keeps none.
@@ -58,21 +74,36 @@ class Reader:
     model: Any
 
     def __post_init__(self) -> None:
-        self.last = "logits_to_keep" in inspect.signature(self.model.forward).parameters
+        takes = inspect.signature(self.model.forward).parameters
+        self.last, self.masked, self.placed = (
+            name in takes for name in ("logits_to_keep", "attention_mask", "position_ids")
+        )
         self.name = ""
-        two, three = (_shapes(self.read([(1, 2)] * rows, None)[1]) for rows in (2, 3))
+        two, three = (_shapes(self.read([(1, 2)] * rows, None, self.ones(rows, 2))[1]) for rows in (2, 3))
         if two.keys() != three.keys():
             raise ValueError("its memory has another form for another number of rows")
         self.rows_in = {at: _differing(two[at], three[at]) for at in two}
         if all(dim < 0 for dim in self.rows_in.values()):
             raise ValueError("it keeps no memory of what it has read")
 
-    def read(self, tokens: Sequence[Sequence[int]], memory: Any, **given: Any) -> tuple[Tensor, Any]:
-        """(logits (rows, vocabulary) behind the last token, memory) after `tokens` (rows, count)."""
+    def ones(self, rows: int, tokens: int) -> Tensor:
+        """The mask of rows without padding."""
+        return torch.ones(rows, tokens, dtype=torch.long, device=self.model.device)
+
+    def given(self, mask: Tensor, count: int) -> dict[str, Tensor]:
+        """The mask, and the positions of the last `count` tokens, where the model takes them. mask (rows, tokens)."""
+        position = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -count:]
+        return ({"attention_mask": mask} if self.masked else {}) | ({"position_ids": position} if self.placed else {})
+
+    def read(self, tokens: Sequence[Sequence[int]], memory: Any, mask: Tensor) -> tuple[Tensor, Any]:
+        """(logits (rows, vocabulary) behind the last token, memory) after `tokens` (rows, count).
+
+        mask (rows, tokens read before and now): 0 for padding. Raises ValueError where the model keeps no memory.
+        """
         ids = torch.tensor([list(row) for row in tokens], device=self.model.device)
         keep = {"logits_to_keep": 1} if self.last else {}
         before = {} if memory is None else {self.name: memory}
-        out = self.model(input_ids=ids, use_cache=True, **before, **keep, **given)
+        out = self.model(input_ids=ids, use_cache=True, **before, **keep, **self.given(mask, ids.shape[1]))
         self.name = self.name or next((name for name in NAMES if out.get(name) is not None), "")
         if not self.name:
             raise ValueError("it keeps no memory of what it has read")
@@ -88,6 +119,29 @@ class Reader:
             return tensor.index_select(dim, torch.tensor(rows, device=tensor.device))
 
         return mapped(memory, chosen)
+
+
+@dataclass
+class RowReader:
+    """The same, each row in a forward pass of its own, for a model whose memory mixes up the rows of a batch."""
+
+    model: Any
+
+    def __post_init__(self) -> None:
+        self.reader = Reader(self.model)
+
+    def ones(self, rows: int, tokens: int) -> Tensor:
+        """The mask of rows without padding."""
+        return self.reader.ones(rows, tokens)
+
+    def read(self, tokens: Sequence[Sequence[int]], memory: Any, mask: Tensor) -> tuple[Tensor, Any]:
+        """As Reader.read; a memory is a list of one for each row."""
+        each = [self.reader.read([row], memory and memory[b], mask[b : b + 1]) for b, row in enumerate(tokens)]
+        return torch.cat([logits for logits, _ in each]), [kept for _, kept in each]
+
+    def select(self, memory: Any, rows: Sequence[int]) -> Any:
+        """As Reader.select."""
+        return [self.reader.select(memory[row], [0]) for row in rows]
 
 
 def _differing(a: torch.Size, b: torch.Size) -> int:

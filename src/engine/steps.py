@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from src.engine.job import Done, Draw, Ids, Job
 from src.engine.sampling import Sampler, Tensor, finite, prompt_hash
-from src.engine.state import Reader
+from src.engine.state import Memory, Reader
 from src.engine.tree import SHARE_FROM, common
 
 
@@ -53,10 +53,10 @@ class Steps:
     prefix: Ids = ()
     memory: Any = None  # behind the prefix, one row
     logits: Any = None  # behind the prefix, (1, vocabulary)
-    reader: Reader = field(init=False)
+    kind: Callable[[Any], Memory] = Reader
 
     def __post_init__(self) -> None:
-        self.reader = Reader(self.model)
+        self.reader = self.kind(self.model)
 
     def prepare(self, jobs: Sequence[Job]) -> None:
         """Read what all jobs begin with, less one token, in one forward pass."""
@@ -64,7 +64,7 @@ class Steps:
         length = max(0, common(min(every), max(every)) - 1)
         prefix = jobs[0].ids[: length if length >= SHARE_FROM else 0]
         if prefix and prefix != self.prefix:
-            self.logits, self.memory = self.reader.read([prefix], None)
+            self.logits, self.memory = self.reader.read([prefix], None, self.reader.ones(1, len(prefix)))
             self.tokens += len(prefix)
         self.prefix = prefix
 
@@ -99,9 +99,10 @@ class Steps:
             if not children:
                 break
             parents, tokens, rows = [c[0] for c in children], [c[1] for c in children], [c[2] for c in children]
-            logits, memory = self.reader.read([[t] for t in tokens], self.reader.select(memory, parents))
-            self.tokens += len(rows)
             read += 1
+            forked, mask = self.reader.select(memory, parents), self.reader.ones(len(rows), read)
+            logits, memory = self.reader.read([[token] for token in tokens], forked, mask)
+            self.tokens += len(rows)
         return [
             Done(d, [(o.logprob, len(o.ids) - o.begin) for o in options])
             for d, options in zip(draws, scored, strict=True)
@@ -112,7 +113,7 @@ class Steps:
         by_token: dict[int, list[Reading]] = {}
         for each in readings:
             by_token.setdefault(each.ids[0], []).append(each)
-        logits, memory = self.reader.read([[token] for token in by_token], None)
+        logits, memory = self.reader.read([[token] for token in by_token], None, self.reader.ones(len(by_token), 1))
         self.tokens += len(by_token)
         return list(by_token.values()), logits, memory
 
