@@ -284,7 +284,7 @@ def check_store(folder: Path | None, words: Sequence[str], m: int, seed: int, dr
     folder = folder or runs[0].store
     store, damaged = stored.opened(folder)
     if not len(store):
-        raise UserError(f"{folder} holds no whole record, so there is nothing to compute again")
+        raise UserError(f"{folder} holds no whole record. Name a store: python -m src.verify --store FOLDER")
     asked: list[stored.Asked] = []
     skipped = [note for each in runs for note in _ask(each, asked)]
     done = stored.checked(store, asked, m, seed)
@@ -379,18 +379,18 @@ def execute(given: argparse.Namespace) -> int:
     """The exit code of what the command line asks for. Raises UserError."""
     overrides = [word for word in given.words if "=" in word]
     bundles = [Path(word) for word in given.words if "=" not in word]
-    if given.publish:
-        publish(ROOT / collect.OUTPUTS, ROOT / HASHES)
-        return 0
     if given.store:
-        if len(bundles) > 1 or given.recompute or given.m < 1:
-            raise UserError("--store takes one FOLDER at a time, without --recompute, and --m of 1 or more")
+        if len(bundles) > 1 or given.recompute or given.publish or given.m < 1:
+            raise UserError("--store takes one FOLDER, no --recompute and no --publish, and --m of 1 or more")
         if missing := [each for each in bundles if not each.is_dir()]:
             raise UserError(f"{missing[0]} is no folder. Name a store, e.g. data/store")
         found = check_store(bundles[0] if bundles else None, overrides, given.m, given.seed, given.drop)
         return say([found], what="checks")
     if given.drop:
         raise UserError("--drop removes wrong records of a store: python -m src.verify --store --drop")
+    if given.publish:
+        publish(ROOT / collect.OUTPUTS, ROOT / HASHES)
+        return 0
     if bundles:
         if len(bundles) > 1 or given.recompute or given.m < 1:
             raise UserError("one BUNDLE at a time, without --recompute, and --m of 1 or more")

@@ -227,11 +227,12 @@ def test_the_command_says_it_and_its_exit_code_too(place: Path, store: Store) ->
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--store", "{empty}"], "holds no whole record, so there is nothing to compute again"),
+        (["--store", "{empty}"], "empty holds no whole record. Name a store: python -m src.verify --store FOLDER"),
         (["--store", "store={absent}"], "absent holds no whole record"),
         (["--store", "{absent}"], "absent is no folder. Name a store"),
         (["--store", "{empty}", "--m", "0"], "--m of 1 or more"),
-        (["--store", "--recompute"], "without --recompute"),
+        (["--store", "--recompute"], "no --recompute"),
+        (["--store", "--publish"], "no --publish"),
         (["--drop"], "python -m src.verify --store --drop"),
     ],
 )
