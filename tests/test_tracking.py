@@ -315,7 +315,7 @@ def each_writes_after_both_have_read() -> Iterator[threading.Event]:
     from sqlalchemy import event
     from sqlalchemy.orm import Session
 
-    both, met = threading.Barrier(2, timeout=10), threading.Event()
+    both, met = threading.Barrier(2, timeout=60), threading.Event()
 
     def wait(session: Session, *_: object) -> None:
         if any(isinstance(each, SqlParam) for each in session.new):
@@ -333,8 +333,9 @@ def test_two_programs_that_write_at_one_moment_leave_one_run_for_each_cell(
 ) -> None:
     folder = tmp_path / "half"
     folder.mkdir()
-    for path in of_gpt2(kept)[:2]:
-        shutil.copy(path, folder)
+    for path in of_gpt2(kept):
+        if read_header(path).lettered:  # needs no encoder: two threads that load one at once break transformers
+            shutil.copy(path, folder)
     with ThreadPoolExecutor(2) as both:
         said = [each.result() for each in [both.submit(tracking.sync, [folder], another, "a-test") for _ in range(2)]]
     assert each_writes_after_both_have_read.is_set()
