@@ -24,6 +24,7 @@ from src.lab.facts import Facts, facts_of, from_conf
 from src.lab.runs import (
     FORMAT,
     VIEWS,
+    close,
     database_of,
     default_uri,
     kept_in,
@@ -31,7 +32,6 @@ from src.lab.runs import (
     opened,
     parent_run,
     real_or_apart,
-    summarise,
     unreachable_error,
 )
 
@@ -86,8 +86,7 @@ def _log_all(client: Any, experiment_id: str, todo: Iterable[Path], experiment: 
         log_cell(client, experiment_id, parent_id, facts, "sync")
         parents.add(parent_id)
     for parent_id in parents:
-        summarise(client, experiment_id, parent_id)
-        client.set_terminated(parent_id)
+        close(client, experiment_id, parent_id)
     return skipped
 
 

@@ -1,14 +1,18 @@
-"""Did I get what was published here? A fresh run beside the committed one, or a release beside itself.
+"""Did I get what was published here? A fresh run beside the committed one, a release or the store beside itself.
 
 Without BUNDLE: completions, scores and tables of data/outputs (after `dvc repro`) against those committed at REVISION;
 with --recompute the cells of params.yaml, or those the overrides name, are computed anew in a temporary folder first.
 With BUNDLE (made by `make release`): tables recomputed from its scores; its completions scored again; or some of its
 completions generated again.
+With --store: some records of the example store (data/store, or FOLDER), drawn by --seed, are computed again. Looked at
+are those that the cells of params.yaml, or of the overrides, name. --drop removes the wrong ones, so that the next run
+computes them again.
 
 Examples:
   python -m src.verify
   python -m src.verify --recompute token_budget=2048 'tasks=[social_iqa]'
   python -m src.verify dist/emergence-audit-0.1.0.zip --level sample --m 60
+  python -m src.verify --store --m 200
 
 Exit code: 0 identical, 3 differs only at near-ties, 4 differs, 1 could not be compared, 2 wrong usage.
 """
@@ -33,7 +37,8 @@ from src.audit import audit_frames
 from src.base import grid
 from src.base.errors import UserError
 from src.base.files import ROOT
-from src.base.schema import Run
+from src.base.schema import Cell, Run
+from src.cell import stored
 from src.cell.compare import OWN_RUNS, compare, differing_scores, moved_scores
 from src.cell.file import path_of, write_cell
 from src.cell.finding import DIFFERS, EXIT, IDENTICAL, NEAR_TIES, RANK, Finding, worst
@@ -43,7 +48,9 @@ from src.cell.ledger import DONE, Entry
 from src.cell.regenerated import Sample, regenerated
 from src.cell.released import rebuilt_cells
 from src.engine import start
+from src.engine.job import Request
 from src.pages.tables import load_tables, rows_of, to_csv
+from src.question import examples, prompts
 from src.statistics import own, rows
 
 if TYPE_CHECKING:
@@ -268,6 +275,60 @@ def check(bundle: Path, level: str, words: Sequence[str], m: int, seed: int) -> 
         return [checksums, *check_sample(root, words, m, seed)]
 
 
+def check_store(folder: Path | None, words: Sequence[str], m: int, seed: int, drop: bool) -> Finding:
+    """m records of an example store, drawn by `seed`, computed again. drop: the wrong ones are removed.
+
+    folder: by default the store of the runs that `words` name. Raises UserError where there is nothing to compare.
+    """
+    runs = runs_of(words)
+    folder = folder or runs[0].store
+    store, damaged = stored.opened(folder)
+    if not len(store):
+        raise UserError(f"{folder} holds no whole record. Name a store: python -m src.verify --store FOLDER")
+    asked: list[stored.Asked] = []
+    skipped = [note for each in runs for note in _ask(each, asked)]
+    done = stored.checked(store, asked, m, seed)
+    if done is None:
+        why = "; ".join(skipped[:3]) or "name the run that made them: +model=... suite=..."
+        raise UserError(f"none of the {len(store):,} records of {folder} could be compared ({why})")
+    notes = [*damaged, *(f"skipped: {each}" for each in skipped)]
+    if done.wrong:
+        cells = ", ".join(dict.fromkeys(done.wrong.values()))
+        notes.append(f"what was made of wrong records is wrong too; run these cells again: {cells}")
+        remedy = "the same command with --drop removes them, and the next run computes them again"
+        if drop:
+            store.drop(done.wrong)
+            remedy = "removed from the store: the next run computes them again"
+        rest = f"; there may be more: --m {done.sample.population} looks at every record"
+        notes.append(remedy + (rest if done.sample.m < done.sample.population else ""))
+    return done.finding(*notes)
+
+
+def _ask(each: Run, asked: list[stored.Asked]) -> list[str]:
+    """Adds what the cells of a run ask to `asked`. Returns a note for the model, or the cells, that cannot be asked."""
+    if each.serving.kind != "local":
+        return [f"{each.model.name}: a server answers it, which costs and need not say the same again"]
+    skipped = []
+    try:
+        engine = start.engine_of(each)
+    except UserError as error:
+        return [f"{each.model.name}: {str(error).removeprefix(f'{each.model.name}: ')}"]
+    for cell in each.cells:
+        try:
+            requests = _requests(each, cell)
+        except UserError as error:
+            skipped.append(f"{each.model.name}/{cell.name}: {error}")
+        else:
+            asked.append(stored.Asked(f"{each.model.name}/{cell.name}", engine, requests))
+    return skipped
+
+
+def _requests(each: Run, cell: Cell) -> tuple[Request, ...]:
+    shots, tests, _ = examples.load(cell.task.name, each.data)
+    earlier = grid.tasks_before(each, cell) if each.compat.template_leak else ()
+    return tuple(run.wanted(each, prompts.ask(tests, shots, cell.task, cell.condition, each.limit, earlier)))
+
+
 def say(
     findings: Sequence[Finding], tables: Sequence[Finding] = (), largest: float | None = None, what: str = "cells"
 ) -> int:
@@ -297,10 +358,17 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         prog="python -m src.verify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    arguments.add_argument("words", nargs="*", metavar="BUNDLE | key=value", help="a release; overrides as for src.run")
+    arguments.add_argument(
+        "words",
+        nargs="*",
+        metavar="BUNDLE | FOLDER | key=value",
+        help="a release; with --store a store; overrides as for src.run",
+    )
     arguments.add_argument("--level", choices=LEVELS, default=LEVELS[0], help="how deep to look into BUNDLE")
-    arguments.add_argument("--m", type=int, default=60, help="level sample: completions to generate again (60)")
-    arguments.add_argument("--seed", type=int, default=0, help="level sample: which ones (0)")
+    arguments.add_argument("--m", type=int, default=60, help="completions or records to compute again (60)")
+    arguments.add_argument("--seed", type=int, default=0, help="which ones (0)")
+    arguments.add_argument("--store", action="store_true", help="compute records of the example store again")
+    arguments.add_argument("--drop", action="store_true", help="with --store: remove the wrong records that are found")
     arguments.add_argument("--against", default="HEAD", metavar="REVISION", help="commit that holds what was published")
     arguments.add_argument("--recompute", action="store_true", help="compute the cells anew, in a temporary folder")
     arguments.add_argument("--publish", action="store_true", help=f"write {HASHES} of {collect.OUTPUTS} (a DVC stage)")
@@ -311,6 +379,15 @@ def execute(given: argparse.Namespace) -> int:
     """The exit code of what the command line asks for. Raises UserError."""
     overrides = [word for word in given.words if "=" in word]
     bundles = [Path(word) for word in given.words if "=" not in word]
+    if given.store:
+        if len(bundles) > 1 or given.recompute or given.publish or given.m < 1:
+            raise UserError("--store takes one FOLDER, no --recompute and no --publish, and --m of 1 or more")
+        if missing := [each for each in bundles if not each.is_dir()]:
+            raise UserError(f"{missing[0]} is no folder. Name a store, e.g. data/store")
+        found = check_store(bundles[0] if bundles else None, overrides, given.m, given.seed, given.drop)
+        return say([found], what="checks")
+    if given.drop:
+        raise UserError("--drop removes wrong records of a store: python -m src.verify --store --drop")
     if given.publish:
         publish(ROOT / collect.OUTPUTS, ROOT / HASHES)
         return 0

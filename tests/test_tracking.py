@@ -12,10 +12,12 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,10 @@ from src import run, tracking
 from src.base import conf, grid
 from src.base.errors import UserError
 from src.base.files import ROOT
-from src.cell.file import kept_path, read_cell, read_header
+from src.base.schema import Model
+from src.cell.file import kept_path, load_encoder, read_cell, read_header, scored
 from src.lab import runs
+from src.lab.facts import Facts, facts_of
 from src.lab.runs import VIEWS, with_speed
 from tests import warm
 from tests.pages.test_page import CHROMIUM, Browser
@@ -291,6 +295,98 @@ def test_a_kept_cell_that_is_answered_from_the_store_keeps_the_speed_it_was_comp
     assert with_speed(idle, tmp_path / "damaged.jsonl") == idle
 
 
+# ---- two programs that log at one moment ----------------------------------------------------------------------
+
+
+def facts_in(path: Path) -> Facts:
+    head, answers = read_cell(path)
+    assert head.recorded is not None
+    return facts_of(scored(head, answers, load_encoder, head.recorded.params["primary_metric"]), head.recorded)
+
+
+def of_gpt2(kept: Path) -> list[Path]:
+    return [path for path in sorted(kept.iterdir()) if read_header(path).model == "gpt2"]
+
+
+@pytest.fixture
+def each_writes_after_both_have_read() -> Iterator[threading.Event]:
+    """No thread writes parameters until another one has read that they are missing. The event: this has happened."""
+    from mlflow.store.tracking.dbmodels.models import SqlParam
+    from sqlalchemy import event
+    from sqlalchemy.orm import Session
+
+    both, met = threading.Barrier(2, timeout=60), threading.Event()
+
+    def wait(session: Session, *_: object) -> None:
+        if any(isinstance(each, SqlParam) for each in session.new):
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait()
+                met.set()
+
+    event.listen(Session, "before_flush", wait)
+    yield met
+    event.remove(Session, "before_flush", wait)
+
+
+def test_two_programs_that_write_at_one_moment_leave_one_run_for_each_cell(
+    kept: Path, tmp_path: Path, another: str, each_writes_after_both_have_read: threading.Event
+) -> None:
+    folder = tmp_path / "half"
+    folder.mkdir()
+    for path in of_gpt2(kept):
+        if read_header(path).lettered:  # needs no encoder: two threads that load one at once break transformers
+            shutil.copy(path, folder)
+    with ThreadPoolExecutor(2) as both:
+        said = [each.result() for each in [both.submit(tracking.sync, [folder], another, "a-test") for _ in range(2)]]
+    assert each_writes_after_both_have_read.is_set()
+    assert said == ["2 cells logged, 0 were there already"] * 2
+    found, parents = logged_in(another), logged_in(another, "model")  # refuses doubles
+    assert (len(found), len(parents)) == (2, 1)
+    assert {r.info.status for r in [*found.values(), *parents.values()]} == {"FINISHED"}
+    assert parents["gpt2 (pilot)"].data.params["name"] == "gpt2"
+
+
+def test_cells_follow_when_another_program_deletes_their_models_run_as_a_double(kept: Path, another: str) -> None:
+    """The clock of the other machine is late, so its run of the model is the older one, though it came second."""
+    client, experiment = runs.opened(another, "a-test")
+    model, (before, after, *_) = conf.load("model", "gpt2", Model), of_gpt2(kept)
+    mine = runs.parent_run(client, experiment, model, "pilot", {})
+    runs.log_cell(client, experiment, mine, facts_in(before), "run")
+    client.create_run(experiment, start_time=1, run_name="gpt2 (pilot)", tags={"kind": "model"})
+    theirs = runs.parent_run(client, experiment, model, "pilot", {})
+    assert theirs != mine
+    runs.log_cell(client, experiment, mine, facts_in(after), "run")
+    runs.close(client, experiment, mine)
+    (parent,) = logged_in(another, "model").values()
+    assert (parent.info.run_id, parent.info.status, parent.data.metrics["cells"]) == (theirs, "FINISHED", 2)
+    assert [r.data.tags["mlflow.parentRunId"] for r in logged_in(another).values()] == [theirs] * 2
+
+
+def log_while_another_program_deletes_it_as_a_double(path: Path, uri: str) -> None:
+    import mlflow
+
+    class Late(mlflow.MlflowClient):
+        """Another program logs the same cell, and deletes this run, after this one was found and before it is whole."""
+
+        def log_batch(self, run_id: str, *given: Any, **named: Any) -> None:
+            run = self.get_run(run_id)
+            if not self.search_runs([run.info.experiment_id], "attributes.start_time < 2"):
+                self.create_run(run.info.experiment_id, 1, run.data.tags, run.info.run_name)
+                self.delete_run(run_id)
+            super().log_batch(run_id, *given, **named)
+
+    client, experiment = runs.opened(uri, "a-test")
+    parent = runs.parent_run(client, experiment, conf.load("model", "gpt2", Model), "pilot", {})
+    runs.log_cell(Late(uri), experiment, parent, facts_in(path), "run")
+    (cell,) = logged_in(uri).values()
+    assert (cell.info.start_time, cell.info.status) == (1, "FINISHED")
+    assert cell.data.metrics["n"] == 6
+
+
+def test_a_cell_is_logged_though_another_program_deletes_its_run_as_a_double(kept: Path, another: str) -> None:
+    log_while_another_program_deletes_it_as_a_double(of_gpt2(kept)[0], another)
+
+
 # ---- a store of runs that fails ----------------------------------------------------------------------
 
 
@@ -429,6 +525,13 @@ def test_two_processes_begin_one_database_and_log_into_it_at_once(place: Path, t
     assert (len(found), len(parents)) == (4, 1)
     assert {r.info.status for r in [*found.values(), *parents.values()]} == {"FINISHED"}
     assert {r.data.tags["mlflow.parentRunId"] for r in found.values()} == {parents["gpt2 (pilot)"].info.run_id}
+
+
+@pytest.mark.slow
+def test_a_server_tells_of_another_program_as_a_database_does(kept: Path, tmp_path: Path) -> None:
+    port = free_port()
+    with server(tmp_path / "server.db", port):
+        log_while_another_program_deletes_it_as_a_double(of_gpt2(kept)[0], f"http://127.0.0.1:{port}")
 
 
 @pytest.mark.slow

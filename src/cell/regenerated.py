@@ -1,4 +1,4 @@
-"""Completions of a release generated again: how many are wrong."""
+"""A sample of what a release or a store holds, computed again: how many are wrong."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from src.cell.file import Answers, fingerprint
 from src.cell.finding import DIFFERS, IDENTICAL, NEAR_TIES, Finding
 from src.cell.hashes import LOGPROB
 from src.cell.released import Rebuilt
-from src.engine.job import Engine, Request, Result
+from src.engine.job import Completion, Engine, Likelihood, Request, Result
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Completions generated again.
+    """Completions of a release, or records of a store, computed again.
 
-    `wrong` counts those that differ, outside near-ties, in their text or in their prompt's log-likelihoods.
-    `near` counts those that differ at a near-tie.
+    `wrong` counts those that differ outside near-ties. A completion of a release is also wrong if its prompt's
+    log-likelihoods are. `near` counts those that differ at a near-tie.
     """
 
     m: int
@@ -35,14 +35,15 @@ class Sample:
         test = distributions.binomtest(self.wrong, self.m, alternative="less")
         return float(test.proportion_ci(0.95, method="exact").high)
 
-    def finding(self) -> Finding:
-        """What the sample shows about the release."""
+    def finding(self, name: str = "sample", what: str = "completions generated again") -> Finding:
+        """What the sample shows about all of them."""
         status = DIFFERS if self.wrong else NEAR_TIES if self.near else IDENTICAL
+        share = f"with 95 % confidence less than {100 * self.bound:.1f} % of all are wrong (Clopper-Pearson)"
         note = (
-            f"{self.m} of {self.population:,} completions generated again: {self.wrong} wrong, {self.near} differ at "
-            f"near-ties; with 95 % confidence less than {100 * self.bound:.1f} % of all are wrong (Clopper-Pearson)"
+            f"{self.m:,} of {self.population:,} {what}: {self.wrong:,} wrong, {self.near:,} differ at near-ties; "
+            f"{'these are all' if self.m == self.population else share}"
         )
-        return Finding("sample", status, (note, *self.notes))
+        return Finding(name, status, (note, *self.notes))
 
 
 def regenerated(cell: Rebuilt, engine: Engine, chosen: Mapping[int, tuple[int, ...]]) -> Iterator[tuple[str, str]]:
@@ -67,13 +68,28 @@ def regenerated(cell: Rebuilt, engine: Engine, chosen: Mapping[int, tuple[int, .
 
 def compared(published: Answers, fresh: Result, seed: int) -> tuple[str, str]:
     """(status, note) of one completion beside the one generated again; log-likelihoods of its prompt count too."""
+    where, then, now = f"{published.prompt.id}, seed {seed}", published.likelihood, fresh.likelihood
+    status, note = same_scores(then, now) if then and now else (IDENTICAL, "")
+    if status == IDENTICAL:
+        status, note = same_completion(published.completions[seed], fresh.completions[seed])
+    return status, f"{where}: {note}" if note else ""
+
+
+def same_completion(before: Completion, after: Completion) -> tuple[str, str]:
+    """(status, note) of two completions of one prompt with one seed. Their margins may differ."""
+    margins = [each.near_tie for each in (before, after) if each.near_tie is not None]
+    if (before.text, before.n_tokens, before.finish) == (after.text, after.n_tokens, after.finish):
+        return IDENTICAL, ""
+    if margins:
+        return NEAR_TIES, f"margin {min(margins):.3g}"
+    return DIFFERS, "another text" if before.text != after.text else "another number of tokens or another end"
+
+
+def same_scores(before: Likelihood, after: Likelihood) -> tuple[str, str]:
+    """(status, note) of the log-likelihoods of one prompt's continuations: the same where they are within LOGPROB."""
     import numpy as np
 
-    where, before, after = f"{published.prompt.id}, seed {seed}", published.completions[seed], fresh.completions[seed]
-    margins = [c.near_tie for c in (before, after) if c.near_tie is not None]
-    then, now = published.likelihood, fresh.likelihood
-    if then and now and not np.allclose(now.logprob, then.logprob, LOGPROB, LOGPROB):
-        return DIFFERS, f"{where}: log-likelihoods differ"
-    if before.text == after.text:
+    same = before.n_tokens == after.n_tokens and len(before.logprob) == len(after.logprob)
+    if same and np.allclose(after.logprob, before.logprob, LOGPROB, LOGPROB):
         return IDENTICAL, ""
-    return (NEAR_TIES, f"{where}: margin {min(margins):.3g}") if margins else (DIFFERS, f"{where}: another text")
+    return DIFFERS, "log-likelihoods differ"

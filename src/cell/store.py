@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import socket
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any
 
 from src.base.errors import UserError
+from src.base.files import whole
 
 Record = dict[str, Any]
 CHECK = 16  # hex digits of the checksum at the beginning of a line
@@ -105,6 +108,49 @@ class Store:
         self._read = {merged: (merged.stat().st_size, len(self._records))}
         return merged
 
+    def drop(self, keys: Collection[str]) -> None:
+        """Remove the records of these keys from every segment. All else that a segment holds stays, byte for byte.
+
+        Killed at any point it has removed a part of them and lost nothing else. Raises UserError where another process
+        writes to a segment that holds one of them: it would go on writing to the file that was replaced.
+        """
+        self.close()
+        self.refresh()
+        try:
+            with contextlib.ExitStack() as locks:
+                for path, kept in self._without(keys, locks).items():
+                    if kept:
+                        with whole(path) as part:
+                            part.write_bytes(b"".join(kept))
+                    else:
+                        path.unlink()
+                    self._read[path] = (sum(map(len, kept)), len(kept))
+                    _sync_folder(self.folder)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        for key in keys:
+            self._records.pop(key, None)
+
+    def _without(self, keys: Collection[str], locks: contextlib.ExitStack) -> dict[Path, list[bytes]]:
+        """Each segment that holds one of these keys -> its other lines. The segments are locked until `locks` ends."""
+        left = {}
+        for path in sorted(self.folder.glob("*.jsonl")):
+            lines = path.read_bytes().splitlines(keepends=True)
+            kept = [raw for raw in lines if (parsed(raw.removesuffix(b"\n")) or ("",))[0] not in keys]
+            if len(kept) == len(lines):
+                continue
+            file = locks.enter_context(path.open("rb"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"A run is writing to {path}. Let it end or stop it, then the same command again"
+                ) from None
+            except OSError:  # some network file systems have no locks
+                pass
+            left[path] = kept
+        return left
+
     def _written(self, path: Path) -> Path:
         part = path.with_suffix(".part")
         with part.open("wb") as file:
@@ -120,6 +166,8 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
             name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}.jsonl"
             self._segment = (self.folder / name).open("xb")
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._segment, fcntl.LOCK_SH)  # until it is closed, so that `drop` leaves it alone
             _sync_folder(self.folder)
         return self._segment
 

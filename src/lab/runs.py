@@ -11,15 +11,17 @@ import importlib.metadata
 import json
 import os
 import platform
+import random
 import re
 import sqlite3
 import subprocess
+import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from src.base.errors import UserError
 from src.base.files import ROOT, alone
@@ -32,7 +34,11 @@ UNREAL = ("random", "fake")  # weights whose numbers never stand among those of 
 PACKAGES = ("torch", "transformers", "tokenizers", "bert-score", "numpy", "pandas", "mlflow", "hydra-core", "dvc")
 SAMPLING = {"sampling_interval": 10, "samples_before_logging": 3}  # interval in s; means are logged
 
+ATTEMPTS = 8  # of a piece of work that clashes with another process
+CLASHES = ("BAD_REQUEST", "INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS")  # see `settled`
+
 CELLS, TWINS = "cells", "twins"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -116,17 +122,40 @@ def connected(uri: str | None, experiment: str) -> tuple[Any, str]:
     with alone(database.parent) if database else nullcontext():  # two processes that create it at once would clash
         client = mlflow.MlflowClient(uri)
         _readable_while_written(database)
-        existing = client.get_experiment_by_name(experiment)
         artifacts = (database.resolve().parent / "mlartifacts").as_uri() if database else None
-        if existing:
-            experiment_id = existing.experiment_id
-        else:
-            experiment_id = client.create_experiment(experiment, artifact_location=artifacts)
-        for name in VIEWS:
-            key, view = f"mlflow.sharedViewState.{name}", json.dumps(_view(name))
-            if not existing or existing.tags.get(key) != view:
-                client.set_experiment_tag(experiment_id, key, view)
-    return client, experiment_id
+        return client, settled(lambda: _experiment(client, experiment, artifacts))
+
+
+def _experiment(client: Any, experiment: str, artifacts: str | None) -> str:
+    """The id of the experiment. It and its views are created where they are missing."""
+    existing = client.get_experiment_by_name(experiment)
+    if existing:
+        experiment_id = existing.experiment_id
+    else:
+        experiment_id = client.create_experiment(experiment, artifact_location=artifacts)
+    for name in VIEWS:
+        key, view = f"mlflow.sharedViewState.{name}", json.dumps(_view(name))
+        if not existing or existing.tags.get(key) != view:
+            client.set_experiment_tag(experiment_id, key, view)
+    return str(experiment_id)
+
+
+def settled(work: Callable[[], T]) -> T:
+    """What `work` returns. If it clashes with another process, it is done anew on what is there then.
+
+    Two processes that find a value missing both write it, and the database takes one (BAD_REQUEST). One process may
+    delete a doubled run that another still writes to, or both give a parameter a value (INVALID_PARAMETER_VALUE). Both
+    may create one experiment (RESOURCE_ALREADY_EXISTS). A server answers with the same codes as a database. A dead
+    server and a locked database have other codes: MLflow has waited for them already, so they are not tried again.
+    """
+    for attempt in range(ATTEMPTS - 1):
+        try:
+            return work()
+        except Exception as error:
+            if getattr(error, "error_code", None) not in CLASHES:
+                raise
+        time.sleep(random.uniform(0, 0.02 * 2**attempt))  # s, random so that two processes part
+    return work()
 
 
 def _readable_while_written(database: Path | None) -> None:
@@ -216,15 +245,20 @@ def real_or_apart(experiment: str, weights: str) -> str:
 
 def log_cell(client: Any, experiment: str, parent: str, facts: Facts, by: str) -> None:
     """Log one cell: parameters, metrics, tags, data set and the table of examples. by: "run" or "sync"."""
-    from mlflow.entities import Metric, Param, RunTag
     from mlflow.utils.time import get_current_time_millis
+
+    now = get_current_time_millis()  # once, so that a second attempt logs no metric twice
+    settled(lambda: _log_cell(client, experiment, standing(client, experiment, parent), facts, by, now))
+
+
+def _log_cell(client: Any, experiment: str, parent: str, facts: Facts, by: str, now: int) -> None:
+    from mlflow.entities import Metric, Param, RunTag
 
     tags = {
         **facts.tags, "mlflow.parentRunId": parent, "kind": "cell", "logged_by": by, "logged_format": FORMAT,
         "mlflow.loggedArtifacts": _tables("examples.json"),
     }  # fmt: skip
     query = f"tags.kind = 'cell' and tags.fingerprint = '{facts.tags['fingerprint']}'"
-    now = get_current_time_millis()
     began = now - int(1000 * facts.metrics.get("wall_s", 0))
     run = found_run(client, experiment, query) or client.create_run(experiment, began, tags, facts.name)
     run_id = run.info.run_id
@@ -287,18 +321,48 @@ def model_run(run: Run) -> Iterator[Tracker]:
 
 def _close(tracker: Tracker, status: str) -> None:
     try:
-        summarise(tracker.client, tracker.experiment, tracker.parent)
-        tracker.client.set_terminated(tracker.parent, status)
+        close(tracker.client, tracker.experiment, tracker.parent, status)
     except Exception as error:
         warn_unreachable(error)
 
 
+def close(client: Any, experiment: str, parent: str, status: str = "FINISHED") -> None:
+    """Summarise the parent run of a model and end it."""
+    settled(lambda: _closed(client, experiment, parent, status))
+
+
+def _closed(client: Any, experiment: str, parent: str, status: str) -> None:
+    kept = standing(client, experiment, parent)
+    if kept != parent:
+        for run in _cells_of(client, experiment, parent):  # logged before the parent run was deleted
+            client.set_tag(run.info.run_id, "mlflow.parentRunId", kept)
+    summarise(client, experiment, kept)
+    client.set_terminated(kept, status)
+
+
+def standing(client: Any, experiment: str, parent: str) -> str:
+    """The run id of a model's parent run. If another process deleted this one as a double, the id of the one kept."""
+    run = client.get_run(parent)
+    if run.info.lifecycle_stage == "active":
+        return parent
+    kept = found_run(client, experiment, _of_model(run.info.run_name))
+    return str(kept.info.run_id) if kept else parent
+
+
+def _of_model(name: str) -> str:
+    return f"tags.kind = 'model' and tags.mlflow.runName = '{name}'"
+
+
 def parent_run(client: Any, experiment: str, model: Model, suite: str, tags: Mapping[str, str]) -> str:
     """Open the parent run of a model in one suite, and return its run id."""
+    return settled(lambda: _parent_run(client, experiment, model, suite, tags))
+
+
+def _parent_run(client: Any, experiment: str, model: Model, suite: str, tags: Mapping[str, str]) -> str:
     from mlflow.entities import Param, RunTag
 
     name = f"{model.name} ({suite})"
-    query = f"tags.kind = 'model' and tags.mlflow.runName = '{name}'"
+    query = _of_model(name)
     if not found_run(client, experiment, query):
         client.create_run(experiment, run_name=name, tags={"kind": "model"})
     run = found_run(client, experiment, query)  # again, because another shard may have begun one at the same moment
@@ -327,9 +391,8 @@ def _monitor(tracking: Mapping[str, Any], parent: str) -> Any:
 
 def summarise(client: Any, experiment: str, parent: str) -> None:
     """Log a table of a model's cells and a figure of accuracy by task to its parent run, from what MLflow holds."""
-    runs = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent}'", max_results=50_000)
     by_fingerprint: dict[str, list[Any]] = {}
-    for run in runs:
+    for run in _cells_of(client, experiment, parent):
         by_fingerprint.setdefault(run.data.tags["fingerprint"], []).append(run)
     cells = {fingerprint: oldest(client, same) for fingerprint, same in by_fingerprint.items()}
     flat = [{**run.data.params, **run.data.metrics, "fingerprint": name} for name, run in cells.items()]
@@ -340,6 +403,10 @@ def summarise(client: Any, experiment: str, parent: str) -> None:
         client.set_tag(parent, "mlflow.loggedArtifacts", _tables("summary.json"))
         name = client.get_run(parent).info.run_name
         client.log_figure(parent, figure(rows, name), "accuracy.png")
+
+
+def _cells_of(client: Any, experiment: str, parent: str) -> list[Any]:
+    return list(client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent}'", max_results=50_000))
 
 
 def opened(uri: str | None, experiment: str) -> tuple[Any, str]:

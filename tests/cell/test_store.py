@@ -96,6 +96,46 @@ def test_merge_keeps_every_record_in_one_segment(tmp_path: Path) -> None:
     assert len(Store(tmp_path)) == 7
 
 
+def test_drop_removes_a_record_from_every_segment_and_no_other_byte(tmp_path: Path) -> None:
+    for numbers in ((1, 2, 3), (3,), (3, 4), (5, 6)):
+        Store(tmp_path).put(batch(*numbers))
+    lines = {path: path.read_bytes().splitlines(keepends=True) for path in segments(tmp_path)}
+    for path, old in lines.items():  # one line is damaged, one is torn
+        new = [raw[:90] + b"?" + raw[91:] if address(2).encode() in raw else raw for raw in old]
+        new = [raw[:-5] if address(4).encode() in raw else raw for raw in new]
+        path.write_bytes(b"".join(new))
+    wanted = {path: b"".join(raw for raw in path.read_bytes().splitlines(True) if address(3).encode() not in raw)
+              for path in lines}  # fmt: skip
+    with pytest.warns(UserWarning, match="damaged"):
+        store = Store(tmp_path)
+    store.drop([address(3), address("of nobody")])
+    assert {path: path.read_bytes() for path in segments(tmp_path)} == {p: raw for p, raw in wanted.items() if raw}
+    assert [store.get(address(i)) is None for i in (1, 3, 5, 6)] == [False, True, False, False]
+    store.put(batch(3))
+    store.refresh()
+    with pytest.warns(UserWarning, match="damaged"):
+        assert Store(tmp_path).get(address(3)) == store.get(address(3)) == batch(3)[address(3)]
+
+
+DROPPER = """
+import sys, hashlib
+from src.cell.store import Store
+store = Store(sys.argv[1])
+print("ready", flush=True)
+for i in range(0, 2000, 2):
+    store.drop([hashlib.sha256(str(i).encode()).hexdigest()])
+"""
+
+
+@pytest.mark.parametrize("seconds", [0.004, 0.02, 0.05])
+def test_kill_9_while_dropping_loses_nothing_else(tmp_path: Path, seconds: float) -> None:
+    for i in range(4):
+        Store(tmp_path).put(batch(*range(i * 500, i * 500 + 500)))
+    killed_after(DROPPER, tmp_path, seconds)
+    left = Store(tmp_path)
+    assert all(left.get(address(i)) == batch(i)[address(i)] for i in range(1, 2000, 2))
+
+
 WRITER = """
 import sys, hashlib
 from src.cell.store import Store
