@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from src.base.errors import UserError
 from src.engine.sampling import Tensor
+from src.source.weights import quiet, weight_files
+from src.source.whole import WHOLE, WIDER, refuse_no_numbers, refuse_part
 
+SEEN = 4  # tokens whose states must not depend on what follows
 PREFILL_TOKENS = {"cpu": 384, "cuda": 16384}  # tokens of one forward pass over prompts
 
 
@@ -17,16 +24,169 @@ def pass_tokens(model: Any) -> int:
 
 
 def load(folder: str, dtype: str, trust_remote_code: bool, device_map: str | None = None) -> Any:
-    """The model in evaluation mode, on a GPU where there is one. With a device_map ("auto"), accelerate spreads it."""
+    """The model in evaluation mode, on a GPU where there is one. With a device_map ("auto"), accelerate spreads it.
+
+    Of what lies beside the weights, only the architecture's sizes and the ids of special tokens count. Raises UserError
+    where the checkpoint is not whole, or is none that writes text.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+    place = Path(folder)
+    if (place / "adapter_config.json").exists():
+        raise UserError(f"{place} holds an adapter, whose base model lies elsewhere. Merge the two and save the whole")
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    _plain_settings(config)
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     options = {"dtype": getattr(torch, dtype), "weights_only": True, "trust_remote_code": trust_remote_code}
-    model = kind.from_pretrained(folder, **options, device_map=device_map)
-    return model.eval() if device_map else model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    options |= {"device_map": device_map, "ignore_mismatched_sizes": True, "output_loading_info": True}
+    with quiet():
+        model, loading = kind.from_pretrained(folder, config=config, **options)
+    model.eval()
+    shapes = _shapes(place)
+    refuse_part(model, loading, place, shapes)
+    _refuse_lost_head(model, place, shapes)
+    named = list(model.named_parameters())
+    refuse_no_numbers(named, place)
+    if any(tensor.is_meta for _, tensor in named):  # accelerate has left them on the disk
+        refuse_no_numbers(_tensors(place), place)
+    _refuse_other_types(model, place, getattr(torch, dtype))
+    _fresh_generation(model, place)
+    if not device_map:
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+    _refuse_two_ways(model, place)
+    return model
+
+
+def _plain_settings(config: Any) -> None:
+    """Sets back what a configuration may have saved of how it was once run. Sizes stay."""
+    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        if part is None:
+            continue
+        part._attn_implementation = None
+        plain = {"return_dict": True, "output_hidden_states": False, "output_attentions": False, "use_cache": True}
+        for name, value in plain.items():
+            if getattr(part, name, value) != value:
+                setattr(part, name, value)
+
+
+def _shapes(place: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of the weight files, by name. No values are read."""
+    from safetensors import safe_open
+
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in weight_files(place):
+        if name.endswith(".safetensors"):
+            with safe_open(place / name, framework="pt") as file:
+                shapes |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        else:
+            shapes |= {key: tuple(tensor.shape) for key, tensor in _pickled(place / name, "meta")}
+    return shapes
+
+
+def _tensors(place: Path) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of the weight files, one after the other."""
+    from safetensors import safe_open
+
+    for name in weight_files(place):
+        if name.endswith(".safetensors"):
+            with safe_open(place / name, framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118 - the file is no dict
+                    yield key, file.get_tensor(key)
+        else:
+            yield from _pickled(place / name, "cpu")
+
+
+def _pickled(path: Path, device: str) -> Iterator[tuple[str, Tensor]]:
+    held = torch.load(path, map_location=device, weights_only=True)
+    yield from ((key, value) for key, value in held.items() if isinstance(value, torch.Tensor))
+
+
+def _refuse_lost_head(model: Any, place: Path, shapes: Mapping[str, Any]) -> None:
+    """Raises UserError where the output layer is the embedding, though the configuration says that it is not.
+
+    transformers ties the two in the T5 family whatever the configuration says, where the file has no output layer.
+    """
+    said = _json(place / "config.json")
+    tied = (said.get("text_config") or said).get("tie_word_embeddings", said.get("tie_word_embeddings"))
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if tied is not False or head is None or head.weight is not embedding.weight:
+        return
+    names = [name for name, module in model.named_modules() if module is head]
+    if not any(key.endswith(f"{name}.weight") for key in shapes for name in names):
+        raise UserError(
+            f"{place} lacks its output layer ({names[0]}.weight), which is another than the embedding "
+            f"(tie_word_embeddings: false in config.json). {WHOLE}"
+        )
+
+
+def _refuse_other_types(model: Any, place: Path, dtype: Any) -> None:
+    """Raises UserError where weights are of another type than asked for. Some architectures keep parts in float32."""
+    other = {p.dtype for p in model.parameters()} - {dtype, torch.float32}
+    if other or getattr(model, "hf_quantizer", None):
+        names = ", ".join(sorted(str(each).removeprefix("torch.") for each in other)) or "quantised weights"
+        raise UserError(f"{place} holds {names}, and not model.dtype. Take the checkpoint before it was quantised")
+
+
+def _fresh_generation(model: Any, place: Path) -> None:
+    """Gives the model a generation config with the ids of special tokens alone, as saved.
+
+    Raises UserError for ids that are none, and for an encoder-decoder without a token to begin with.
+    """
+    from transformers import GenerationConfig
+
+    path = place / "generation_config.json"
+    saved = _json(path) if path.exists() else {}
+    config = _json(place / "config.json")
+    ids: dict[str, Any] = {}
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"):
+        told = (saved, config, config.get("text_config") or {})
+        ids[name] = found = next((each[name] for each in told if each.get(name) is not None), None)
+        for each in found if isinstance(found, list) else (found,):
+            if each is not None and type(each) is not int:
+                raise UserError(f"{place}: {name}={found!r} is no token id. Mend it in {path.name}, or in config.json")
+    if model.config.is_encoder_decoder and ids["decoder_start_token_id"] is None:
+        raise UserError(
+            f"{place} does not say which token its decoder begins with. Write decoder_start_token_id into {path.name} "
+            "(the padding token's id for a T5, the end token's for a BART)"
+        )
+    model.generation_config = GenerationConfig(**ids)
+    model.__dict__.pop("generate", None)  # a generate of the repository's own, set where its code is trusted
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is no JSON object. {WHOLE}")
+    return found
+
+
+def _refuse_two_ways(model: Any, place: Path) -> None:
+    """Raises UserError where what follows a token changes what the model says at it, or where it says no number."""
+    if model.config.is_encoder_decoder:
+        return
+    size = model.get_input_embeddings().weight.shape[0]
+    device = model.device
+    if device.type == "meta":  # accelerate computes there what it keeps on the disk
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    begin = [i % size for i in range(3, 3 + SEEN)]
+    with torch.inference_mode():
+        one, other = (
+            model(torch.tensor([begin + [i % size for i in rest]], device=device)).logits[0, :SEEN].float()
+            for rest in (range(20, 26), range(40, 46))
+        )
+    if not bool(one.isfinite().all()):
+        raise UserError(f"{place} says NaN or infinity to a few tokens in {model.dtype}. {WHOLE}, or {WIDER}")
+    tolerance = 1e-4 if model.dtype == torch.float32 else 1e-2
+    if float((one - other).abs().max()) > tolerance * max(1.0, float(one.abs().max())):
+        raise UserError(
+            f"{place}: {type(model).__name__} reads what follows a token, so it writes no text. Take a decoder or an "
+            "encoder-decoder"
+        )
 
 
 def spread(model: Any) -> bool:
