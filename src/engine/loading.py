@@ -41,8 +41,16 @@ def load(folder: str, dtype: str, trust_remote_code: bool, device_map: str | Non
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     options = {"dtype": getattr(torch, dtype), "weights_only": True, "trust_remote_code": trust_remote_code}
     options |= {"device_map": device_map, "ignore_mismatched_sizes": True, "output_loading_info": True}
-    with quiet():
-        model, loading = kind.from_pretrained(folder, config=config, **options)
+    generation = _generation(place, config.is_encoder_decoder)
+    try:
+        with quiet():
+            model, loading = kind.from_pretrained(folder, config=config, generation_config=generation, **options)
+    except RuntimeError as error:
+        if "automatic conversion" not in str(error):
+            raise
+        raise UserError(
+            f"{place} lacks a part of a tensor that is put together, such as an expert's. {WHOLE}"
+        ) from None
     model.eval()
     shapes = _shapes(place)
     refuse_part(model, loading, place, shapes)
@@ -52,7 +60,8 @@ def load(folder: str, dtype: str, trust_remote_code: bool, device_map: str | Non
     if any(tensor.is_meta for _, tensor in named):  # accelerate has left them on the disk
         refuse_no_numbers(_tensors(place), place)
     _refuse_other_types(model, place, getattr(torch, dtype))
-    _fresh_generation(model, place)
+    model.generation_config = generation  # not the copy of it, which has the configuration's settings again
+    model.__dict__.pop("generate", None)  # a generate of the repository's own, set where its code is trusted
     if not device_map:
         model.to("cuda" if torch.cuda.is_available() else "cpu")
     _refuse_two_ways(model, place)
@@ -64,7 +73,8 @@ def _plain_settings(config: Any) -> None:
     for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
         if part is None:
             continue
-        part._attn_implementation = None
+        if part._attn_implementation is not None:
+            part._attn_implementation = None  # transformers chooses
         plain = {"return_dict": True, "output_hidden_states": False, "output_attentions": False, "use_cache": True}
         for name, value in plain.items():
             if getattr(part, name, value) != value:
@@ -129,8 +139,8 @@ def _refuse_other_types(model: Any, place: Path, dtype: Any) -> None:
         raise UserError(f"{place} holds {names}, and not model.dtype. Take the checkpoint before it was quantised")
 
 
-def _fresh_generation(model: Any, place: Path) -> None:
-    """Gives the model a generation config with the ids of special tokens alone, as saved.
+def _generation(place: Path, encoder_decoder: bool) -> Any:
+    """A generation config with the ids of special tokens alone, as saved.
 
     Raises UserError for ids that are none, and for an encoder-decoder without a token to begin with.
     """
@@ -146,13 +156,12 @@ def _fresh_generation(model: Any, place: Path) -> None:
         for each in found if isinstance(found, list) else (found,):
             if each is not None and type(each) is not int:
                 raise UserError(f"{place}: {name}={found!r} is no token id. Mend it in {path.name}, or in config.json")
-    if model.config.is_encoder_decoder and ids["decoder_start_token_id"] is None:
+    if encoder_decoder and ids["decoder_start_token_id"] is None:
         raise UserError(
             f"{place} does not say which token its decoder begins with. Write decoder_start_token_id into {path.name} "
             "(the padding token's id for a T5, the end token's for a BART)"
         )
-    model.generation_config = GenerationConfig(**ids)
-    model.__dict__.pop("generate", None)  # a generate of the repository's own, set where its code is trusted
+    return GenerationConfig(**ids)
 
 
 def _json(path: Path) -> dict[str, Any]:

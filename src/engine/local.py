@@ -43,13 +43,14 @@ def readable(folder: Path) -> Iterator[None]:
     """Turns what a damaged checkpoint, or one with code of its own, raises at loading into a UserError."""
     from pickle import UnpicklingError
 
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
         yield
     except (
         OSError, ValueError, LookupError, ImportError, TypeError, AttributeError, ArithmeticError, AssertionError,
-        EOFError, RuntimeError, SafetensorError, UnpicklingError,
+        EOFError, RuntimeError, SafetensorError, StrictDataclassError, UnpicklingError,
     ) as error:  # fmt: skip
         if any(words in str(error) for words in OUT_OF_MEMORY):
             raise
@@ -58,8 +59,9 @@ def readable(folder: Path) -> Iterator[None]:
                 f"{folder} needs code that comes with the checkpoint. Read it; where you trust it: "
                 "model.trust_remote_code=true"
             ) from None
-        why = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{folder} cannot be loaded: {why[0].rstrip('.')}. {WHOLE}") from None
+        lines = str(error).split("\n") if str(error).strip() else [type(error).__name__]
+        why = " ".join(lines[: 1 + lines[0].endswith(":")]).strip().rstrip(".")  # a heading ends in a colon
+        raise UserError(f"{folder} cannot be loaded: {why}. {WHOLE}") from None
 
 
 def sized(config: Any, *names: str) -> int | None:

@@ -43,12 +43,10 @@ def listed(names: Iterable[str]) -> str:
 
 def foreign_prefix(missing: Collection[str], unexpected: Collection[str]) -> str:
     """What another program put before every name, such as `_orig_mod.`; "" where it is no such thing."""
-    found = {
-        name.removesuffix(wanted) for name in unexpected for wanted in missing if name.endswith(f".{wanted}")
-    }  # several, where one name ends in another
-    return next(
-        (prefix for prefix in sorted(found, key=len) if {f"{prefix}{m}" for m in missing} <= set(unexpected)), ""
-    )
+    one = next(iter(unexpected), "")
+    found = [one.removesuffix(name) for name in missing if one.endswith(f".{name}")]
+    whole = (p for p in found if all(name.startswith(p) and name.removeprefix(p) in missing for name in unexpected))
+    return next(whole, "")
 
 
 def refuse_part(
