@@ -120,8 +120,10 @@ def _refuse_lost_head(model: Any, place: Path, shapes: Mapping[str, Any]) -> Non
     """
     said = _json(place / "config.json")
     tied = (said.get("text_config") or said).get("tie_word_embeddings", said.get("tie_word_embeddings"))
+    if tied is not False:
+        return
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    if tied is not False or head is None or head.weight is not embedding.weight:
+    if head is None or head.weight is not embedding.weight:
         return
     names = [name for name, module in model.named_modules() if module is head]
     if not any(key.endswith(f"{name}.weight") for key in shapes for name in names):
@@ -178,7 +180,7 @@ def _refuse_two_ways(model: Any, place: Path) -> None:
     """Raises UserError where what follows a token changes what the model says at it, or where it says no number."""
     if model.config.is_encoder_decoder:
         return
-    size = model.get_input_embeddings().weight.shape[0]
+    size = model.config.get_text_config(decoder=True).vocab_size
     device = model.device
     if device.type == "meta":  # accelerate computes there what it keeps on the disk
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -117,9 +117,9 @@ def _kept(key: str, value: Any, config: Any, read: bool) -> bool:
     if key == "rope.freq_base_swa":
         return any(_equal(value, rope.get("rope_theta")) for rope in _ropes(config, "sliding_attention"))
     if key.startswith("rope.scaling."):
-        return any(rope.get("rope_type") == "linear" for rope in _ropes(config)) and (
-            key in ("rope.scaling.type", "rope.scaling.factor", "rope.scaling.finetuned")
-        )
+        linear = any(rope.get("rope_type") == "linear" for rope in _ropes(config))
+        inert = ("rope.scaling.finetuned", "rope.scaling.original_context_length")  # of a scale that is not there
+        return key in (*inert, *(("rope.scaling.type", "rope.scaling.factor") if linear else ()))
     if key == "rope.dimension_count":
         return _equal(value, _rotary(config)) or (read and _equal(value, getattr(config, "head_dim", None)))
     if key == "attention.sliding_window_pattern":

@@ -221,6 +221,13 @@ def test_a_value_beyond_the_dtype_is_refused(copy: Folders) -> None:
         load(str(folder), "float16", False)
 
 
+def test_what_stays_on_the_disk_is_looked_at_too(copy: Folders) -> None:
+    folder = rewrite(copy("llama"), beside(model__layers__1__mlp__up_proj__weight=torch.full((64, 32), torch.nan)))
+    disk = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk"}
+    with pytest.raises(UserError, match=r"NaN or infinity.*layers\.1\.mlp\.up_proj"):
+        load(str(folder), "float32", False, {**disk, "model.norm": "cpu", "lm_head": "cpu"})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", ["Bert", "Roberta", "Electra", "XLNet"])
 def test_a_model_that_sees_what_follows_is_refused(name: str, tmp_path: Path) -> None:
     import transformers
@@ -426,6 +433,24 @@ def test_a_unigram_tokenizer_draws_nothing(copy: Folders) -> None:
     assert len({local_engine(folder, "x", GREEDY).ids(text) for _ in range(8)}) == 1
     counted = weights.tokenizer(Model(name="own", path=str(folder)))
     assert len({tuple(counted.encode(text.text).ids) for _ in range(8)}) == 1
+
+
+def test_a_sentencepiece_tokenizer_draws_nothing(tmp_path: Path) -> None:
+    import sentencepiece
+
+    ids = {"bos_id": 0, "unk_id": 1, "eos_id": 2, "pad_id": -1}
+    text = iter(["a mouse or a house floats on water, the correct one is a cork"] * 40)
+    model = str(tmp_path / "sentencepiece.bpe")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=text, model_prefix=model, vocab_size=40, hard_vocab_limit=False, minloglevel=3, **ids
+    )
+    pieces = sentencepiece.SentencePieceProcessor(model_file=f"{model}.model")
+    own = {pieces.id_to_piece(i): i + 1 for i in range(3, pieces.get_piece_size())}
+    (tmp_path / "vocab.json").write_text(json.dumps({"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, **own}))
+    edit(tmp_path, "config.json", model_type="m2m_100", vocab_size=400)
+    drawing = {"enable_sampling": True, "alpha": 0.1, "nbest_size": -1}
+    edit(tmp_path, "tokenizer_config.json", tokenizer_class="M2M100Tokenizer", src_lang="en", sp_model_kwargs=drawing)
+    assert len({local_engine(tmp_path, "x", GREEDY).ids(PROMPT) for _ in range(8)}) == 1
 
 
 def test_what_a_tokenizers_configuration_says_of_lengths_and_chats_changes_no_ids(copy: Folders, kept: Folders) -> None:
