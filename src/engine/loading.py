@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from src.base.errors import UserError
 from src.engine.sampling import Tensor
 from src.source.weights import quiet, weight_files
-from src.source.whole import WHOLE, WIDER, refuse_no_numbers, refuse_part
+from src.source.whole import WHOLE, WIDER, listed, refuse_no_numbers, refuse_part
 
 SEEN = 4  # tokens whose states must not depend on what follows
 PREFILL_TOKENS = {"cpu": 384, "cuda": 16384}  # tokens of one forward pass over prompts
@@ -34,8 +34,7 @@ def load(folder: str, dtype: str, trust_remote_code: bool, device_map: str | Non
 
     disable_progress_bar()
     place = Path(folder)
-    if (place / "adapter_config.json").exists():
-        raise UserError(f"{place} holds an adapter, whose base model lies elsewhere. Merge the two and save the whole")
+    _refuse_other_files(place)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     _plain_settings(config)
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
@@ -52,14 +51,14 @@ def load(folder: str, dtype: str, trust_remote_code: bool, device_map: str | Non
             f"{place} lacks a part of a tensor that is put together, such as an expert's. {WHOLE}"
         ) from None
     model.eval()
-    shapes = _shapes(place)
-    refuse_part(model, loading, place, shapes)
-    _refuse_lost_head(model, place, shapes)
+    held = _headers(place)
+    refuse_part(model, loading, place, {name: shape for name, (shape, _) in held.items()})
+    _refuse_lost_head(model, place, held)
     named = list(model.named_parameters())
     refuse_no_numbers(named, place)
     if any(tensor.is_meta for _, tensor in named):  # accelerate has left them on the disk
         refuse_no_numbers(_tensors(place), place)
-    _refuse_other_types(model, place, getattr(torch, dtype))
+    _refuse_other_types(model, place, getattr(torch, dtype), [name for name, (_, real) in held.items() if not real])
     model.generation_config = generation  # not the copy of it, which has the configuration's settings again
     model.__dict__.pop("generate", None)  # a generate of the repository's own, set where its code is trusted
     if not device_map:
@@ -81,25 +80,56 @@ def _plain_settings(config: Any) -> None:
                 setattr(part, name, value)
 
 
-def _shapes(place: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor of the weight files, by name. No values are read."""
+def _read_files(place: Path) -> list[str]:
+    """The names of the weight files that transformers reads, the first kind that it finds."""
+    for single, index in (
+        ("model.safetensors", "model.safetensors.index.json"),
+        ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+    ):
+        if (place / single).is_file():
+            return [single]
+        if (place / index).is_file():
+            return sorted(set(map(str, (_json(place / index).get("weight_map") or {}).values())))
+    return []
+
+
+def _refuse_other_files(place: Path) -> None:
+    """Raises UserError where transformers would read weights that the folder lacks, or that its identity leaves out."""
+    if (place / "adapter_config.json").exists():
+        raise UserError(f"{place} holds an adapter, whose base model lies elsewhere. Merge the two and save the whole")
+    read, known = _read_files(place), set(weight_files(place))
+    lacking = [name for name in read if not (place / name).is_file()]
+    if lacking:
+        raise UserError(f"{place} lacks {len(lacking)} of its {len(read)} weight files ({listed(lacking)}). {WHOLE}")
+    elsewhere = "transformers_weights" in _json(place / "config.json") or any(place.glob("shard-*-model-*.safetensors"))
+    if elsewhere or not known.issuperset(read):
+        raise UserError(
+            f"{place} has weights of several kinds or in other places ({listed({*known, *read})}). Leave one kind in "
+            "the folder itself: model.safetensors, or its parts and model.safetensors.index.json"
+        )
+
+
+def _headers(place: Path) -> dict[str, tuple[tuple[int, ...], bool]]:
+    """(shape, whether its values are real numbers) of each tensor of the weight files. No values are read."""
     from safetensors import safe_open
 
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name in weight_files(place):
+    headers: dict[str, tuple[tuple[int, ...], bool]] = {}
+    for name in _read_files(place):
         if name.endswith(".safetensors"):
             with safe_open(place / name, framework="pt") as file:
-                shapes |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+                for key in file.keys():  # noqa: SIM118 - the file is no dict
+                    each = file.get_slice(key)
+                    headers[key] = tuple(each.get_shape()), each.get_dtype().startswith(("F", "BF"))
         else:
-            shapes |= {key: tuple(tensor.shape) for key, tensor in _pickled(place / name, "meta")}
-    return shapes
+            headers |= {key: (tuple(t.shape), t.is_floating_point()) for key, t in _pickled(place / name, "meta")}
+    return headers
 
 
 def _tensors(place: Path) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of the weight files, one after the other."""
     from safetensors import safe_open
 
-    for name in weight_files(place):
+    for name in _read_files(place):
         if name.endswith(".safetensors"):
             with safe_open(place / name, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118 - the file is no dict
@@ -113,7 +143,7 @@ def _pickled(path: Path, device: str) -> Iterator[tuple[str, Tensor]]:
     yield from ((key, value) for key, value in held.items() if isinstance(value, torch.Tensor))
 
 
-def _refuse_lost_head(model: Any, place: Path, shapes: Mapping[str, Any]) -> None:
+def _refuse_lost_head(model: Any, place: Path, held: Iterable[str]) -> None:
     """Raises UserError where the output layer is the embedding, though the configuration says that it is not.
 
     transformers ties the two in the T5 family whatever the configuration says, where the file has no output layer.
@@ -126,19 +156,24 @@ def _refuse_lost_head(model: Any, place: Path, shapes: Mapping[str, Any]) -> Non
     if head is None or head.weight is not embedding.weight:
         return
     names = [name for name, module in model.named_modules() if module is head]
-    if not any(key.endswith(f"{name}.weight") for key in shapes for name in names):
+    if not any(key.endswith(f"{name}.weight") for key in held for name in names):
         raise UserError(
             f"{place} lacks its output layer ({names[0]}.weight), which is another than the embedding "
             f"(tie_word_embeddings: false in config.json). {WHOLE}"
         )
 
 
-def _refuse_other_types(model: Any, place: Path, dtype: Any) -> None:
-    """Raises UserError where weights are of another type than asked for. Some architectures keep parts in float32."""
-    other = {p.dtype for p in model.parameters()} - {dtype, torch.float32}
-    if other or getattr(model, "hf_quantizer", None):
-        names = ", ".join(sorted(str(each).removeprefix("torch.") for each in other)) or "quantised weights"
-        raise UserError(f"{place} holds {names}, and not model.dtype. Take the checkpoint before it was quantised")
+def _refuse_other_types(model: Any, place: Path, dtype: Any, whole_numbers: Iterable[str]) -> None:
+    """Raises UserError for quantised weights: those of another type than asked for, or made of whole numbers.
+
+    Some architectures keep parts in float32. whole_numbers: the names of such tensors in the files.
+    """
+    real = {name for name, weight in model.named_parameters() if weight.is_floating_point()}
+    names = {name for name in whole_numbers if {name, f"{model.base_model_prefix}.{name}"} & real}
+    names |= {name for name, weight in model.named_parameters() if weight.dtype not in (dtype, torch.float32)}
+    if names or getattr(model, "hf_quantizer", None):
+        what = f"weights that are quantised ({listed(names)})" if names else "quantised weights"
+        raise UserError(f"{place} holds {what}, and none of model.dtype. Take the checkpoint before it was quantised")
 
 
 def _generation(place: Path, encoder_decoder: bool) -> Any:

@@ -31,7 +31,7 @@ ANOTHER_GGUF = "Get it again, or one of another kind, or save the checkpoint as 
 WEIGHTS = ("*.safetensors", "*.bin")  # *.bin is read only where there is no *.safetensors
 BESIDE_WEIGHTS = (
     "config.json", "generation_config.json", "tokenizer*", "*.model", "vocab*", "merges.txt", "special*",
-    "added_tokens*", "*.index.json",
+    "added_tokens*", "*.index.json", "*.spm", "*.py",
 )  # fmt: skip
 
 

@@ -127,6 +127,11 @@ REFUSED = {
     "a bias that is no mask": ("gptj", beside(transformer__h__0__attn__bias=torch.ones(32)), r"attn\.bias"),
     "wrapped": ("llama", lambda tensors: {"state_dict": torch.ones(1), **prefixed("x.")(tensors)}, r"state_dict"),
     "another shape": ("llama", beside(model__norm__weight=torch.ones(16)), r"model\.norm\.weight: \(16,\).*\(32,\) by"),
+    "whole numbers": (
+        "llama",
+        lambda t: t | {n: t[n].to(torch.int8) for n in t if "up_proj" in n},
+        r"quantised \(.*up_proj",
+    ),
     "NaN": ("llama", beside(model__norm__weight=torch.full((32,), torch.nan)), r"NaN or infinity.*model\.norm\.weight"),
     "infinity": ("gpt2", beside(transformer__ln_f__bias=torch.full((32,), -torch.inf)), r"NaN or infinity.*ln_f\.bias"),
 }
@@ -179,11 +184,50 @@ def test_one_shard_of_several_is_refused(copy: Folders, kept: Folders, tmp_path:
     assert torch.equal(logits(split), logits(kept("llama")))
     first, *_, last = sorted(split.glob("*.safetensors"))
     last.unlink()
-    with pytest.raises(UserError, match=rf"cannot be loaded.*{last.name}"):
+    with pytest.raises(UserError, match=rf"lacks 1 of its \d weight files \({last.name}\)"):
         ran(local_engine(split, "x", GREEDY), PROMPT)
     first.rename(split / "model.safetensors")
     with pytest.raises(UserError, match=r"it lacks \d+ of 21 tensors"):
         ran(local_engine(split, "x", GREEDY), PROMPT)
+
+
+def test_weights_that_the_identity_leaves_out_are_refused(copy: Folders, kept: Folders) -> None:
+    """Of pickles beside *.safetensors, the latter alone are hashed, and transformers would read the former."""
+    folder = rewrite(copy("llama"), lambda tensors: tensors, pickled=True)
+    shutil.copy(kept("gpt2") / "model.safetensors", folder / "another.safetensors")
+    with pytest.raises(UserError, match=r"weights of several kinds .*\(another\.safetensors, pytorch_model\.bin\)"):
+        load(str(folder), "float32", False)
+    (folder / "another.safetensors").unlink()
+    load(str(folder), "float32", False)
+    (folder / "elsewhere").mkdir()
+    shutil.copy(kept("llama") / "model.safetensors", folder / "elsewhere")
+    edit(folder, "config.json", transformers_weights="elsewhere/model.safetensors")
+    with pytest.raises(UserError, match=r"weights of several kinds or in other places"):
+        load(str(folder), "float32", False)
+
+
+def test_code_beside_the_weights_is_part_of_a_folders_identity(copy: Folders) -> None:
+    folder = copy("llama")
+    own = Model(name="own", path=str(folder))
+    _, before = weights.located(own)
+    (folder / "modeling_own.py").write_text("SCALE = 2")
+    assert weights.located(own)[1] != before
+
+
+def test_a_pickle_of_the_old_format_loads(copy: Folders, kept: Folders) -> None:
+    from safetensors.torch import load_file
+
+    folder = copy("gptj")
+    held = load_file(folder / "model.safetensors") | {"transformer.h.0.attn.masked_bias": torch.tensor(-1e9)}
+    (folder / "model.safetensors").unlink()
+    torch.save(held, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    assert torch.equal(logits(folder), logits(kept("gptj")))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("arch", ["gpt2", "gptj", "falcon_7b", "falcon_40b", "falcon_alibi", "llama", "gpt_neox", "t5"])
+def test_a_checkpoint_of_each_architecture_loads_in_half_precision(kept: Folders, arch: str, dtype: str) -> None:
+    assert load(str(kept(arch)), dtype, False).dtype == getattr(torch, dtype)
 
 
 @pytest.mark.parametrize("changes", [{"vocab_size": 400}, {"num_hidden_layers": 1}, {"num_hidden_layers": 3}], ids=str)
