@@ -141,6 +141,28 @@ def tensors(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) ->
     save_file(change(load_file(path)), path, metadata={"format": "pt"})
 
 
+def one_part(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    parts = {
+        "model.norm.weight": "model-00001-of-00002.safetensors",
+        "lm_head.weight": "model-00002-of-00002.safetensors",
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
+
+
+def two_kinds(folder: Path) -> None:
+    pickled(folder)
+    save_file({}, folder / "other.safetensors")
+
+
+def encoder(folder: Path) -> None:
+    from transformers import BertConfig, BertForMaskedLM
+
+    size = json.loads((folder / "config.json").read_text())["vocab_size"]
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    BertForMaskedLM(BertConfig(vocab_size=size, **sizes)).save_pretrained(folder)
+
+
 def gguf(name: str, metadata: dict[str, Any]) -> Callable[[Path], Callable[[], object]]:
     """A GGUF file with this in its metadata, then located as a run does."""
 
@@ -307,6 +329,8 @@ CASES = [
          checkpoint(lambda folder: edited(folder, model_type="own"))),
     Case("model folder", "half of the layers missing", f"... is no whole LlamaForCausalLM: it lacks 9 of 21 tensors (model.layers.1...). {WHOLE}",
          checkpoint(lambda folder: tensors(folder, lambda held: {k: v for k, v in held.items() if "layers.1." not in k}))),
+    Case("model folder", "one part of split weights", f"... lacks 1 of its 2 weight files (model-00002-of-00002.safetensors). {WHOLE}",
+         checkpoint(one_part)),
     Case("model folder", "tensors of a compiled model",
          "... is no whole LlamaForCausalLM: ...Each name begins with '_orig_mod.': save the tensors again without it",
          checkpoint(lambda folder: tensors(folder, lambda held: {f"_orig_mod.{k}": v for k, v in held.items()}))),
@@ -321,6 +345,12 @@ CASES = [
          checkpoint(lambda folder: edited(folder, vocab_size=340))),
     Case("model folder", "an adapter", "... holds an adapter, whose base model lies elsewhere. Merge the two and save the whole",
          checkpoint(lambda folder: (folder / "adapter_config.json").write_text("{}"))),
+    Case("model folder", "weights of several kinds",
+         "... has weights of several kinds or in other places (other.safetensors, pytorch_model.bin). Leave one kind in the folder itself: ...",
+         checkpoint(two_kinds)),
+    Case("model folder", "a model that reads both ways",
+         "...: BertLMHeadModel reads what follows a token, so it writes no text. Take a decoder or an encoder-decoder",
+         checkpoint(encoder)),
     Case("model folder", "generation_config.json that is no JSON", f".../generation_config.json is no JSON object. {WHOLE}",
          checkpoint(lambda folder: (folder / "generation_config.json").write_text("{"))),
     Case("model folder", "one part of a split GGUF file",

@@ -30,7 +30,6 @@ WINDOWS = (
     "n_ctx",
 )  # fmt: skip
 """What configurations call the tokens that a decoder takes."""
-OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
 
 
 def digest(content: Any) -> str:
@@ -52,6 +51,8 @@ def readable(folder: Path) -> Iterator[None]:
         OSError, ValueError, LookupError, ImportError, TypeError, AttributeError, ArithmeticError, AssertionError,
         EOFError, RuntimeError, SafetensorError, StrictDataclassError, UnpicklingError,
     ) as error:  # fmt: skip
+        from src.engine.batches import OUT_OF_MEMORY
+
         if any(words in str(error) for words in OUT_OF_MEMORY):
             raise
         if "trust_remote_code" in str(error):
@@ -137,9 +138,11 @@ class LocalEngine:
     @cached_property
     def affixes(self) -> tuple[int, int]:
         """Special tokens that the tokenizer puts (before a text, behind it)."""
-        full, bare = self._tokenized("a", True), self._tokenized("a", False)
+        texts = (text for text in ("a", "0", "я", "中") if self._tokenized(text, False))  # it may know few letters
+        text = next(texts, "a")
+        full, bare = self._tokenized(text, True), self._tokenized(text, False)
         for begin in range(len(full) - len(bare) + 1):
-            if full[begin : begin + len(bare)] == bare:
+            if bare and full[begin : begin + len(bare)] == bare:
                 return begin, len(full) - len(bare) - begin
         raise UserError(f"{self.folder}: special tokens change how the tokenizer reads a text. Mend tokenizer.json")
 
