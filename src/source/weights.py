@@ -101,9 +101,8 @@ def steady(tokenizer: Any) -> Any:
     """The tokenizer (tokenizers.Tokenizer) without what makes its ids incomplete, padded or random. It is changed."""
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    for name in ("dropout", "alpha", "nbest_size"):  # of BPE; of Unigram
-        if getattr(tokenizer.model, name, None) is not None:
-            setattr(tokenizer.model, name, None)
+    if getattr(tokenizer.model, "dropout", None):  # of BPE; no other model saves such a thing
+        tokenizer.model.dropout = None
     return tokenizer
 
 

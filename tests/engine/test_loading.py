@@ -418,10 +418,27 @@ def test_a_decoders_prompt_ends_with_its_text(
     assert closed.budget(PROMPT) == plain.budget(PROMPT)
 
 
-def test_an_end_token_asked_for_in_the_tokenizers_configuration_closes_no_prompt(copy: Folders, kept: Folders) -> None:
-    folder = edit(copy("llama"), "tokenizer_config.json", add_eos_token=True, add_bos_token=True)
-    ids = local_engine(folder, "x", GREEDY).ids(PROMPT)
-    assert ids[-3:] == local_engine(kept("llama"), "x", GREEDY).ids(PROMPT)[-3:]
+def sentencepiece_model(path: Path, **ids: int) -> Any:
+    """A tiny model of sentencepiece's, trained and read."""
+    import sentencepiece
+
+    text = iter(["a mouse or a house floats on water, the correct one is a cork"] * 40)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=text, model_prefix=str(path.with_suffix("")), vocab_size=40, hard_vocab_limit=False,
+        minloglevel=3, **ids,
+    )  # fmt: skip
+    return sentencepiece.SentencePieceProcessor(model_file=str(path))
+
+
+def test_an_end_token_asked_for_in_the_tokenizers_configuration_closes_no_prompt(tmp_path: Path) -> None:
+    sentencepiece_model(tmp_path / "tokenizer.model", unk_id=0, bos_id=1, eos_id=2, pad_id=-1)
+    edit(tmp_path, "config.json", model_type="llama", vocab_size=400)
+    edit(tmp_path, "tokenizer_config.json", tokenizer_class="LlamaTokenizer", add_eos_token=True, add_bos_token=True)
+    engine = local_engine(tmp_path, "x", GREEDY)
+    end = engine.tokenizer.eos_token_id
+    assert engine.tokenizer(PROMPT.text)["input_ids"][-1] == end
+    assert engine.ids(PROMPT) == (*engine.tokenizer(PROMPT.text)["input_ids"][:-1],)
+    assert not [full for full in engine.scored(PROMPT) if end in full]
 
 
 HABITS = {
@@ -458,37 +475,8 @@ def test_ids_are_complete_unpadded_and_the_same_each_time(copy: Folders, kept: F
         assert tuple(counted.encode(LONG.text, add_special_tokens=False).ids) == plain.encode(LONG.text, False)
 
 
-def test_a_unigram_tokenizer_draws_nothing(copy: Folders) -> None:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    pieces = [
-        ("<unk>", 0.0),
-        *((piece, -float(len(piece))) for piece in ("a", "b", "c", "ab", "bc", "abc", "aa", "cab")),
-    ]
-    drawing = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=False))
-    drawing.pre_tokenizer = pre_tokenizers.Whitespace()
-    folder = copy("gpt2")
-    drawing.save(str(folder / "tokenizer.json"))
-    saved = json.loads((folder / "tokenizer.json").read_text())
-    saved["model"] |= {"alpha": 0.1, "nbest_size": -1}
-    (folder / "tokenizer.json").write_text(json.dumps(saved))
-    edit(folder, "tokenizer_config.json", bos_token=None, eos_token=None, pad_token=None)
-    text = replace(PROMPT, text="abcabaabcabc" * 5)
-    assert len({local_engine(folder, "x", GREEDY).ids(text) for _ in range(8)}) == 1
-    counted = weights.tokenizer(Model(name="own", path=str(folder)))
-    assert len({tuple(counted.encode(text.text).ids) for _ in range(8)}) == 1
-
-
 def test_a_sentencepiece_tokenizer_draws_nothing(tmp_path: Path) -> None:
-    import sentencepiece
-
-    ids = {"bos_id": 0, "unk_id": 1, "eos_id": 2, "pad_id": -1}
-    text = iter(["a mouse or a house floats on water, the correct one is a cork"] * 40)
-    model = str(tmp_path / "sentencepiece.bpe")
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=text, model_prefix=model, vocab_size=40, hard_vocab_limit=False, minloglevel=3, **ids
-    )
-    pieces = sentencepiece.SentencePieceProcessor(model_file=f"{model}.model")
+    pieces = sentencepiece_model(tmp_path / "sentencepiece.bpe.model", bos_id=0, unk_id=1, eos_id=2, pad_id=-1)
     own = {pieces.id_to_piece(i): i + 1 for i in range(3, pieces.get_piece_size())}
     (tmp_path / "vocab.json").write_text(json.dumps({"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, **own}))
     edit(tmp_path, "config.json", model_type="m2m_100", vocab_size=400)
