@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from src.engine.sampling import Tensor
 from src.source.weights import quiet, weight_files
 from src.source.whole import WHOLE, WIDER, listed, refuse_no_numbers, refuse_part
 
+NUMBER = r"(?<=\.)\d+(?=\.)"  # of a layer or an expert, in a tensor's name
 SEEN = 4  # tokens whose states must not depend on what follows
 PREFILL_TOKENS = {"cpu": 384, "cuda": 16384}  # tokens of one forward pass over prompts
 
@@ -47,14 +50,13 @@ def load(folder: str, dtype: str, trust_remote_code: bool, device_map: str | Non
     except RuntimeError as error:
         if "automatic conversion" not in str(error):
             raise
-        raise UserError(
-            f"{place} lacks a part of a tensor that is put together, such as an expert's. {WHOLE}"
-        ) from None
+        gaps = listed(_gaps(_headers(place))) or "such as an expert's"
+        raise UserError(f"{place} lacks a part of a tensor that is put together ({gaps}). {WHOLE}") from None
     model.eval()
     held = _headers(place)
     refuse_part(model, loading, place, {name: shape for name, (shape, _) in held.items()})
     _refuse_lost_head(model, place, held)
-    named = list(model.named_parameters())
+    named = [*model.named_parameters(), *((name, each) for name, each in model.named_buffers() if name in held)]
     refuse_no_numbers(named, place)
     if any(tensor.is_meta for _, tensor in named):  # accelerate has left them on the disk
         refuse_no_numbers(_tensors(place), place)
@@ -123,6 +125,15 @@ def _headers(place: Path) -> dict[str, tuple[tuple[int, ...], bool]]:
         else:
             headers |= {key: (tuple(t.shape), t.is_floating_point()) for key, t in _pickled(place / name, "meta")}
     return headers
+
+
+def _gaps(names: Iterable[str]) -> set[str]:
+    """The names that a file lacks where names differ in their numbers alone, such as those of experts."""
+    seen: dict[str, set[tuple[str, ...]]] = {}
+    for name in names:
+        seen.setdefault(re.sub(NUMBER, "{}", name), set()).add(tuple(re.findall(NUMBER, name)))
+    every = ((form, product(*map(set, zip(*there, strict=True))), there) for form, there in seen.items())
+    return {form.format(*place) for form, places, there in every for place in places if place not in there}
 
 
 def _tensors(place: Path) -> Iterator[tuple[str, Tensor]]:

@@ -30,6 +30,8 @@ WINDOWS = (
     "n_ctx",
 )  # fmt: skip
 """What configurations call the tokens that a decoder takes."""
+BEHIND_PADDING = ("roberta", "camembert", "xmod", "data2vec-text")
+"""Words in the model types whose positions begin behind the number of the padding token."""
 
 
 def digest(content: Any) -> str:
@@ -198,7 +200,10 @@ class LocalEngine:
         """Tokens that the model (reads, writes) at most. A decoder's window holds both. None: positions do not end."""
         config = self.config
         if not config.is_encoder_decoder:
-            window = sized(config.get_text_config(decoder=True), *WINDOWS)
+            text = config.get_text_config(decoder=True)
+            window = sized(text, *WINDOWS)
+            if window and any(word in str(text.model_type) for word in BEHIND_PADDING):
+                window -= text.pad_token_id + 1
             return window, window
         if hasattr(config, "relative_attention_num_buckets"):  # the T5 family
             return None, None

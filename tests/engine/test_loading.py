@@ -230,6 +230,13 @@ def test_a_checkpoint_of_each_architecture_loads_in_half_precision(kept: Folders
     assert load(str(kept(arch)), dtype, False).dtype == getattr(torch, dtype)
 
 
+def test_a_buffer_of_the_file_is_looked_at_too(tmp_path: Path) -> None:
+    folder = dressed(seq2seq("Bart"), tmp_path)
+    rewrite(folder, beside(final_logits_bias=torch.full((1, 345), torch.nan)))
+    with pytest.raises(UserError, match="final_logits_bias"):
+        load(str(folder), "float32", False)
+
+
 @pytest.mark.parametrize("changes", [{"vocab_size": 400}, {"num_hidden_layers": 1}, {"num_hidden_layers": 3}], ids=str)
 def test_a_configuration_of_another_size_is_refused(copy: Folders, changes: dict[str, int]) -> None:
     with pytest.raises(UserError, match="is no whole LlamaForCausalLM"):
@@ -243,7 +250,9 @@ def test_an_expert_that_is_missing_is_refused(tmp_path: Path) -> None:
     config = MixtralConfig(vocab_size=345, num_key_value_heads=2, num_local_experts=4, **sizes)
     folder = dressed(MixtralForCausalLM(config), tmp_path)
     load(str(folder), "float32", False)
-    with pytest.raises(UserError, match="lacks a part of a tensor"):
+    with pytest.raises(
+        UserError, match=r"lacks a part of a tensor .*\(model\.layers\.1\.block_sparse_moe\.experts\.2\.w1\.weight\)"
+    ):
         load(str(rewrite(folder, without("layers.1.block_sparse_moe.experts.2.w1"))), "float32", False)
 
 
@@ -569,6 +578,9 @@ def decoder(name: str) -> Any:
     ends = {"vocab_size": 345, "bos_token_id": 0, "eos_token_id": 0}
     if name == "gpt2":
         return t.GPT2LMHeadModel(t.GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=64, **ends))
+    if name == "roberta":  # its positions begin at 2, behind the padding token's
+        roberta = {"intermediate_size": 64, "is_decoder": True, "pad_token_id": 1, "max_position_embeddings": 66}
+        return t.RobertaForCausalLM(t.RobertaConfig(**sizes, **ends | roberta))
     if name == "mpt":
         return t.MptForCausalLM(t.MptConfig(d_model=32, n_heads=4, n_layers=2, max_seq_len=64, **ends))
     if name == "bloom":
@@ -587,7 +599,7 @@ def decoder(name: str) -> Any:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["gpt2", "mpt", "bloom", "opt", "gemma3"])
+@pytest.mark.parametrize("name", ["gpt2", "roberta", "mpt", "bloom", "opt", "gemma3"])
 def test_a_window_is_found_wherever_the_configuration_has_it(name: str, tmp_path: Path) -> None:
     engine = local_engine(dressed(decoder(name), tmp_path), "x", GREEDY)
     assert (engine.windows, engine.vocabulary) == ((64, 64), 345)
@@ -596,6 +608,9 @@ def test_a_window_is_found_wherever_the_configuration_has_it(name: str, tmp_path
     whole = engine.encode(LONG.prefix + LONG.text)
     assert engine.ids(LONG) == whole[engine.cut(LONG) :]
     assert engine.cut(PROMPT) == 0
+    with torch.no_grad():
+        said = load(str(tmp_path), "float32", False)(torch.tensor([[*engine.ids(LONG), *[5] * engine.budget(LONG)]]))
+    assert said.logits.shape[:2] == (1, len(engine.ids(LONG)) + engine.budget(LONG))
 
 
 def test_what_the_tokenizer_puts_first_stays_first(copy: Folders, kept: Folders) -> None:
