@@ -18,9 +18,11 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file, save_file
 
 from src import prepare
 from src.base import conf, errors, grid
@@ -31,6 +33,7 @@ from src.cell.file import read_cell
 from src.cell.store import Store
 from src.question import examples
 from src.source import pins, weights
+from tests.quantised import gguf_file
 from tests.test_pipeline import made_up
 from tests.tiny import local_engine, tiny
 
@@ -131,6 +134,43 @@ def edited(folder: Path, **changes: object) -> None:
 def pickled(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+
+
+def tensors(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    path = folder / "model.safetensors"
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+
+
+def one_part(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    parts = {
+        "model.norm.weight": "model-00001-of-00002.safetensors",
+        "lm_head.weight": "model-00002-of-00002.safetensors",
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
+
+
+def two_kinds(folder: Path) -> None:
+    pickled(folder)
+    save_file({}, folder / "other.safetensors")
+
+
+def encoder(folder: Path) -> None:
+    from transformers import BertConfig, BertForMaskedLM
+
+    size = json.loads((folder / "config.json").read_text())["vocab_size"]
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    BertForMaskedLM(BertConfig(vocab_size=size, **sizes)).save_pretrained(folder)
+
+
+def gguf(name: str, metadata: dict[str, Any]) -> Callable[[Path], Callable[[], object]]:
+    """A GGUF file with this in its metadata, then located as a run does."""
+
+    def wrong(place: Path) -> Callable[[], object]:
+        gguf_file(place / name, metadata=metadata)
+        return lambda: weights.located(Model(name="mine", path=name), place)
+
+    return wrong
 
 
 def no_tokenizer(folder: Path) -> None:
@@ -287,6 +327,38 @@ CASES = [
          checkpoint(lambda folder: edited(folder, model_type="own", auto_map={"AutoConfig": "c.C"}))),
     Case("model folder", "unknown architecture", f"... cannot be loaded: ... model type `own` ... {WHOLE}",
          checkpoint(lambda folder: edited(folder, model_type="own"))),
+    Case("model folder", "half of the layers missing", f"... is no whole LlamaForCausalLM: it lacks 9 of 21 tensors (model.layers.1...). {WHOLE}",
+         checkpoint(lambda folder: tensors(folder, lambda held: {k: v for k, v in held.items() if "layers.1." not in k}))),
+    Case("model folder", "one part of split weights", f"... lacks 1 of its 2 weight files (model-00002-of-00002.safetensors). {WHOLE}",
+         checkpoint(one_part)),
+    Case("model folder", "tensors of a compiled model",
+         "... is no whole LlamaForCausalLM: ...Each name begins with '_orig_mod.': save the tensors again without it",
+         checkpoint(lambda folder: tensors(folder, lambda held: {f"_orig_mod.{k}": v for k, v in held.items()}))),
+    Case("model folder", "NaN in a tensor",
+         f"... holds NaN or infinity in 1 of its tensors (model.norm.weight). {WHOLE}, or take a wider model.dtype: float16 ends at 65504",
+         checkpoint(lambda folder: tensors(folder, lambda held: held | {"model.norm.weight": held["model.norm.weight"] / 0}))),
+    Case("model folder", "config.json of another size",
+         "... is no whole LlamaForCausalLM: the shape of 2 is another (lm_head.weight: (...) in the file, (999, 32) by the configuration, ...",
+         checkpoint(lambda folder: edited(folder, vocab_size=999))),
+    Case("model folder", "a tokenizer of a larger model",
+         "...: 5 tokens of the tokenizer are beyond the 340 of config.json (...). Put the model's own tokenizer there",
+         checkpoint(lambda folder: edited(folder, vocab_size=340))),
+    Case("model folder", "an adapter", "... holds an adapter, whose base model lies elsewhere. Merge the two and save the whole",
+         checkpoint(lambda folder: (folder / "adapter_config.json").write_text("{}"))),
+    Case("model folder", "weights of several kinds",
+         "... has weights of several kinds or in other places (other.safetensors, pytorch_model.bin). Leave one kind in the folder itself: ...",
+         checkpoint(two_kinds)),
+    Case("model folder", "a model that reads both ways",
+         "...: BertLMHeadModel reads what follows a token, so it writes no text. Take a decoder or an encoder-decoder",
+         checkpoint(encoder)),
+    Case("model folder", "generation_config.json that is no JSON", f".../generation_config.json is no JSON object. {WHOLE}",
+         checkpoint(lambda folder: (folder / "generation_config.json").write_text("{"))),
+    Case("model folder", "one part of a split GGUF file",
+         "... is part 1 of 3 of a split GGUF file. The others: own-00002-of-00003.gguf, own-00003-of-00003.gguf. Join them (llama-gguf-split --merge ...) and point model.path to the whole file",
+         gguf("own-00001-of-00003.gguf", {"split.no": 0, "split.count": 3})),
+    Case("model folder", "a GGUF file with a rotary scale that transformers does not read",
+         "... says what transformers does not read (rope.scaling.factor=4.0, rope.scaling.type=yarn). Get it again, or one of another kind, ...",
+         gguf("own.gguf", {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0})),
     Case("store", "cannot be read", "The example store ... cannot be read: ... Check its permissions.", unreadable_segment),
     Case("store", "cannot be written", "The example store ... cannot be written: ... Make room or mend its permissions...",
          lambda place: put_into(a_file(place) / "store")),

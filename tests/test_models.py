@@ -4,9 +4,15 @@ The checkpoints are tiny and random; nothing of them leaves a temporary folder. 
 `python -m tests.test_models`.
 """
 
+import json
 import shutil
+import signal
+import subprocess
+import sys
 
+import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from src import audit, collect, plan, report, run, stats
@@ -20,6 +26,7 @@ from src.question.prompts import Prompt
 from src.source import weights
 from tests import members
 from tests.engine.test_local import ARCHITECTURES
+from tests.quantised import gguf_file, weights_of
 from tests.tiny import local_engine, tiny
 
 PAGE = ROOT / "docs/models.md"
@@ -185,6 +192,98 @@ def test_a_damaged_gguf_is_said_and_leaves_nothing(tmp_path) -> None:
     with pytest.raises(UserError, match="cannot be read as GGUF"):
         weights.located(Model(name="own", path="own.gguf"), tmp_path)
     assert not [*(tmp_path / weights.GGUF).iterdir()]
+
+
+OWN = Model(name="own", path="own.gguf")
+
+
+@pytest.mark.parametrize("arch", ["llama", "gemma3"])
+def test_a_gguf_file_becomes_its_model_once(arch: str, tmp_path, monkeypatch) -> None:
+    from transformers import AutoModelForCausalLM
+
+    gguf_file(tmp_path / "own.gguf", arch)
+    folder, identity = weights.located(OWN, tmp_path)
+    ids, made = torch.arange(3, 60)[None], AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        assert torch.equal(made(ids).logits, weights_of(arch)(ids).logits)
+    assert getattr(made.config, "layer_types", None) == getattr(weights_of(arch).config, "layer_types", None)
+    assert getattr(made.config, "sliding_window", None) == (16 if arch == "gemma3" else None)
+    monkeypatch.setattr(weights, "dequantise", lambda *_: pytest.fail("dequantised again"))
+    assert weights.located(OWN, tmp_path) == (folder, identity)
+
+
+def test_a_linear_rotary_scale_of_a_gguf_file_is_kept(tmp_path) -> None:
+    gguf_file(tmp_path / "own.gguf", "gemma3", {**LINEAR, "gemma3.rope.scaling.factor": 8.0})
+    rope = json.loads((weights.located(OWN, tmp_path)[0] / "config.json").read_text())["rope_parameters"]
+    assert rope["full_attention"] == {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6}
+    assert rope["sliding_attention"]["rope_type"] == "default"
+
+
+def only(part: str, change):
+    return lambda held: {name: change(array) if part in name else array for name, array in held.items()}
+
+
+LINEAR = {"gemma3.rope.scaling.type": "linear"}
+PARTS = {"split.no": 0, "split.count": 3}
+YARN = {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}
+EVERY_SECOND = {"gemma3.attention.sliding_window_pattern": [True, False] * 3}
+NO_WINDOW = ("gemma3.attention.sliding_window",)
+LOST = {  # what a GGUF file is like, and what is said of it
+    "half": (
+        "llama",
+        {"tensors": lambda h: {n: a for n, a in h.items() if "blk.1." not in n}},
+        "lacks 9 of 21 tensors",
+    ),
+    "NaN": ("llama", {"tensors": only("output_norm", lambda a: a * np.nan)}, r"NaN or infinity .*model\.norm\.weight"),
+    "another shape": ("llama", {"tensors": only("blk.0.attn_q", lambda a: a[:16])}, r"q_proj.*\(16, 32\) in the file"),
+    "a layer more": ("llama", {"metadata": {"llama.block_count": 1}}, r"does not read \(blk\.1\."),
+    "rotary factors": (
+        "llama",
+        {"tensors": lambda h: {**h, "rope_freqs.weight": 3 * np.ones(4)}},
+        r"rope_freqs\.weight",
+    ),
+    "yarn": ("llama", {"metadata": YARN}, r"rope\.scaling\.type=yarn"),
+    "a scale": ("llama", {"metadata": {"llama.logit_scale": 4.0}}, r"logit_scale=4\.0"),
+    "a cap": ("gemma3", {"metadata": {"gemma3.final_logit_softcapping": 30.0}}, r"final_logit_softcapping=30\.0"),
+    "other layers slide": ("gemma3", {"metadata": EVERY_SECOND}, "sliding_window_pattern"),
+    "no window": ("gemma3", {"without": NO_WINDOW}, "no sliding window, where the configuration has 4096"),
+    "a part": ("llama", {"metadata": PARTS}, r"part 1 of 3 .*own-00002-of-00003\.gguf, .*llama-gguf-split --merge"),
+}
+
+
+@pytest.mark.parametrize("what", LOST)
+def test_a_gguf_file_that_would_lose_something_is_refused_and_leaves_nothing(what: str, tmp_path) -> None:
+    arch, changes, said = LOST[what]
+    name = "own-00001-of-00003.gguf" if what == "a part" else "own.gguf"
+    gguf_file(tmp_path / name, arch, **changes)
+    with pytest.raises(UserError, match=said):
+        weights.located(Model(name="own", path=name), tmp_path)
+    assert not [*(tmp_path / weights.GGUF).iterdir()]
+
+
+def test_a_killed_dequantisation_leaves_nothing_that_is_believed(tmp_path) -> None:
+    gguf_file(tmp_path / "own.gguf")
+    code = (
+        "import os, signal, sys; from pathlib import Path; from src.base.schema import Model\n"
+        "from src.source import weights; whole = weights.dequantise\n"
+        "def killed(file, into): whole(file, into); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "weights.dequantise = killed\n"
+        "weights.located(Model(name='own', path='own.gguf'), Path(sys.argv[1]))"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT).returncode == -signal.SIGKILL
+    folder, _ = weights.located(OWN, tmp_path)
+    assert [*(tmp_path / weights.GGUF).iterdir()] == [folder]
+
+
+def test_a_folder_of_an_unchecked_dequantisation_is_made_anew(tmp_path) -> None:
+    """A version that believed GGUF files left its folders under the same names."""
+    gguf_file(tmp_path / "own.gguf")
+    folder, identity = weights.located(OWN, tmp_path)
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / weights.CHECKED).unlink()
+    (folder / "model.safetensors").write_bytes(b"random")
+    assert weights.located(OWN, tmp_path) == (folder, identity)
+    assert (folder / "model.safetensors").read_bytes() == whole
 
 
 def test_what_lies_at_a_path_is_looked_at_and_not_read(tmp_path) -> None:

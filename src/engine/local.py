@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
@@ -15,6 +16,8 @@ from src.base.grid import TOKEN_BUDGET
 from src.base.schema import Compat, Generation, Model
 from src.engine.job import Completion, Done, Draw, Job, Likelihood, Proof, Request, Result
 from src.question.prompts import Prompt
+from src.source.weights import steady
+from src.source.whole import WHOLE, listed
 
 if TYPE_CHECKING:
     from src.engine.choice import Choice
@@ -22,7 +25,13 @@ if TYPE_CHECKING:
 
 NUMERICS = 1  # raised by hand, and only when golden completions change, because that voids every stored result
 NEAR_TIE = 1e-4  # logits
-WHOLE = "Put a whole one there (config.json, the tokenizer's files, *.safetensors) or fetch it again: dvc repro fetch"
+WINDOWS = (
+    "max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "max_seq_length", "seq_length",
+    "n_ctx",
+)  # fmt: skip
+"""What configurations call the tokens that a decoder takes."""
+BEHIND_PADDING = ("roberta", "camembert", "xmod", "data2vec-text")
+"""Words in the model types whose positions begin behind the number of the padding token."""
 
 
 def digest(content: Any) -> str:
@@ -35,17 +44,33 @@ def readable(folder: Path) -> Iterator[None]:
     """Turns what a damaged checkpoint, or one with code of its own, raises at loading into a UserError."""
     from pickle import UnpicklingError
 
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
         yield
-    except (OSError, ValueError, LookupError, ImportError, SafetensorError, UnpicklingError) as error:
+    except (
+        OSError, ValueError, LookupError, ImportError, TypeError, AttributeError, ArithmeticError, AssertionError,
+        EOFError, RuntimeError, SafetensorError, StrictDataclassError, UnpicklingError,
+    ) as error:  # fmt: skip
+        from src.engine.batches import OUT_OF_MEMORY
+
+        if any(words in str(error) for words in OUT_OF_MEMORY):
+            raise
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"{folder} needs code that comes with the checkpoint. Read it; where you trust it: "
                 "model.trust_remote_code=true"
             ) from None
-        raise UserError(f"{folder} cannot be loaded: {str(error).splitlines()[0].rstrip('.')}. {WHOLE}") from None
+        lines = str(error).split("\n") if str(error).strip() else [type(error).__name__]
+        why = " ".join(lines[: 1 + lines[0].endswith(":")]).strip().rstrip(".")  # a heading ends in a colon
+        raise UserError(f"{folder} cannot be loaded: {why}. {WHOLE}") from None
+
+
+def sized(config: Any, *names: str) -> int | None:
+    """The first of these sizes that a configuration has. Some have 0 or -1 for none."""
+    found = (getattr(config, name, None) for name in names)
+    return next((size for size in found if type(size) is int and size > 0), None)
 
 
 class LocalEngine:
@@ -58,7 +83,7 @@ class LocalEngine:
         batch of 16, which the example's own approximates. The prompt is cut off by string replacement (defect 8).
     token_budget: tokens a batch may hold in memory, prompts and completions together.
 
-    A prompt longer than the model's window loses tokens at its beginning.
+    A prompt longer than the model's window loses tokens at its beginning, behind what the tokenizer puts first.
     """
 
     def __init__(
@@ -81,8 +106,21 @@ class LocalEngine:
         """The folder's tokenizer."""
         from transformers import AutoTokenizer
 
+        options = {"trust_remote_code": self.model.trust_remote_code}
         with readable(self.folder):
-            return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=self.model.trust_remote_code)
+            found = AutoTokenizer.from_pretrained(self.folder, **options)
+            if found.init_kwargs.get("sp_model_kwargs"):  # of sentencepiece: it may draw its pieces at random
+                found = AutoTokenizer.from_pretrained(self.folder, **options, sp_model_kwargs={})
+        if found.is_fast:
+            steady(found.backend_tokenizer)
+        special = {*found.all_special_ids, *(i for i, each in found.added_tokens_decoder.items() if each.special)}
+        beyond = [t for t, i in found.get_vocab().items() if i >= (self.vocabulary or i + 1) and i not in special]
+        if beyond:  # a special one may stand there for padding, which no prompt has
+            raise UserError(
+                f"{self.folder}: {len(beyond)} tokens of the tokenizer are beyond the {self.vocabulary} of config.json "
+                f"({listed(map(repr, beyond))}). Put the model's own tokenizer there"
+            )
+        return found
 
     @cached_property
     def config(self) -> Any:
@@ -92,11 +130,43 @@ class LocalEngine:
         with readable(self.folder):
             return AutoConfig.from_pretrained(self.folder, trust_remote_code=self.model.trust_remote_code)
 
+    @cached_property
+    def vocabulary(self) -> int | None:
+        """Tokens that the model has an embedding for. None where the configuration does not say."""
+        config = self.config
+        reads = getattr(config, "encoder", None) or config if config.is_encoder_decoder else None
+        return sized(reads or config.get_text_config(decoder=True), "vocab_size")
+
+    @cached_property
+    def affixes(self) -> tuple[int, int]:
+        """Special tokens that the tokenizer puts (before a text, behind it)."""
+        texts = (text for text in ("a", "0", "я", "中") if self._tokenized(text, False))  # it may know few letters
+        text = next(texts, "a")
+        full, bare = self._tokenized(text, True), self._tokenized(text, False)
+        for begin in range(len(full) - len(bare) + 1):
+            if bare and full[begin : begin + len(bare)] == bare:
+                return begin, len(full) - len(bare) - begin
+        raise UserError(f"{self.folder}: special tokens change how the tokenizer reads a text. Mend tokenizer.json")
+
     def _encode(self, text: str, special: bool = True) -> tuple[int, ...]:
-        ids = self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+        """Token ids. A decoder's text is to go on, so what the tokenizer would close it with is left out."""
+        ids = self._tokenized(text, special)
+        begin, end = self.affixes if special else (0, 0)
+        if end and not self.config.is_encoder_decoder:
+            ids = ids[: begin + len(self._tokenized(text, False))]
         if not ids and special:
             ids = [i for i in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id) if i is not None][:1]
+        if self.vocabulary and ids and max(ids) >= self.vocabulary:
+            token = self.tokenizer.convert_ids_to_tokens(max(ids))
+            raise UserError(
+                f"{self.folder}: the tokenizer makes token {max(ids)} ({token!r}) of a prompt, and the model has "
+                f"{self.vocabulary}. Put the model's own tokenizer there"
+            )
         return tuple(ids)
+
+    def _tokenized(self, text: str, special: bool) -> list[int]:
+        options = {"padding": False, "truncation": False, "verbose": False}
+        return list(self.tokenizer(text, add_special_tokens=special, **options)["input_ids"])
 
     def budget(self, prompt: Prompt) -> int:
         """Tokens a completion may have: those of the longest option (without any: the answer) + extra_tokens."""
@@ -112,24 +182,69 @@ class LocalEngine:
 
     def ids(self, prompt: Prompt) -> tuple[int, ...]:
         """Token ids of the prompt within the window."""
-        return self.encode(prompt.prefix + prompt.text)[self.cut(prompt) :]
+        return self._within(self.encode(prompt.prefix + prompt.text), self.cut(prompt))
 
     def scored(self, prompt: Prompt) -> tuple[tuple[int, ...], ...]:
         """Token ids of each continuation, for a decoder behind the prompt and for an encoder-decoder alone."""
         if self.config.is_encoder_decoder:
             return tuple(self.encode(c, False) for c in prompt.continuations)
         text = prompt.prefix + prompt.text
-        return tuple(self.encode(text + c)[self.cut(prompt) :] for c in prompt.continuations)
+        return tuple(self._within(self.encode(text + c), self.cut(prompt)) for c in prompt.continuations)
+
+    def _within(self, ids: tuple[int, ...], lost: int) -> tuple[int, ...]:
+        begin = self.affixes[0] if lost else 0
+        return (*ids[:begin], *ids[begin + lost :])
+
+    @cached_property
+    def windows(self) -> tuple[int | None, int | None]:
+        """Tokens that the model (reads, writes) at most. A decoder's window holds both. None: positions do not end."""
+        config = self.config
+        if not config.is_encoder_decoder:
+            text = config.get_text_config(decoder=True)
+            window = sized(text, *WINDOWS)
+            if window and any(word in str(text.model_type) for word in BEHIND_PADDING):
+                window -= text.pad_token_id + 1
+            return window, window
+        if hasattr(config, "relative_attention_num_buckets"):  # the T5 family
+            return None, None
+        encoder, decoder = (getattr(config, side, None) or config for side in ("encoder", "decoder"))
+        encoder = getattr(encoder, "text_config", None) or encoder
+        own = ("max_position_embeddings", "n_positions")
+        return sized(encoder, "max_encoder_position_embeddings", *own), sized(
+            decoder, "max_decoder_position_embeddings", *own
+        )
 
     def cut(self, prompt: Prompt) -> int:
-        """Tokens at the beginning of a prompt that do not fit into the window with what follows."""
-        window: int | None = getattr(self.config, "max_position_embeddings", None)
-        if self.config.is_encoder_decoder or not window:
-            return 0
-        text = prompt.prefix + prompt.text
-        length = len(self.encode(text))
-        longest = max([length + self.budget(prompt), *(len(self.encode(text + c)) for c in prompt.continuations)])
-        return min(max(0, longest - window), length - 1)
+        """Tokens that a prompt loses at its beginning, because the window does not hold it with what follows.
+
+        Raises UserError where what follows alone does not fit.
+        """
+        (window, written), text = self.windows, prompt.prefix + prompt.text
+        length, follows = len(self.encode(text)), self.budget(prompt)
+        if self.config.is_encoder_decoder:
+            follows = max([follows, *(len(self.encode(c, False)) for c in prompt.continuations)])
+            lost, kept = length - (window or length), sum(self.affixes)
+            fits = not written or follows <= written
+        else:
+            follows = max([length + follows, *(len(self.encode(text + c)) for c in prompt.continuations)]) - length
+            lost, kept = length + follows - (window or length + follows), self.affixes[0]
+            fits = True
+        if not fits or lost >= max(1, length - kept):
+            raise UserError(
+                f"{prompt.id}: {follows} tokens follow the prompt of {length}, and {self.model.name} takes "
+                f"{written or window} in all. Leave the task out (model.tasks), or take a model with a longer window"
+            )
+        return max(0, lost)
+
+    def say_cut(self, requests: Sequence[Request]) -> None:
+        """Warns, once, of the prompts that lose tokens."""
+        lost = [count for count in (self.cut(request.prompt) for request in requests) if count]
+        if lost:
+            warnings.warn(
+                f"{len(lost)} of {len(requests)} prompts are longer than the window of {self.model.name} "
+                f"({self.windows[0]} tokens): they lose up to {max(lost)} tokens at their beginning.",
+                stacklevel=3,
+            )
 
     def completion_key(self, prompt: Prompt, seed: int) -> str:
         """Content address of one completion. Greedy ones do not depend on the seed."""
@@ -206,6 +321,7 @@ class LocalEngine:
         from src.engine.batches import batches
         from src.engine.sampling import NotFinite
 
+        self.say_cut(among or requests)
         jobs, every = ([self.job(r.prompt, r.seeds, r.likelihood) for r in some] for some in (requests, among))
         if not jobs:
             return

@@ -4,51 +4,106 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 import struct
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from src.base.errors import UserError, disk_errors
 from src.base.schema import Encoder, Model
+from src.source import gguf_file
 from src.source.archives import publish, scratch
 from src.source.hub import REVISIONS, snapshot
 from src.source.pins import UnavailableError, load_source, sha256
+from src.source.whole import listed, refuse_no_numbers, refuse_part
 
 GGUF = Path("data/gguf")  # GGUF files of the user's own, dequantised
-UNREADABLE_GGUF = (ValueError, LookupError, OSError, NotImplementedError, struct.error)
-"""What the gguf package and transformers raise for a damaged file.
-
-NotImplementedError is what they raise for a quantisation that they do not support.
-"""
+CHECKED = "gguf.json"  # in such a folder: what it was made from. A folder without it is made anew
+UNREADABLE_GGUF = (ValueError, LookupError, OSError, RuntimeError, TypeError, AttributeError, struct.error)
+"""What the gguf package and transformers raise for a damaged file, or a quantisation that they do not support."""
+ANOTHER_GGUF = "Get it again, or one of another kind, or save the checkpoint as a folder of *.safetensors"
 
 WEIGHTS = ("*.safetensors", "*.bin")  # *.bin is read only where there is no *.safetensors
 BESIDE_WEIGHTS = (
     "config.json", "generation_config.json", "tokenizer*", "*.model", "vocab*", "merges.txt", "special*",
-    "added_tokens*", "*.index.json",
+    "added_tokens*", "*.index.json", "*.spm", "*.py",
 )  # fmt: skip
 
 
 Weights = Model | Encoder  # both have the fields hub, revision, source, path and gate
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' own report on a checkpoint's tensors. whole.refuse_part says it in a line."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
 def dequantise(file: Path, into: Path) -> None:
-    """Writes a GGUF file's weights in fp32, and its tokenizer, as `save_pretrained` does."""
+    """Writes a GGUF file's weights in fp32, and its tokenizer, as `save_pretrained` does.
+
+    Raises UserError for one part of a split file, and where anything the file says of the model would be lost.
+    """
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # read by tqdm when it is imported
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    found = gguf_file.header(file)
+    gguf_file.refuse_split(found)
+    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+    gguf_file.amend(config, found)
+    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    options = {"dtype": torch.float32, "ignore_mismatched_sizes": True, "output_loading_info": True}
+    with quiet():
+        model, loading = kind.from_pretrained(file.parent, config=config, gguf_file=file.name, **options)
+    refuse_part(model, loading, file, {}, ANOTHER_GGUF)
+    refuse_no_numbers(model.named_parameters(), file, ANOTHER_GGUF)
+    lost = gguf_file.lost(model.config, found, *_unread(model, found))
+    if lost:
+        raise UserError(f"{file} says what transformers does not read ({listed(lost)}). {ANOTHER_GGUF}")
     model.hf_quantizer = None  # save_pretrained refuses packed weights; these are plain fp32 by now
     del model.config.quantization_config
     model.save_pretrained(into)
     AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(into)
     for path in into.iterdir():
         path.chmod(0o644)  # safetensors makes them readable by their owner alone
+
+
+def _unread(model: Any, found: gguf_file.Header) -> tuple[set[str], set[str]]:
+    """(keys that transformers reads, tensors that it does not read) of a GGUF file."""
+    from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
+    from transformers.integrations.gguf import utils
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+
+    if utils.is_gguf_arch_supported(found.architecture):  # it reads every key by name, and reports every tensor
+        return set(found.model), set()
+    name = next((n for n in (found.architecture, model.config.model_type) if n in GGUF_CONFIG_MAPPING), "")
+    processor = TENSOR_PROCESSORS.get(found.architecture, TensorProcessor)
+    places = get_gguf_hf_weights_map(model, processor(config=model.config.to_dict()))
+    read = {key for key, field in GGUF_CONFIG_MAPPING.get(name, {}).items() if field}
+    return read, {each for each in found.tensors if each not in places and "_exps." not in each}
+
+
+def steady(tokenizer: Any) -> Any:
+    """The tokenizer (tokenizers.Tokenizer) without what makes its ids incomplete, padded or random. It is changed."""
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if getattr(tokenizer.model, "dropout", None):  # of BPE; no other model saves such a thing
+        tokenizer.model.dropout = None
+    return tokenizer
 
 
 def located(model: Weights, root: Path = Path()) -> tuple[Path, str]:
@@ -95,7 +150,7 @@ def tokenizer(model: Model, root: Path = Path()) -> Any:
 def _tokenizer(file: Path) -> Any:
     from tokenizers import Tokenizer
 
-    return Tokenizer.from_file(str(file))
+    return steady(Tokenizer.from_file(str(file)))
 
 
 def identity(folder: Path, names: Iterable[str]) -> str:
@@ -122,15 +177,15 @@ def _dequantised(file: Path, cache: Path) -> tuple[Path, str]:
     """(folder, identity) of a GGUF file, which is dequantised the first time."""
     content = sha256(file)
     into = cache / content[:16]
-    if not into.is_dir():
+    if not (into / CHECKED).is_file():
         with scratch(into) as folder:
             try:
                 with disk_errors(file.name):
                     dequantise(file, folder / "files")
+                    (folder / "files" / CHECKED).write_text(json.dumps({"file": file.name, "sha256": content}) + "\n")
             except UNREADABLE_GGUF as error:
                 raise UserError(
-                    f"{file} cannot be read as GGUF: {error}. Get it again, or one of another kind, or save the "
-                    "checkpoint as a folder of *.safetensors"
+                    f"{file} cannot be read as GGUF: {' '.join(str(error).split())}. {ANOTHER_GGUF}"
                 ) from None
             publish(folder / "files", into)
     return into, f"gguf:{content}"
