@@ -65,6 +65,7 @@ def grades(path: Path) -> dict[str, bool]:
     """Whether the grader calls an output right, by key. Blank rows are left out. A UserError names the line."""
     if not path.exists():
         raise UserError(f"{path} is missing. Draw a sheet first: python -m src.annotate draw {path}")
+    csv.field_size_limit(sys.maxsize)  # an answer may be long
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     absent = {"key", "right"} - set(rows[0] if rows else ())

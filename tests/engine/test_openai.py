@@ -108,7 +108,7 @@ def test_a_server_without_log_likelihoods_leaves_them_null_and_says_so_once(plac
     with serving(served) as url:
         store = f"store='{place / 'stores/unscored'}'"
         assert execute(place, *words(url, store, "engine.concurrency=1"), out="outputs/unscored") == 0
-    assert capsys.readouterr().err.count("gives no log-likelihoods") == 1
+    assert capsys.readouterr().err.count("no log-probabilities of the prompt's tokens came back") == 1
     assert sum("[true," in asked for asked in served.delivered) == 1
     for name, rows in answers(place / "outputs/unscored").items():
         assert [row[:2] for row in rows] == [row[:2] for row in local[name]]
@@ -217,7 +217,7 @@ def test_transformers_serve_says_what_the_local_engine_says(tmp_path):
     requests = [Request(prompt, (1, 2), False) for prompt in prompts]
     with transformers_serve(folder, tmp_path) as url:
         how = Serving(name="openai", kind="openai", base_url=url, model=str(folder), concurrency=1, retries=2)
-        engine = OpenAIEngine(how, model, generation, None)
+        engine = OpenAIEngine(how, model, generation, None, keep=lambda asked, reply: "")
         own = LocalEngine(folder, identity, model, generation, conf.load("compat", "fixed", Compat))
         engine.budget = own.budget  # the same number of tokens for both
         said = {r.prompt_id: r.completions for batch in engine.run(requests) for r in batch}
