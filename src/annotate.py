@@ -18,7 +18,7 @@ from src.base import conf
 from src.base.cli import command
 from src.base.errors import UserError
 from src.base.files import ROOT
-from src.base.frames import write_csv
+from src.base.frames import printable, write_csv
 from src.cell.file import Answers, Header, cell_files, condition_of, read_cell
 from src.statistics.setting import SEED
 
@@ -55,7 +55,7 @@ def _sheet_row(head: Header, answer: Answers) -> dict[str, str]:
     seed = min(answer.completions)
     texts = {
         "task": head.task, "question": answer.prompt.text, "options": " | ".join(answer.prompt.options),
-        "gold": answer.prompt.answer, "answer": answer.completions[seed].text,
+        "gold": answer.prompt.answer, "answer": printable(answer.completions[seed].text),
     }  # fmt: skip
     key = f"{head.fingerprint}:{answer.prompt.id}:{seed}"
     return {"key": key, **texts, "right": ""}

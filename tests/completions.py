@@ -23,7 +23,7 @@ class Served:
     """The model behind the server.
 
     faults: what befalls the first calls, in turn. scores: whether echo is answered. bend: what is said instead of a
-    good answer, as JSON or, where it is bytes, as it is.
+    good answer, as JSON or, where it is bytes, as it is. refuses_echo: the status that answers a call with echo.
     """
 
     def __init__(
@@ -33,12 +33,14 @@ class Served:
         scores: bool = True,
         key: str | None = None,
         bend: Bend | None = None,
+        refuses_echo: int | None = None,
     ):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.model = AutoModelForCausalLM.from_pretrained(folder).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.faults, self.scores, self.key, self.bend = list(faults), scores, key, bend
+        self.refuses_echo = refuses_echo
         self.asked: list[dict[str, Any]] = []
         self.delivered: Counter[str] = Counter()  # what was asked, JSON -> times that it was answered well
         self.tokens = [0, 0]
@@ -105,6 +107,8 @@ def serving(served: Served) -> Iterator[str]:
                 return self.say(int(fault), b'{"error": {"message": "try again"}}')
             if fault in ("slow", "no json", "no completion"):
                 return self.say(200, b'{"choices": [' if fault == "no json" else b'{"choices": []}')
+            if served.refuses_echo and asked.get("echo"):
+                return self.say(served.refuses_echo, b'{"error": {"message": "no echo here"}}')
             answer: Any = served.answer(asked)
             with served.lock:
                 served.asked.append(asked)

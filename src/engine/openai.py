@@ -269,15 +269,15 @@ class OpenAIEngine:
         if self.doubts.new(doubt):
             end = " No more is asked of it in this run." if self.doubts.enough else ""
             print(
-                f"{self.base_url}: the log-likelihoods of {name} are unknown: {doubt}. The accuracy by likelihood of "
-                f"its cell is missing.{kept}{end}",
+                f"{self.base_url}: the log-likelihoods of {name} are unknown: {self._safe(doubt)}. Where one is "
+                f"unknown, the accuracy by likelihood of the cell is missing.{kept}{end}",
                 file=sys.stderr,
             )
 
     def _kept(self, asked: str, replies: Sequence[bytes]) -> str:
         """Keep these answers; a sentence that says where the last of them is, "" without any."""
         places = [self.keep(f"{self.identity} {asked}", self._without_key(reply)) for reply in replies]
-        return f" What came back is kept in {places[-1]}" if places else ""
+        return f" What came back is kept in {places[-1]}." if places else ""
 
     def _ask(self, read: Callable[[Any], T], texts: list[str], budget: int, name: str, **given: Any) -> tuple[T, bytes]:
         """What `read` makes of the server's answer, and the answer. One that it cannot read is kept and asked again.
@@ -301,7 +301,7 @@ class OpenAIEngine:
                     kept = self._kept(name, [reply])
                     if again == self.how.retries or isinstance(error, Refused):
                         raise UserError(
-                            f"{self.base_url} answered {name} with what is no answer: {self._safe(error)}.{kept}"
+                            f"{self.base_url} answered {name} with what is no answer: {self._safe(error)}.{kept.rstrip('.')}"
                         ) from None
             finally:
                 self.purse.pay(held, used)
