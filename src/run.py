@@ -97,7 +97,8 @@ def known(record: dict[str, Any] | None, prompt: prompts.Prompt) -> Likelihood |
 def compute(bench: Bench, requests: Sequence[Request], among: Sequence[Request]) -> Generator[int, None, None]:
     """Compute what is missing. Each batch is stored before the next begins. Yields the number of examples done.
 
-    Closed early, it still stores what the engine has under way. A likelihood that cannot be had is not stored.
+    Closed early or stopped, it still stores what the engine has under way. A likelihood that cannot be had is not
+    stored.
     """
     by_id = {request.prompt.id: request.prompt for request in requests}
     left = {request.prompt.id: len(request.seeds) + request.likelihood for request in requests}
@@ -119,7 +120,7 @@ def compute(bench: Bench, requests: Sequence[Request], among: Sequence[Request])
     try:
         for batch in batches:
             yield put(batch)
-    except GeneratorExit:
+    except BaseException:
         for batch in under_way(batches):
             put(batch)
         raise

@@ -248,8 +248,7 @@ class OpenAIEngine:
         replies: list[bytes] = []
         try:
             for texts in calls:
-                fresh = {k: _fresh(v) for k, v in self.how.likelihood_body.items()}
-                asked = {"max_tokens": 1, "temperature": 0.0, "echo": True, "logprobs": 1, "extra": fresh}
+                asked = {"max_tokens": 1, "temperature": 0.0, "echo": True, "logprobs": 1}
                 found, reply = self._ask(choices_of, texts, len(texts), prompt.id, **asked)
                 replies.append(reply)
                 choices += found
@@ -298,10 +297,11 @@ class OpenAIEngine:
                     used = used_of(body)
                     return read(body), reply
                 except (Refused, *UNREADABLE) as error:
-                    kept = self._kept(name, [reply])
+                    said = f"{self._safe(error)}.{self._kept(name, [reply])}"
                     if again == self.how.retries or isinstance(error, Refused):
                         raise UserError(
-                            f"{self.base_url} answered {name} with what is no answer: {self._safe(error)}.{kept.rstrip('.')}"
+                            f"{self.base_url} answered {name} with what is no answer: {said} No answer is stored for "
+                            "it, so the same command asks it again"
                         ) from None
             finally:
                 self.purse.pay(held, used)
@@ -312,7 +312,8 @@ class OpenAIEngine:
         """The server's answer as it came. Raises Unproven where it refuses to echo."""
         import openai
 
-        extra = {**self.how.extra_body, **given.pop("extra", {})}
+        scores = {k: _fresh(v) for k, v in self.how.likelihood_body.items()} if "echo" in given else {}
+        extra = {**self.how.extra_body, **scores}
         try:
             raw = self.client.completions.with_raw_response.create(
                 model=self.model, prompt=prompt, extra_body=extra or None, **given
@@ -333,7 +334,8 @@ class OpenAIEngine:
     def _safe(self, error: BaseException) -> str:
         """An error in one line, without the key."""
         line = (str(error).splitlines() or [type(error).__name__])[0][:300].rstrip(".")
-        return self._without_key(line.encode("utf-8", "backslashreplace")).decode("utf-8", "replace")
+        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+        return self._without_key(shown.encode()).decode()
 
     def _without_key(self, text: bytes) -> bytes:
         key = os.environ.get(self.how.key or "", "").encode()
@@ -381,6 +383,7 @@ UNREADABLE = (ValueError, RecursionError)  # of json.loads, and Unreadable
 ENDS = {"stop": "eos", "eos": "eos", "eos_token": "eos", "stop_sequence": "eos", "length": "length"}
 PASSING = (None, "error", "abort", "aborted", "cancelled", "canceled", "timeout")  # finish reasons of a call cut short
 NO_ECHO = (400, 422, 501)
+BEFORE_ECHO = 32  # characters of special tokens that may stand before an echo
 
 
 def used_of(reply: Any) -> tuple[int, int] | None:
@@ -412,13 +415,14 @@ def completion_of(reply: Any, prompt: str, budget: int, leading: str) -> Complet
         raise Refused(f"finish_reason {finish}")
     if not isinstance(text, str):
         raise Unreadable("the completion has no text")
-    if prompt and text.startswith(prompt):
+    if prompt and prompt in text[: len(prompt) + BEFORE_ECHO]:
         raise Refused("the completion begins with the whole prompt, as if echo had been asked for")
-    used = used_of(reply)
-    if used and used[1] > budget:
-        raise Refused(f"{used[1]} tokens where {budget} were asked for")
-    n_tokens = used[1] if used and (used[1] or not text) else None
-    return Completion(text.removeprefix(leading), n_tokens, ENDS[finish])
+    _, n_tokens = used_of(reply) or (0, 0)
+    if n_tokens > budget:
+        raise Refused(f"it has {n_tokens} tokens where {budget} at most were asked for")
+    if ENDS[finish] == "length" and 0 < n_tokens < budget:
+        raise Refused(f"it was cut at {n_tokens} tokens and not at the {budget} that were asked for")
+    return Completion(text.removeprefix(leading), n_tokens or None, ENDS[finish])
 
 
 def _fresh(value: Any) -> Any:

@@ -94,6 +94,11 @@ def whole(**changes: Any) -> Bend:
     return lambda answer: {key: value for key, value in {**answer, **changes}.items() if value is not ...}
 
 
+def counted(finish: str, n_tokens: int) -> Bend:
+    usage = {"prompt_tokens": 9, "completion_tokens": n_tokens}
+    return lambda answer: choice(finish_reason=finish)(whole(usage=usage)(answer))
+
+
 def raw(body: bytes) -> Bend:
     return lambda answer: body
 
@@ -113,7 +118,9 @@ NONE: dict[str, tuple[Bend, str]] = {
     "text a number": (choice(text=7), "no text"),
     "text a list": (choice(text=["a"]), "no text"),
     "the prompt before the text": (choice(text=PROMPT.text + " a"), "begins with the whole prompt"),
-    "more than was asked": (whole(usage={"prompt_tokens": 9, "completion_tokens": 9999}), "9999 tokens where"),
+    "more than was asked": (counted("stop", 9999), "9999 tokens where"),
+    "less than was asked": (counted("length", 2), "cut at 2 tokens"),
+    "the prompt before the text, behind <s>": (choice(text=f"<s> {PROMPT.text} a"), "begins with the whole prompt"),
     "no choices": (whole(choices=[]), "no choices"),
     "choices null": (whole(choices=None), "no choices"),
     "choices left out": (whole(choices=...), "no choices"),
@@ -166,7 +173,7 @@ SOME: dict[str, tuple[Bend, Any]] = {
     "tokens true": (whole(usage={"prompt_tokens": 3, "completion_tokens": True}), None),
     "no tokens for a text": (whole(usage={"prompt_tokens": 3, "completion_tokens": 0}), None),
     "nothing but choices and usage": (
-        lambda answer: {"choices": answer["choices"], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}, 2
+        lambda answer: {key: counted("stop", 2)(answer)[key] for key in ("choices", "usage")}, 2
     ),
 }  # fmt: skip
 
@@ -174,8 +181,8 @@ SOME: dict[str, tuple[Bend, Any]] = {
 @pytest.mark.parametrize("what", SOME)
 def test_a_count_of_tokens_that_is_none_is_unknown_and_the_text_is_an_answer(shop: Shop, what: str) -> None:
     bend, n_tokens = SOME[what]
-    plain = shop.completion(lambda answer: answer)
-    found = shop.completion(bend)
+    plain = shop.completion(counted("stop", 3))
+    found = shop.completion(lambda answer: bend(counted("stop", 3)(answer)))
     assert (found.text, found.finish, found.n_tokens) == (plain.text, plain.finish, n_tokens)
 
 
@@ -183,7 +190,7 @@ def test_a_count_of_tokens_that_is_none_is_unknown_and_the_text_is_an_answer(sho
     ("reason", "finish"), [("stop", "eos"), ("length", "length"), ("eos_token", "eos"), ("stop_sequence", "eos")]
 )
 def test_a_text_that_ended_says_how(shop: Shop, reason: str, finish: str) -> None:
-    assert shop.completion(choice(finish_reason=reason)).finish == finish
+    assert shop.completion(counted(reason, shop.engine().budget(PROMPT))).finish == finish
 
 
 def test_an_answer_without_usage_costs_all_that_it_may_have_cost(shop: Shop) -> None:
