@@ -137,12 +137,12 @@ def served(finish: str, n_tokens: int, **how: object) -> Callable[[Path], Callab
         return {**answer, "choices": [ended], "usage": {"prompt_tokens": 1, "completion_tokens": n_tokens}}
 
     def wrong(place: Path) -> Callable[[], object]:
+        store = tempfile.mkdtemp()  # apart, because what came back is kept there
+
         def ask() -> object:
             with serving(Served(whole_checkpoint(), bend=bend)) as url:
                 words = ("+model=llama_7b", "engine=openai", f"engine.base_url={url}", "engine.key=null")
-                run = composed(*words, *(f"{key}={value}" for key, value in how.items()), f"store='{place / 'store'}'")(
-                    place
-                )()
+                run = composed(*words, *(f"{key}={value}" for key, value in how.items()), f"store='{store}'")(place)()
                 prompt = Prompt("t/0", "t/0", "", "What floats?", ("a cork",), (" a cork",), 0, "a cork")
                 return list(engine_of(run).run([Request(prompt, (1,), False)]))  # type: ignore[arg-type]
 

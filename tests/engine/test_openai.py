@@ -200,6 +200,7 @@ def test_vllm_takes_top_k_from_the_generation(place):  # noqa: F811
     found = grid.composed_run(line.words(place, "engine=vllm", "generation.top_k=7"))
     assert (found.serving.kind, found.serving.extra_body) == ("openai", {"top_k": 7})
     assert start.engine_of(found).describe()["identity"].endswith("@http://127.0.0.1:8000/v1")
+    assert (found.serving.likelihood_body, found.serving.score_alone) == ({"cache_salt": "{fresh}"}, True)
 
 
 # ---- a real server with a real model ------------------------------------------------------------------
