@@ -54,7 +54,7 @@ def likelihood_of_options(
     if len(choices) != len(options):
         raise Unproven(f"{len(choices)} texts came back for {len(options)} options")
     if not any(isinstance(choice, dict) and isinstance(choice.get("logprobs"), dict) for choice in choices):
-        raise Absent("no log-probabilities of the prompt's tokens came back")
+        raise Absent("the server gives no log-likelihoods of a prompt (echo, logprobs)")
     echoes = [proven(choice, prompt, o, ids) for choice, o in zip(in_order(choices), options, strict=True)]
     agree(echoes, tolerance)
     by_option = [echo.logprobs[echo.first :] for echo in echoes]
@@ -94,10 +94,9 @@ def checked(values: Sequence[Any], first: int) -> tuple[float | None, ...]:
     if first == 0:
         raise Unproven("the option's first token has no log-probability")
     for value in values[1:]:
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-            raise Unproven(f"a token has the log-probability {value}")
-        if not PLACEHOLDER < value <= ROUNDING:
-            raise Unproven(f"a token has the log-probability {value:g}, which is none")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not PLACEHOLDER < value <= ROUNDING:  # NaN is in no range
+            raise Unproven(f"a token has the log-probability {value}, which is none")
     return (None, *map(float, values[1:]))
 
 

@@ -99,7 +99,7 @@ class OpenAIEngine:
 
     count: the tokens of a text by the model's own tokenizer. None where that is not on this disk.
         The completion's budget then takes three characters for a token.
-    keep: takes an answer that cannot be used. It was paid for, so it must not be lost.
+    keep: takes an answer that cannot be used, because it was paid for. None: such an answer is lost.
     ids: the token ids of a text by the model's own tokenizer, for a server that names tokens by number.
     """
 
@@ -109,7 +109,7 @@ class OpenAIEngine:
         model: Model,
         generation: Generation,
         count: Callable[[str], int] | None,
-        keep: Keep,
+        keep: Keep | None = None,
         ids: TokenIds | None = None,
     ):
         self.how, self.generation, self.leading = how, generation, model.leading
@@ -275,6 +275,8 @@ class OpenAIEngine:
 
     def _kept(self, asked: str, replies: Sequence[bytes]) -> str:
         """Keep these answers; a sentence that says where the last of them is, "" without any."""
+        if self.keep is None:
+            return ""
         places = [self.keep(f"{self.identity} {asked}", self._without_key(reply)) for reply in replies]
         return f" What came back is kept in {places[-1]}." if places else ""
 
@@ -383,15 +385,16 @@ UNREADABLE = (ValueError, RecursionError)  # of json.loads, and Unreadable
 ENDS = {"stop": "eos", "eos": "eos", "eos_token": "eos", "stop_sequence": "eos", "length": "length"}
 PASSING = (None, "error", "abort", "aborted", "cancelled", "canceled", "timeout")  # finish reasons of a call cut short
 NO_ECHO = (400, 422, 501)
+MANY = 10**9  # tokens that no answer has
 BEFORE_ECHO = 32  # characters of special tokens that may stand before an echo
 
 
 def used_of(reply: Any) -> tuple[int, int] | None:
-    """(prompt tokens, completion tokens) that an answer is billed for. None where it does not say."""
+    """(prompt tokens, completion tokens) that an answer is billed for. None where it does not say, or says 0 read."""
     usage = reply.get("usage") if isinstance(reply, dict) else None
     numbers = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else []
-    counts = [number for number in numbers if type(number) is int and number >= 0]
-    return (counts[0], counts[1]) if len(counts) == 2 else None
+    counts = [number for number in numbers if type(number) is int and 0 <= number < MANY]
+    return (counts[0], counts[1]) if len(counts) == 2 and counts[0] else None
 
 
 def choices_of(reply: Any) -> list[Any]:

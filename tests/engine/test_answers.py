@@ -171,6 +171,8 @@ SOME: dict[str, tuple[Bend, Any]] = {
     "tokens negative": (whole(usage={"prompt_tokens": 3, "completion_tokens": -1}), None),
     "tokens a fraction": (whole(usage={"prompt_tokens": 3, "completion_tokens": 1.5}), None),
     "tokens true": (whole(usage={"prompt_tokens": 3, "completion_tokens": True}), None),
+    "tokens without end": (whole(usage={"prompt_tokens": 3, "completion_tokens": 10**400}), None),
+    "no tokens at all": (whole(usage={"prompt_tokens": 0, "completion_tokens": 0}), None),
     "no tokens for a text": (whole(usage={"prompt_tokens": 3, "completion_tokens": 0}), None),
     "nothing but choices and usage": (
         lambda answer: {key: counted("stop", 2)(answer)[key] for key in ("choices", "usage")}, 2
@@ -193,9 +195,10 @@ def test_a_text_that_ended_says_how(shop: Shop, reason: str, finish: str) -> Non
     assert shop.completion(counted(reason, shop.engine().budget(PROMPT))).finish == finish
 
 
-def test_an_answer_without_usage_costs_all_that_it_may_have_cost(shop: Shop) -> None:
-    """A budget of 0.3 USD at 0.001 USD a token: two such prompts may cost more."""
-    shop.served.bend = lambda asked, answer: whole(usage=...)(answer)
+@pytest.mark.parametrize("usage", [..., None, {}, {"prompt_tokens": 0, "completion_tokens": 0}])
+def test_an_answer_without_usage_costs_all_that_it_may_have_cost(shop: Shop, usage: Any) -> None:
+    """A budget of 0.3 USD at 0.001 USD a token is spent before nine prompts are asked."""
+    shop.served.bend = lambda asked, answer: whole(usage=usage)(answer)
     engine = shop.engine(max_cost_usd=0.3, concurrency=1)
     with pytest.raises(UserError, match=r"engine.max_cost_usd=0.3"):
         list(engine.run([Request(prompt_of(number), SEEDS, False) for number in range(9)]))

@@ -197,6 +197,7 @@ UNKNOWN: dict[str, Bend] = {
     "minus infinity": value(-3, -math.inf),
     "infinity": value(-3, math.inf),
     "a placeholder": value(-3, -9999.0),
+    "a number without end": value(-3, -(10**400)),
     "text for a number": value(-3, "-1.0"),
     "true for a number": value(-3, True),
     "0 everywhere": each(lambda part: part.update(token_logprobs=[None] + [0.0] * (len(part["tokens"]) - 1))),

@@ -108,7 +108,7 @@ def test_a_server_without_log_likelihoods_leaves_them_null_and_says_so_once(plac
     with serving(served) as url:
         store = f"store='{place / 'stores/unscored'}'"
         assert execute(place, *words(url, store, "engine.concurrency=1"), out="outputs/unscored") == 0
-    assert capsys.readouterr().err.count("no log-probabilities of the prompt's tokens came back") == 1
+    assert capsys.readouterr().err.count("gives no log-likelihoods") == 1
     assert sum("[true," in asked for asked in served.delivered) == 1
     for name, rows in answers(place / "outputs/unscored").items():
         assert [row[:2] for row in rows] == [row[:2] for row in local[name]]
