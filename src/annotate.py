@@ -18,7 +18,7 @@ from src.base import conf
 from src.base.cli import command
 from src.base.errors import UserError
 from src.base.files import ROOT
-from src.base.frames import write_csv
+from src.base.frames import printable, write_csv
 from src.cell.file import Answers, Header, cell_files, condition_of, read_cell
 from src.statistics.setting import SEED
 
@@ -55,7 +55,7 @@ def _sheet_row(head: Header, answer: Answers) -> dict[str, str]:
     seed = min(answer.completions)
     texts = {
         "task": head.task, "question": answer.prompt.text, "options": " | ".join(answer.prompt.options),
-        "gold": answer.prompt.answer, "answer": answer.completions[seed].text,
+        "gold": answer.prompt.answer, "answer": printable(answer.completions[seed].text),
     }  # fmt: skip
     key = f"{head.fingerprint}:{answer.prompt.id}:{seed}"
     return {"key": key, **texts, "right": ""}
@@ -65,6 +65,7 @@ def grades(path: Path) -> dict[str, bool]:
     """Whether the grader calls an output right, by key. Blank rows are left out. A UserError names the line."""
     if not path.exists():
         raise UserError(f"{path} is missing. Draw a sheet first: python -m src.annotate draw {path}")
+    csv.field_size_limit(sys.maxsize)  # an answer may be long
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     absent = {"key", "right"} - set(rows[0] if rows else ())

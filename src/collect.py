@@ -19,7 +19,7 @@ from src.base.errors import UserError
 from src.base.files import whole
 from src.base.frames import as_declared
 from src.cell import file
-from src.cell.file import Answers, Header, cell_files, load_encoder, read_cell, read_header
+from src.cell.file import Answers, Header, cell_files, likelihoods_known, load_encoder, read_cell, read_header
 from src.cell.ledger import check_ledgers
 from src.question import prompts
 from src.question.controls import CONTENT_FREE
@@ -68,10 +68,11 @@ def twins(heads: Mapping[Path, Header]) -> dict[Path, Path]:
 def prior_corrected(answers: Sequence[Answers], content_free: Sequence[Answers]) -> dict[str, float]:
     """Credit 0-1 by example id, by log p minus log p of the same option after an empty input. A t-way tie gives 1/t.
 
-    {} where the content-free cell lacks an example. An example whose options differ there is left out.
+    {} where the content-free cell lacks an example, or either cell a log-likelihood. An example whose options differ
+    there is left out.
     """
     prior = {a.prompt.id: a for a in content_free}
-    if any(a.prompt.id not in prior for a in answers):
+    if any(a.prompt.id not in prior for a in answers) or not all(map(likelihoods_known, (answers, content_free))):
         return {}
     credit = {}
     for a in answers:

@@ -23,7 +23,7 @@ from src.base import conf, grid
 from src.base.cli import command, stage, suite_line
 from src.base.errors import UserError
 from src.base.files import whole
-from src.base.frames import as_declared, write_csv
+from src.base.frames import as_declared, printable, write_csv
 from src.base.schema import Compat, Condition, Task
 from src.cell import file
 from src.cell.file import Answers, Header, LoadEncoder, cell_files, load_encoder, means_of, read_cell, read_header
@@ -279,7 +279,7 @@ def _shown(path: Path) -> dict[str, Any]:
     texts = {
         "asked": prompt.prefix + prompt.text,
         "gold": prompt.answer,
-        "completion": completions[min(completions)].text,
+        "completion": printable(completions[min(completions)].text),
     }
     return {**head.chosen(IDENTITY), "id": prompt.id, **texts}
 

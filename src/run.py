@@ -8,11 +8,13 @@ Examples:
 from __future__ import annotations
 
 import functools
+import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,7 +37,7 @@ from src.cell.file import (
 )
 from src.cell.ledger import DONE, FAILED, NOT_DONE, NOT_RUNNABLE, Entry, Outcome, gaps, write_ledger
 from src.cell.store import Store
-from src.engine.job import Completion, Engine, Proof, Request
+from src.engine.job import Completion, Engine, Likelihood, Proof, Request, Result
 from src.engine.start import engine_of
 from src.lab import facts, preemption, runs, shards
 from src.lab.preemption import Stopped
@@ -80,17 +82,29 @@ def missing(bench: Bench, requests: Sequence[Request]) -> list[Request]:
     for request in requests:
         prompt = request.prompt
         seeds = tuple(s for s in request.seeds if store.get(engine.completion_key(prompt, s)) is None)
-        likelihood = request.likelihood and store.get(engine.likelihood_key(prompt)) is None
+        likelihood = request.likelihood and known(store.get(engine.likelihood_key(prompt)), prompt) is None
         if seeds or likelihood:
             left.append(Request(prompt, seeds, likelihood))
     return left
 
 
-def compute(bench: Bench, requests: Sequence[Request], among: Sequence[Request]) -> Iterator[int]:
-    """Compute what is missing. Each batch is stored before the next begins. Yields the number of examples done."""
+def known(record: dict[str, Any] | None, prompt: prompts.Prompt) -> Likelihood | None:
+    """The log-likelihoods of a record. None where it has none for some option, as older stores may hold."""
+    likelihood = record and likelihood_of(record)
+    whole = likelihood and len(likelihood.logprob) == len(likelihood.n_tokens) == len(prompt.continuations)
+    return likelihood if likelihood and whole and all(map(math.isfinite, likelihood.logprob)) else None
+
+
+def compute(bench: Bench, requests: Sequence[Request], among: Sequence[Request]) -> Generator[int, None, None]:
+    """Compute what is missing. Each batch is stored before the next begins. Yields the number of examples done.
+
+    Closed early or stopped, it still stores what the engine has under way. A likelihood that cannot be had is not
+    stored.
+    """
     by_id = {request.prompt.id: request.prompt for request in requests}
     left = {request.prompt.id: len(request.seeds) + request.likelihood for request in requests}
-    for batch in bench.engine.run(requests, among):
+
+    def put(batch: Sequence[Result]) -> int:
         records: dict[str, dict[str, Any]] = {}
         for result in batch:  # of one prompt, in one Result or several
             prompt = by_id[result.prompt_id]
@@ -98,9 +112,31 @@ def compute(bench: Bench, requests: Sequence[Request], among: Sequence[Request])
                 records[bench.engine.completion_key(prompt, seed)] = asdict(completion)
             if result.likelihood:
                 records[bench.engine.likelihood_key(prompt)] = asdict(result.likelihood)
-            left[result.prompt_id] -= len(result.completions) + (result.likelihood is not None)
+            likelihood_done = result.likelihood is not None or not result.completions
+            left[result.prompt_id] -= len(result.completions) + likelihood_done
         bench.store.put(records)
-        yield sum(left[name] == 0 for name in {result.prompt_id for result in batch})
+        return sum(left[name] == 0 for name in {result.prompt_id for result in batch})
+
+    batches = bench.engine.run(requests, among)
+    try:
+        for batch in batches:
+            yield put(batch)
+    except BaseException:
+        for batch in under_way(batches):
+            put(batch)
+        raise
+    if unanswered := [name for name, parts in left.items() if parts]:
+        raise RuntimeError(f"the engine left {len(unanswered)} prompts without an answer, {unanswered[0]} first")
+
+
+def under_way(batches: Iterator[list[Result]]) -> Iterator[list[Result]]:
+    """What an engine that is told to stop still gives: calls to a server that are paid for."""
+    if isinstance(batches, Generator):
+        with suppress(StopIteration, Stopped, UserError):
+            batch = batches.throw(Stopped("a stop"))
+            while True:
+                yield batch
+                batch = next(batches)
 
 
 def stored(bench: Bench, prompt: prompts.Prompt) -> Answers:
@@ -109,8 +145,8 @@ def stored(bench: Bench, prompt: prompts.Prompt) -> Answers:
     completions = {s: Completion(**_record(bench, engine.completion_key(prompt, s))) for s in run.seeds}
     if not scores_options(run, prompt):
         return Answers(prompt, completions, None)
-    likelihood = likelihood_of(_record(bench, engine.likelihood_key(prompt)))
-    return Answers(prompt, completions, likelihood if likelihood.logprob else None)  # some servers give none
+    likelihood = known(bench.store.get(engine.likelihood_key(prompt)), prompt)  # some servers give none
+    return Answers(prompt, completions, likelihood)
 
 
 def _record(bench: Bench, key: str) -> dict[str, Any]:
@@ -145,11 +181,12 @@ def answer(bench: Bench, cell: Cell, advance: Callable[[int, int], None]) -> Ans
     requests = missing(bench, every)
     left = len(requests)
     advance(len(questions) - left, len(questions))
-    for done in compute(bench, requests, every):
-        advance(done, len(questions))
-        left -= done
-        if left:
-            bench.check()
+    with closing(compute(bench, requests, every)) as batches:
+        for done in batches:
+            advance(done, len(questions))
+            left -= done
+            if left:
+                bench.check()
     wall_s, tokens = time.monotonic() - started, _tokens(bench.engine) - tokens_before
     speed = {"wall_s": wall_s, "tokens": tokens, "tokens_per_s": tokens / wall_s} if requests else {}
     if cost := _cost_usd(bench.engine) - cost_before:

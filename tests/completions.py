@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,15 +16,32 @@ FAULTS = ("429", "500", "slow", "cut", "no json", "no completion")
 SLOW_S = 3.0
 
 
-class Served:
-    """The model behind the server. faults: what befalls the first calls, in turn. scores: whether echo is answered."""
+Bend = Callable[[dict[str, Any], dict[str, Any]], Any]  # (what was asked, the good answer) -> what is said instead
 
-    def __init__(self, folder: Path, faults: tuple[str, ...] = (), scores: bool = True, key: str | None = None):
+
+class Served:
+    """The model behind the server.
+
+    faults: what befalls the first calls, in turn. scores: whether echo is answered. bend: what is said instead of a
+    good answer, as JSON or, where it is bytes, as it is. refuses_echo: the status that answers a call with echo.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        faults: tuple[str, ...] = (),
+        scores: bool = True,
+        key: str | None = None,
+        bend: Bend | None = None,
+        refuses_echo: int | None = None,
+    ):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.model = AutoModelForCausalLM.from_pretrained(folder).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.faults, self.scores, self.key = list(faults), scores, key
+        self.faults, self.scores, self.key, self.bend = list(faults), scores, key, bend
+        self.refuses_echo = refuses_echo
+        self.asked: list[dict[str, Any]] = []
         self.delivered: Counter[str] = Counter()  # what was asked, JSON -> times that it was answered well
         self.tokens = [0, 0]
         self.lock = threading.Lock()
@@ -57,12 +74,12 @@ class Served:
         ended = int(made[-1]) == self.model.generation_config.eos_token_id
         choice = {"index": index, "text": said, "finish_reason": "stop" if ended else "length", "logprobs": None}
         if asked.get("echo") and self.scores:
-            starts = [int(start) for start, _ in encoded["offset_mapping"][0]]
+            spans = [(int(start), int(stop)) for start, stop in encoded["offset_mapping"][0]]
             scored = logits[:-1].gather(1, ids[0, 1:, None]).squeeze(1).tolist()
             choice["text"] = text + said
             choice["logprobs"] = {
-                "text_offset": [*starts, len(text)], "token_logprobs": [None, *scored, -1.0],
-                "tokens": ["?"] * (len(starts) + 1), "top_logprobs": None,
+                "text_offset": [*(start for start, _ in spans), len(text)], "token_logprobs": [None, *scored, -1.0],
+                "tokens": [*(text[start:stop] for start, stop in spans), said], "top_logprobs": None,
             }  # fmt: skip
         return choice, (ids.shape[1], len(made))
 
@@ -90,7 +107,13 @@ def serving(served: Served) -> Iterator[str]:
                 return self.say(int(fault), b'{"error": {"message": "try again"}}')
             if fault in ("slow", "no json", "no completion"):
                 return self.say(200, b'{"choices": [' if fault == "no json" else b'{"choices": []}')
-            return self.say(200, json.dumps(served.answer(asked)).encode())
+            if served.refuses_echo and asked.get("echo"):
+                return self.say(served.refuses_echo, b'{"error": {"message": "no echo here"}}')
+            answer: Any = served.answer(asked)
+            with served.lock:
+                served.asked.append(asked)
+                answer = served.bend(asked, answer) if served.bend else answer
+            return self.say(200, answer if isinstance(answer, bytes) else json.dumps(answer).encode())
 
         def say(self, status: int, body: bytes) -> None:
             self.send_response(status)

@@ -31,12 +31,17 @@ from src.base.files import ROOT, whole
 from src.base.schema import Model
 from src.cell.file import read_cell
 from src.cell.store import Store
+from src.engine.job import Request
+from src.engine.start import engine_of
 from src.question import examples
+from src.question.prompts import Prompt
 from src.source import pins, weights
+from tests.completions import Served, serving
 from tests.quantised import gguf_file
 from tests.test_pipeline import made_up
 from tests.tiny import local_engine, tiny
 
+KEPT = "What came back is kept in .... No answer is stored for it, so the same command asks it again"
 PAGE = ROOT / "docs/errors.md"
 TASK = "analytic_entailment"
 
@@ -124,6 +129,28 @@ def loaded(folder: Path) -> object:
     found, identity = weights.located(Model(name="mine", path=str(folder)))
     engine = local_engine(found, identity)
     return engine.tokenizer, engine.choice.load()
+
+
+def served(finish: str, n_tokens: int, **how: object) -> Callable[[Path], Callable[[], object]]:
+    """A server whose one answer ended like this, and how it is asked."""
+
+    def bend(_: object, answer: dict[str, Any]) -> dict[str, Any]:
+        ended = {**answer["choices"][0], "finish_reason": finish}
+        return {**answer, "choices": [ended], "usage": {"prompt_tokens": 1, "completion_tokens": n_tokens}}
+
+    def wrong(place: Path) -> Callable[[], object]:
+        store = tempfile.mkdtemp()  # apart, because what came back is kept there
+
+        def ask() -> object:
+            with serving(Served(whole_checkpoint(), bend=bend)) as url:
+                words = ("+model=llama_7b", "engine=openai", f"engine.base_url={url}", "engine.key=null")
+                run = composed(*words, *(f"{key}={value}" for key, value in how.items()), f"store='{store}'")(place)()
+                prompt = Prompt("t/0", "t/0", "", "What floats?", ("a cork",), (" a cork",), 0, "a cork")
+                return list(engine_of(run).run([Request(prompt, (1,), False)]))  # type: ignore[arg-type]
+
+        return ask
+
+    return wrong
 
 
 def edited(folder: Path, **changes: object) -> None:
@@ -359,6 +386,13 @@ CASES = [
     Case("model folder", "a GGUF file with a rotary scale that transformers does not read",
          "... says what transformers does not read (rope.scaling.factor=4.0, rope.scaling.type=yarn). Get it again, or one of another kind, ...",
          gguf("own.gguf", {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0})),
+    Case("server", "an answer that was filtered",
+         f"... answered t/0 with what is no answer: finish_reason content_filter. {KEPT}", served("content_filter", 1)),
+    Case("server", "an answer cut shorter than asked",
+         f"... answered t/0 with what is no answer: it was cut at 1 tokens and not at the ... that were asked for. {KEPT}",
+         served("length", 1)),
+    Case("server", "a tolerance of 0", "engine.agree_nats=0...: engine.agree_nats is nats, a number above 0...",
+         served("stop", 1, **{"engine.agree_nats": 0})),
     Case("store", "cannot be read", "The example store ... cannot be read: ... Check its permissions.", unreadable_segment),
     Case("store", "cannot be written", "The example store ... cannot be written: ... Make room or mend its permissions...",
          lambda place: put_into(a_file(place) / "store")),

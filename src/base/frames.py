@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NUMBERS = r"-?\d[\d.e-]*( -?\d[\d.e-]*)+$"
 """Several numbers in one cell, as in reports/hashes/likelihoods.csv. They are no formula."""
 INERT = re.compile(rf"^(?!{NUMBERS})[=+\-@\t\r]")
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # controls but tab and newline; lone surrogates
 
 
 def read_yaml(path: Path) -> Any:
@@ -191,8 +192,15 @@ def column_list(root: Path) -> str:
 
 
 def inert(value: Any) -> Any:
-    """A text that a spreadsheet would run as a formula gets an apostrophe in front. Other values stay."""
-    return f"'{value}" if isinstance(value, str) and INERT.match(value) else value
+    """A text that a spreadsheet would run as a formula gets an apostrophe in front, and is printable. Others stay."""
+    if not isinstance(value, str):
+        return value
+    return printable(f"'{value}" if INERT.match(value) else value)
+
+
+def printable(text: str) -> str:
+    r"""The text with each character that not every file can hold as its escape: \x00, \r, \ud800."""
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def write_csv(frame: pd.DataFrame, path: Path, digits: int = 6) -> None:

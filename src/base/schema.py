@@ -56,6 +56,9 @@ class Serving:
     tokens_per_minute: float | None = None
     max_cost_usd: float | None = None
     extra_body: dict[str, Any] = field(default_factory=dict)
+    likelihood_body: dict[str, Any] = field(default_factory=dict)  # beside extra_body where options are scored
+    score_alone: bool = False  # one call an option
+    agree_nats: float = 0.25  # by how much one token's log-probability in one context may differ
 
 
 @dataclass

@@ -12,6 +12,9 @@ from omegaconf import OmegaConf
 
 from src.base.errors import UserError
 
+LONE = "backslashreplace"
+"""How JSON is encoded: a lone surrogate, which UTF-8 has not, becomes its escape. Any other text stays as it is."""
+
 
 def listed(key: str, value: Any) -> list[str]:
     """The value of a key that takes a list of distinct names. Raises UserError for any other value."""
@@ -40,6 +43,7 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "engine.timeout_s": (lambda v: v > 0, "seconds, more than 0"),
     "engine.calls_per_minute": (lambda v: v is None or v > 0, "a number above 0, or null for no limit"),
     "engine.tokens_per_minute": (lambda v: v is None or v > 0, "a number above 0, or null for no limit"),
+    "engine.agree_nats": (lambda v: _number(v) and v > 0, "nats, a number above 0, e.g. 0.25"),
     "engine.max_cost_usd": (lambda v: v is None or v > 0, "US dollars, more than 0, or null for no limit"),
 }  # fmt: skip
 """For each key, whether it takes a value, and the values that it takes in words."""
@@ -93,4 +97,5 @@ def distinct(value: Any) -> tuple[int, ...]:
 
 def digest(value: Any) -> str:
     """The sha256 of a value's canonical JSON, in hex."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", LONE)).hexdigest()

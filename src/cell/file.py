@@ -15,7 +15,7 @@ from src.base.errors import UserError
 from src.base.files import ROOT, whole
 from src.base.metrics import ACCURACIES, MEANS
 from src.base.schema import Cell, Compat, Encoder, Run
-from src.base.values import digest
+from src.base.values import LONE, digest
 from src.engine.job import Completion, Likelihood, Proof
 from src.question.prompts import Prompt, example_id
 from src.scoring.bertscore import BertScorer
@@ -149,7 +149,7 @@ def write_cell(path: Path, head: Header, answers: Sequence[Answers]) -> None:
     """Write a cell under another name and rename it, so that a file that exists is whole."""
     first = {**header_row(head), "prefix": answers[0].prompt.prefix}
     rows = ({"prompt": _without_prefix(a.prompt), **answers_row(a)} for a in answers)
-    with whole(path) as part, part.open("w", encoding="utf-8") as file:
+    with whole(path) as part, part.open("w", encoding="utf-8", errors=LONE) as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in (first, *rows))
 
 
@@ -288,14 +288,20 @@ def score(head: Header, answers: Sequence[Answers], encoder: LoadEncoder | None)
     """The cell's scores, one per example and seed, by the rules its header names.
 
     encoder: loads the header's encoder. Lettered answers have no BERTScore and need none. None: no BERTScore.
+    Where one log-likelihood is unknown, no example is scored by likelihood: an accuracy of the others is another one.
     """
     return score_cell(
         [a.prompt for a in answers],
         {a.prompt.id: a.completions for a in answers},
-        {a.prompt.id: a.likelihood for a in answers if a.likelihood},
+        {a.prompt.id: a.likelihood for a in answers if a.likelihood} if likelihoods_known(answers) else {},
         head.rules,
         bert=None if encoder is None or head.lettered else encoder(head.encoder),
     )
+
+
+def likelihoods_known(answers: Sequence[Answers]) -> bool:
+    """Whether every prompt that has options has their log-likelihoods."""
+    return all(a.likelihood for a in answers if a.prompt.continuations)
 
 
 def summary(answers: Sequence[Answers], scores: Sequence[Score], primary: str) -> Summary:

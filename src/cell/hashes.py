@@ -25,7 +25,7 @@ LOGPROB = 1e-4  # log-likelihoods closer than this, absolute or relative, are th
 
 def text_hash(text: str) -> str:
     """The first DIGITS hex digits of a text's sha256."""
-    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:DIGITS]
 
 
 def hashes(outputs: Path) -> dict[str, pd.DataFrame]:

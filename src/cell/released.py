@@ -11,7 +11,7 @@ from typing import Any
 from src.base import grid
 from src.base.errors import UserError
 from src.base.schema import Cell, Run
-from src.base.values import digest
+from src.base.values import LONE, digest
 from src.cell.file import (
     Answers,
     Header,
@@ -60,7 +60,7 @@ def prompt_sha256(answers: Answers) -> str:
 
 def json_lines(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """Rows as JSON lines, UTF-8."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8", LONE)
 
 
 @dataclass(frozen=True)

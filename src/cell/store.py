@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from src.base.errors import UserError
 from src.base.files import whole
+from src.base.values import LONE
 
 Record = dict[str, Any]
 CHECK = 16  # hex digits of the checksum at the beginning of a line
@@ -33,8 +34,8 @@ def line(key: str, body: bytes) -> bytes:
 
 
 def encoded(record: Mapping[str, Any]) -> bytes:
-    """JSON of a record: no tab, no newline."""
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+    """JSON of a record: no tab, no newline. A lone surrogate stands as its JSON escape."""
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", LONE)
 
 
 def parsed(raw: bytes) -> tuple[str, bytes] | None:

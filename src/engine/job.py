@@ -20,7 +20,7 @@ class Completion:
     """What a model wrote after one prompt with one seed."""
 
     text: str  # without the prompt and without end-of-sequence
-    n_tokens: int  # tokens generated, end-of-sequence included
+    n_tokens: int | None  # tokens generated, end-of-sequence included; None where a server does not say
     finish: str  # "eos" | "length"
     near_tie: float | None = None  # smallest margin (in scaled logits + noise) of a decision, where below 1e-4
 
@@ -44,7 +44,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Result:
-    """What was computed for one Request."""
+    """What was computed for one Request, or for a part of it.
+
+    Without completions and without likelihood it says that the likelihood cannot be had.
+    """
 
     prompt_id: str
     completions: dict[int, Completion]  # by seed

@@ -2,17 +2,21 @@
 
 The server does the sampling. At a temperature above 0 its draws differ from the local engine's, and a seed is only as
 repeatable as the server makes it. Greedy answers are computed once for all seeds. Each answer is stored as soon as it
-arrives. The key is read from the environment and stands in no record, log or message.
+arrives. What is no answer is not given on as one: it is kept as it came, and an error or a line says where. The key is
+read from the environment and stands in no record, log or message.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
+import re
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -24,12 +28,15 @@ from urllib.parse import urlsplit
 from src.base.errors import UserError
 from src.base.schema import Generation, Model, Serving
 from src.base.values import digest
-from src.engine.job import Completion, Likelihood, Request, Result
+from src.engine.echo import Absent, TokenIds, Unproven, likelihood_of_options
+from src.engine.job import Completion, Request, Result
 from src.question.prompts import Prompt
 
 T = TypeVar("T")
 CHARACTERS = 3  # assumed per token where no tokenizer is at hand. Few, so that no answer is cut short
-SCORES_NONE = Likelihood((), ())  # of a server that gives no log-likelihoods
+NUMERICS = 2  # raised by hand when other log-likelihoods are read from an echo, because that voids the stored ones
+FRESH = "{fresh}"  # in a value of engine.likelihood_body: another text in each call
+DOUBTS = 3  # echoes in a row that prove nothing, before no more are asked for
 BACKOFF_S = 0.5, 8.0  # the first and the longest wait between two tries, which doubles each time
 
 
@@ -57,12 +64,14 @@ class Purse:
             self.held += most
         return most
 
-    def pay(self, held: float, tokens_in: int, tokens_out: int) -> None:
-        """Turn a reservation into what the call really cost."""
+    def pay(self, held: float, used: tuple[int, int] | None) -> None:
+        """Turn a reservation into what the call really cost: (tokens read, written). None: it may have cost all."""
+        tokens_in, tokens_out = used or (0, 0)
+        cost = held if used is None else tokens_in * self.price_in + tokens_out * self.price_out
         with self.lock:
             self.tokens += tokens_in + tokens_out
             self.held -= held
-            self.spent += tokens_in * self.price_in + tokens_out * self.price_out
+            self.spent += cost
 
 
 @dataclass
@@ -82,21 +91,35 @@ class Pace:
         time.sleep(max(0.0, start - time.monotonic()))
 
 
+Keep = Callable[[str, bytes], str]  # (what was asked, the server's answer as it came) -> where it is kept
+
+
 class OpenAIEngine:
     """An Engine on a server.
 
     count: the tokens of a text by the model's own tokenizer. None where that is not on this disk.
         The completion's budget then takes three characters for a token.
+    keep: takes an answer that cannot be used, because it was paid for. None: such an answer is lost.
+    ids: the token ids of a text by the model's own tokenizer, for a server that names tokens by number.
     """
 
-    def __init__(self, how: Serving, model: Model, generation: Generation, count: Callable[[str], int] | None):
+    def __init__(
+        self,
+        how: Serving,
+        model: Model,
+        generation: Generation,
+        count: Callable[[str], int] | None,
+        keep: Keep | None = None,
+        ids: TokenIds | None = None,
+    ):
         self.how, self.generation, self.leading = how, generation, model.leading
         self.model = how.model or model.api or model.hub or model.name
         self.base_url = str(how.base_url).rstrip("/")
         at = urlsplit(self.base_url)
         self.identity = f"{self.model}@{at.scheme}://{at.hostname}{f':{at.port}' if at.port else ''}{at.path}"
         self.count = count or (lambda text: math.ceil(len(text) / CHARACTERS))
-        self.scores = True  # until the server gives an answer without log-likelihoods
+        self.keep, self.ids = keep, ids
+        self.doubts = Doubts()
         prices = model.usd_per_million_in, model.usd_per_million_out
         if how.max_cost_usd is not None and None in prices:
             raise UserError(
@@ -136,7 +159,8 @@ class OpenAIEngine:
 
     def likelihood_key(self, prompt: Prompt) -> str:
         """Content address of the log-likelihoods of a prompt's continuations."""
-        return digest({**self._common(prompt), "kind": "likelihood", "scored": prompt.continuations})
+        asked = {"scored": prompt.continuations, "numerics": NUMERICS, "likelihood_body": self.how.likelihood_body}
+        return digest({**self._common(prompt), "kind": "likelihood", **asked})
 
     def _common(self, prompt: Prompt) -> dict[str, Any]:
         return {"identity": self.identity, "prompt": prompt.prefix + prompt.text, "extra_body": self.how.extra_body}
@@ -146,9 +170,11 @@ class OpenAIEngine:
         return {
             "engine": "openai",
             "identity": self.identity,
+            "numerics": NUMERICS,
             "temperature": self.generation.temperature,
             "extra_tokens": self.generation.extra_tokens,
             "extra_body": digest(self.how.extra_body)[:12],
+            "likelihood_body": digest(self.how.likelihood_body)[:12],
             "leading": self.leading,
         }
 
@@ -167,8 +193,9 @@ class OpenAIEngine:
     def run(self, requests: Sequence[Request], among: Sequence[Request] = ()) -> Iterator[list[Result]]:
         """A Result for each seed and for each prompt's likelihoods, as they arrive.
 
-        After a failure or a stop no call begins. Calls under way are waited for, because they are paid for.
-        Raises UserError where the server refuses, does not answer, or the budget is spent.
+        After a failure or a stop, be it thrown in while a batch is stored, no call begins. Calls under way are waited
+        for and given on, because they are paid for. Raises UserError where the server refuses, does not answer, or
+        the budget is spent.
         """
         _ = self.client  # so that a missing key is reported before any thread starts
         waiting = iter([work for request in requests for work in self._calls(request)])
@@ -177,15 +204,17 @@ class OpenAIEngine:
             under_way: set[Future[Result]] = {pool.submit(work) for work in islice(waiting, self.how.concurrency)}
             while under_way:
                 try:
-                    done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                    done = wait(under_way, return_when=FIRST_COMPLETED).done
+                    failure = failure or next((e for e in (each.exception() for each in done) if e), None)
+                    if not failure:
+                        under_way |= {pool.submit(work) for work in islice(waiting, len(done))}
+                    if results := [each.result() for each in done if not each.exception()]:
+                        yield results
+                    under_way -= done  # last, so that a stop at any line loses nothing
+                except GeneratorExit:
+                    raise
                 except BaseException as stop:
                     failure = failure or stop
-                    continue
-                failure = failure or next((e for e in (each.exception() for each in done) if e), None)
-                if not failure:
-                    under_way |= {pool.submit(work) for work in islice(waiting, len(done))}
-                if results := [each.result() for each in done if not each.exception()]:
-                    yield results
         if failure:
             raise failure
 
@@ -200,71 +229,96 @@ class OpenAIEngine:
     def _completed(self, prompt: Prompt, seeds: tuple[int, ...]) -> Result:
         text, budget = prompt.prefix + prompt.text, self.budget(prompt)
         sampled = {"seed": seeds[0]} if self.generation.temperature else {}
-
-        def read(reply: Any) -> Completion:
-            choice = reply.choices[0]
-            finish = "length" if choice.finish_reason == "length" else "eos"
-            return Completion(choice.text.removeprefix(self.leading), reply.usage.completion_tokens, finish)
-
-        completion = self._ask(
-            read, [text], budget, max_tokens=budget, temperature=self.generation.temperature, **sampled
-        )
+        read = partial(completion_of, prompt=text, budget=budget, leading=self.leading)
+        how = {"max_tokens": budget, "temperature": self.generation.temperature, **sampled}
+        completion, _ = self._ask(read, [text], budget, prompt.id, **how)
         return Result(prompt.id, dict.fromkeys(seeds, completion), None)
 
     def _scored(self, prompt: Prompt) -> Result:
-        """All options in one call, by echo. Some servers insist on generating one token, which is not read."""
+        """All options by echo, in one call or in one each. Some servers insist on generating a token: it is not read.
+
+        The likelihood is None where the server gives none, or none that is proven. One line says why.
+        """
+        if self.doubts.enough:
+            return Result(prompt.id, {}, None)
         text = prompt.prefix + prompt.text
         whole = [text + continuation for continuation in prompt.continuations]
-
-        def read(reply: Any) -> Likelihood:
-            choices = sorted(reply.choices, key=lambda choice: choice.index)
-            parts = [choice.logprobs for choice in choices]
-            if not all(part and part.token_logprobs and part.text_offset for part in parts):
-                return SCORES_NONE
-            by_option = [echoed(part, len(text), len(each)) for part, each in zip(parts, whole, strict=True)]
-            return Likelihood(tuple(map(math.fsum, by_option)), tuple(map(len, by_option)))
-
-        likelihood = SCORES_NONE
-        if self.scores:
-            likelihood = self._ask(read, whole, len(whole), max_tokens=1, temperature=0.0, echo=True, logprobs=1)
-        if likelihood == SCORES_NONE and self.scores:
-            self.scores = False
-            print(f"{self.base_url} gives no log-likelihoods of a prompt (echo, logprobs): null", file=sys.stderr)
+        calls = [[each] for each in whole] if self.how.score_alone else [whole]
+        choices: list[Any] = []
+        replies: list[bytes] = []
+        try:
+            for texts in calls:
+                asked = {"max_tokens": 1, "temperature": 0.0, "echo": True, "logprobs": 1}
+                found, reply = self._ask(choices_of, texts, len(texts), prompt.id, **asked)
+                replies.append(reply)
+                choices += found
+            likelihood = likelihood_of_options(choices, text, prompt.continuations, self.how.agree_nats, self.ids)
+        except Unproven as doubt:
+            self._doubted(prompt.id, doubt, replies)
+            return Result(prompt.id, {}, None)
+        except UserError:
+            self._kept(prompt.id, replies)
+            raise
+        self.doubts.proven()
         return Result(prompt.id, {}, likelihood)
 
-    def _ask(self, read: Callable[[Any], T], texts: list[str], budget: int, **given: Any) -> T:
-        """What `read` makes of the server's answer. An answer that it cannot read is asked for again.
+    def _doubted(self, name: str, doubt: Unproven, replies: Sequence[bytes]) -> None:
+        """Keep what was paid for. Say each reason once."""
+        kept = "" if isinstance(doubt, Absent) else self._kept(name, replies)
+        if self.doubts.new(doubt):
+            end = " No more is asked of it in this run." if self.doubts.enough else ""
+            print(
+                f"{self.base_url}: the log-likelihoods of {name} are unknown: {self._safe(doubt)}. Where one is "
+                f"unknown, the accuracy by likelihood of the cell is missing.{kept}{end}",
+                file=sys.stderr,
+            )
+
+    def _kept(self, asked: str, replies: Sequence[bytes]) -> str:
+        """Keep these answers; a sentence that says where the last of them is, "" without any."""
+        if self.keep is None:
+            return ""
+        places = [self.keep(f"{self.identity} {asked}", self._without_key(reply)) for reply in replies]
+        return f" What came back is kept in {places[-1]}." if places else ""
+
+    def _ask(self, read: Callable[[Any], T], texts: list[str], budget: int, name: str, **given: Any) -> tuple[T, bytes]:
+        """What `read` makes of the server's answer, and the answer. One that it cannot read is kept and asked again.
 
         A list is sent only for more than one text, because not every server takes lists.
         """
         tokens_in = sum(math.ceil(len(text) / CHARACTERS) for text in texts)
-        held = self.purse.hold(sum(len(text.encode()) for text in texts), budget)  # a token is at least one byte
-        paid = [0, 0]
-        try:
-            for again in range(self.how.retries + 1):
+        most = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)  # a token is at least one byte
+        for again in range(self.how.retries + 1):
+            held = self.purse.hold(most, budget)
+            used: tuple[int, int] | None = (0, 0)
+            try:
                 self.pace.wait(tokens_in + budget)
+                reply = self._post(texts[0] if len(texts) == 1 else texts, given)
+                used = None  # from here on it is billed
                 try:
-                    reply = self._post(texts[0] if len(texts) == 1 else texts, given)
-                    paid = [a + b for a, b in zip(paid, used(reply), strict=True)]  # an unreadable answer is billed too
-                    answer = read(reply)
-                except UNREADABLE as error:
-                    if again == self.how.retries:
+                    body = json.loads(reply)
+                    used = used_of(body)
+                    return read(body), reply
+                except (Refused, *UNREADABLE) as error:
+                    said = f"{self._safe(error)}.{self._kept(name, [reply])}"
+                    if again == self.how.retries or isinstance(error, Refused):
                         raise UserError(
-                            f"{self.base_url} answered what is no completion: {self._safe(error)}"
+                            f"{self.base_url} answered {name} with what is no answer: {said} No answer is stored for "
+                            "it, so the same command asks it again"
                         ) from None
-                    time.sleep(min(BACKOFF_S[0] * 2**again, BACKOFF_S[1]) * random.uniform(0.75, 1))
-                    continue
-                return answer
-        finally:
-            self.purse.pay(held, *paid)
+            finally:
+                self.purse.pay(held, used)
+            time.sleep(min(BACKOFF_S[0] * 2**again, BACKOFF_S[1]) * random.uniform(0.75, 1))
         raise AssertionError("the last try returns or raises")
 
-    def _post(self, prompt: str | list[str], given: dict[str, Any]) -> Any:
+    def _post(self, prompt: str | list[str], given: dict[str, Any]) -> bytes:
+        """The server's answer as it came. Raises Unproven where it refuses to echo."""
         import openai
 
+        scores = {k: _fresh(v) for k, v in self.how.likelihood_body.items()} if "echo" in given else {}
+        extra = {**self.how.extra_body, **scores}
         try:
-            return self.client.completions.create(
-                model=self.model, prompt=prompt, extra_body=dict(self.how.extra_body) or None, **given
+            raw = self.client.completions.with_raw_response.create(
+                model=self.model, prompt=prompt, extra_body=extra or None, **given
             )
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise UserError(f"{self.base_url} refuses the key in {self.how.key}: {self._safe(error)}") from None
@@ -274,27 +328,105 @@ class OpenAIEngine:
                 "answer so far is stored; the same command goes on"
             ) from None
         except openai.APIStatusError as error:
+            if "echo" in given and error.status_code in NO_ECHO:
+                raise Unproven(f"the server refuses to echo: {self._safe(error)}") from None
             raise UserError(f"{self.base_url}, model {self.model}: {self._safe(error)}") from None
+        return bytes(raw.content)
 
     def _safe(self, error: BaseException) -> str:
         """An error in one line, without the key."""
-        key = os.environ.get(self.how.key or "", "")
-        line = (str(error).splitlines() or [type(error).__name__])[0][:300]
-        return line.replace(key, "<key>") if key else line
+        line = (str(error).splitlines() or [type(error).__name__])[0][:300].rstrip(".")
+        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+        return self._without_key(shown.encode()).decode()
+
+    def _without_key(self, text: bytes) -> bytes:
+        key = os.environ.get(self.how.key or "", "").encode()
+        return text.replace(key, b"<key>") if key else text
 
 
-UNREADABLE = (ValueError, AttributeError, TypeError, LookupError)  # what is no JSON, or no completion in JSON
+@dataclass
+class Doubts:
+    """What speaks against a server's log-likelihoods. Safe for many threads."""
+
+    reasons: set[str] = field(default_factory=set)
+    in_a_row: int = 0
+    enough: bool = False  # no more echoes are asked for
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def new(self, doubt: Unproven) -> bool:
+        """Count one. Whether it is to be said: its reason is new, or it is the last."""
+        reason = re.sub(r"-?\d[\d.e+-]*", "#", str(doubt))
+        with self.lock:
+            was_enough = self.enough
+            self.in_a_row += 1
+            self.enough = self.enough or isinstance(doubt, Absent) or self.in_a_row >= DOUBTS
+            known = reason in self.reasons
+            self.reasons.add(reason)
+            return not known or self.enough != was_enough
+
+    def proven(self) -> None:
+        """One echo was proven."""
+        with self.lock:
+            self.in_a_row = 0
 
 
-def used(reply: Any) -> tuple[int, int]:
-    """(prompt tokens, completion tokens) that an answer is billed for; (0, 0) where it does not say."""
-    usage = getattr(reply, "usage", None)
-    return (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
+# ---- What a server answers: JSON that is not believed
 
 
-def echoed(part: Any, begin: int, end: int) -> list[float]:
-    """Log-probabilities of the echoed tokens that reach beyond character `begin` and begin before `end`."""
-    starts = list(part.text_offset)
-    stops = [*starts[1:], math.inf]
-    spans = zip(starts, stops, part.token_logprobs, strict=True)
-    return [float(logprob) for start, stop, logprob in spans if stop > begin and start < end]
+class Unreadable(ValueError):
+    """What is no completion, and may be one when it is asked for again."""
+
+
+class Refused(Exception):
+    """What is no completion, and will be none the next time."""
+
+
+UNREADABLE = (ValueError, RecursionError)  # of json.loads, and Unreadable
+ENDS = {"stop": "eos", "eos": "eos", "eos_token": "eos", "stop_sequence": "eos", "length": "length"}
+PASSING = (None, "error", "abort", "aborted", "cancelled", "canceled", "timeout")  # finish reasons of a call cut short
+NO_ECHO = (400, 422, 501)
+MANY = 10**9  # tokens that no answer has
+BEFORE_ECHO = 32  # characters of special tokens that may stand before an echo
+
+
+def used_of(reply: Any) -> tuple[int, int] | None:
+    """(prompt tokens, completion tokens) that an answer is billed for. None where it does not say, or says 0 read."""
+    usage = reply.get("usage") if isinstance(reply, dict) else None
+    numbers = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else []
+    counts = [number for number in numbers if type(number) is int and 0 <= number < MANY]
+    return (counts[0], counts[1]) if len(counts) == 2 and counts[0] else None
+
+
+def choices_of(reply: Any) -> list[Any]:
+    """The texts of an answer. Raises Unreadable where it has none."""
+    choices = reply.get("choices") if isinstance(reply, dict) else None
+    if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
+        said = reply.get("error") or reply.get("message") if isinstance(reply, dict) else None
+        raise Unreadable(f"it holds no choices{f', but {said}' if said else ''}")
+    return choices
+
+
+def completion_of(reply: Any, prompt: str, budget: int, leading: str) -> Completion:
+    """The one completion of an answer. Raises Unreadable or Refused where it holds none, or not what was asked for."""
+    choices = choices_of(reply)
+    if len(choices) > 1:
+        raise Refused(f"{len(choices)} completions of one prompt")
+    text, finish = choices[0].get("text"), choices[0].get("finish_reason")
+    if finish in PASSING:
+        raise Unreadable(f"a text that did not end (finish_reason {finish})")
+    if not isinstance(finish, str) or finish not in ENDS:
+        raise Refused(f"finish_reason {finish}")
+    if not isinstance(text, str):
+        raise Unreadable("the completion has no text")
+    if prompt and prompt in text[: len(prompt) + BEFORE_ECHO]:
+        raise Refused("the completion begins with the whole prompt, as if echo had been asked for")
+    _, n_tokens = used_of(reply) or (0, 0)
+    if n_tokens > budget:
+        raise Refused(f"it has {n_tokens} tokens where {budget} at most were asked for")
+    if ENDS[finish] == "length" and 0 < n_tokens < budget:
+        raise Refused(f"it was cut at {n_tokens} tokens and not at the {budget} that were asked for")
+    return Completion(text.removeprefix(leading), n_tokens or None, ENDS[finish])
+
+
+def _fresh(value: Any) -> Any:
+    return value.replace(FRESH, uuid.uuid4().hex) if isinstance(value, str) else value

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
 from src.base.errors import UserError, suggest
-from src.base.files import ROOT
+from src.base.files import ROOT, whole
 from src.base.schema import Run
-from src.base.values import suits
+from src.base.values import LONE, suits
 from src.engine.job import Engine
 from src.source import weights
 
@@ -40,11 +44,23 @@ def openai_engine(run: Run) -> Engine:
         "calls_per_minute",
         "tokens_per_minute",
         "max_cost_usd",
+        "agree_nats",
     ):
         suits(f"engine.{key}", getattr(run.serving, key))
     own = weights.tokenizer(run.model, ROOT)
     count = (lambda text: len(own.encode(text, add_special_tokens=False))) if own else None
-    return OpenAIEngine(run.serving, run.model, run.generation, count)
+    keep = partial(kept, run.store / "unusable")
+    ids = (lambda text: own.encode(text).ids) if own else None
+    return OpenAIEngine(run.serving, run.model, run.generation, count, keep, ids)
+
+
+def kept(folder: Path, asked: str, reply: bytes) -> str:
+    """Keep what a server answered and cannot be used in a file, what was asked in its first line. The file's path."""
+    content = asked.encode("utf-8", LONE) + b"\n" + reply
+    path = folder / f"{sha256(content).hexdigest()[:16]}.txt"
+    with whole(path) as part:
+        part.write_bytes(content)
+    return str(path)
 
 
 ENGINES = {"local": local_engine, "openai": openai_engine}  # by the `kind` of conf/engine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy as np
 from src.base.errors import UserError
 from src.question.prompts import Prompt
 from src.scoring.match import Rules, compared, target
+
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # no tokenizer takes one
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class BertScorer:
         self.batch = batch
 
     def token_ids(self, text: str) -> tuple[int, ...]:
-        """Token ids with special tokens; a blank text has nothing else."""
-        text = text.strip()
+        """Token ids with special tokens; a blank text has nothing else. A lone surrogate counts as U+FFFD."""
+        text = LONE_SURROGATE.sub("\ufffd", text).strip()
         text = self.gap + text if text else ""
         return tuple(self.tokenizer.encode(text, truncation=True, max_length=self.max_length))
 

@@ -166,7 +166,9 @@ def test_a_summary_is_the_primary_metric_over_examples_beside_exact_chance(
     summary = scored.summary
     assert (summary.n, summary.accuracy, summary.chance, summary.above_chance) == (2, 0.75, 0.25, 0.5)
     assert summary.unparsed == 0
-    assert summary.means["likelihood"] == 1  # of the one example that has any
+    assert "likelihood" not in summary.means  # that of one example is unknown
+    known = [replace(answer, likelihood=answers[0].likelihood or answers[1].likelihood) for answer in answers]
+    assert "likelihood" in file.scored(head, known, None, "exact_match").summary.means
     without = file.summary(answers, scored.scores, "bertscore_accuracy")
     assert without.accuracy is without.above_chance is None
 

@@ -200,6 +200,7 @@ def test_vllm_takes_top_k_from_the_generation(place):  # noqa: F811
     found = grid.composed_run(line.words(place, "engine=vllm", "generation.top_k=7"))
     assert (found.serving.kind, found.serving.extra_body) == ("openai", {"top_k": 7})
     assert start.engine_of(found).describe()["identity"].endswith("@http://127.0.0.1:8000/v1")
+    assert (found.serving.likelihood_body, found.serving.score_alone) == ({"cache_salt": "{fresh}"}, True)
 
 
 # ---- a real server with a real model ------------------------------------------------------------------
@@ -217,7 +218,7 @@ def test_transformers_serve_says_what_the_local_engine_says(tmp_path):
     requests = [Request(prompt, (1, 2), False) for prompt in prompts]
     with transformers_serve(folder, tmp_path) as url:
         how = Serving(name="openai", kind="openai", base_url=url, model=str(folder), concurrency=1, retries=2)
-        engine = OpenAIEngine(how, model, generation, None)
+        engine = OpenAIEngine(how, model, generation, None, keep=lambda asked, reply: "")
         own = LocalEngine(folder, identity, model, generation, conf.load("compat", "fixed", Compat))
         engine.budget = own.budget  # the same number of tokens for both
         said = {r.prompt_id: r.completions for batch in engine.run(requests) for r in batch}
