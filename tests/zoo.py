@@ -25,8 +25,12 @@ POSITIONS = 1024
 MEMORY = 64  # the original window of a model whose rotary embedding was stretched
 
 SIZE_OF_VOCABULARY = "filled in by config"
-WIDER = {"t5": 6.0, "umt5": 6.0, "longt5_local": 6.0, "longt5_global": 6.0, "switch_transformers": 6.0}
-"""Factor on the embeddings of a model that divides its logits, so that they are not flat."""
+WIDTHS = {  # standard deviation of matrices and of embeddings, where others than these make texts that vary
+    **dict.fromkeys(("gemma2", "gemma3_text", "gemma3", "gemma4_text", "t5gemma", "vaultgemma"), (0.5, 0.1)),
+    **dict.fromkeys(("t5", "umt5", "longt5_local", "longt5_global", "switch_transformers"), (0.5, 1.5)),
+    **dict.fromkeys(("marian", "blenderbot_small", "fsmt", "bart", "plbart", "mvp", "led", "cohere"), (1.0, 0.25)),
+}
+WIDTH = (0.5, 0.25)
 
 ENDS = {"bos_token_id": 2, "eos_token_id": 0, "pad_token_id": 1}
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": POSITIONS}
@@ -218,7 +222,6 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {  # by name: the type of its 
     "ctrl": ("ctrl", {**GPT, "dff": 64}),
     "bert_decoder": ("bert", {**DENSE, "is_decoder": True}),
     "bart_decoder": ("bart", {**SEQ2SEQ, "is_encoder_decoder": False, "is_decoder": True}),
-    "xlnet": ("xlnet", {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64}),
     "reformer": ("reformer", {
         "is_decoder": True, "hidden_size": 32, "num_attention_heads": 4, "attention_head_size": 8,
         "feed_forward_size": 64, "attn_layers": ["local", "lsh"], "axial_pos_embds": False, "num_buckets": 8,
@@ -260,7 +263,13 @@ ENCODER_DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
         "num_decoder_layers": 2, "num_encoder_attention_heads": 4, "num_decoder_attention_heads": 4,
         "max_position_embeddings": POSITIONS, "decoder_start_token_id": 2, "pad_token_id": 0, "eos_token_id": 1}),
 }  # fmt: skip
-ZOO = DECODERS | ENCODER_DECODERS
+NOT_CAUSAL: dict[str, tuple[str, dict[str, Any]]] = {  # AutoModelForCausalLM loads them, but a token sees the next ones
+    "bert": ("bert", DENSE),
+    "roberta": ("roberta", {**DENSE, "max_position_embeddings": POSITIONS + 2}),
+    "xlnet": ("xlnet", {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64}),
+    "xlm": ("xlm", {"emb_dim": 32, "n_layers": 2, "n_heads": 4, "max_position_embeddings": POSITIONS}),
+}
+ZOO = DECODERS | ENCODER_DECODERS | NOT_CAUSAL
 
 
 def config(name: str, size: int) -> Any:
@@ -295,7 +304,7 @@ def made(name: str, folder: Path, seed: int = 0) -> Path:
     """Save a checkpoint of the zoo with its tokenizer into `folder`, which is returned.
 
     Matrices are wide, since default ones give flat logits and near-ties. Vectors are moved a little: a bias of zero
-    and a norm of one would hide a way that forgets them.
+    and a norm of one would hide a way that forgets them. So are decays, which keep a state over many tokens.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
@@ -304,13 +313,17 @@ def made(name: str, folder: Path, seed: int = 0) -> Path:
     settings = config(name, len(words))
     kind = AutoModelForSeq2SeqLM if settings.is_encoder_decoder else AutoModelForCausalLM
     generator = torch.Generator().manual_seed(seed)
+    matrices, embeddings = WIDTHS.get(name, WIDTH)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         model = kind.from_config(settings).eval()
-        for weight in model.parameters():
+        tables = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+        tables += [model.get_output_embeddings()] if model.get_output_embeddings() else []
+        narrow = {id(table.weight) for table in tables}
+        for part, weight in model.named_parameters():
             noise = torch.randn(weight.shape, generator=generator)
-            weight.copy_(0.25 * noise if weight.dim() > 1 else weight + 0.1 * noise)
-        model.get_input_embeddings().weight.mul_(WIDER.get(name, 1.0))
+            small = weight.dim() < 2 or part.endswith("A_log")
+            weight.copy_(weight + 0.1 * noise if small else noise * (embeddings if id(weight) in narrow else matrices))
     model.save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
@@ -392,9 +405,10 @@ def forward_logprob(engine: LocalEngine, model: Any, prompt: Prompt, full: Seque
     """Log-probability of one option by one plain forward pass. full: an entry of engine.scored."""
     import torch
 
-    ids = engine.ids(prompt)
+    ids, model.config.use_cache = engine.ids(prompt), False  # FSMT sees the future where it fills a cache
     if engine.config.is_encoder_decoder:
-        start, target = model.generation_config.decoder_start_token_id, list(full)
+        settings, target = model.generation_config, list(full)
+        start = settings.bos_token_id if settings.decoder_start_token_id is None else settings.decoder_start_token_id
         logits = model(input_ids=torch.tensor([ids]), decoder_input_ids=torch.tensor([[start, *full]])).logits[0, :-1]
     else:
         first = next(i for i in range(len(full)) if full[: i + 1] != ids[: i + 1])
@@ -453,7 +467,9 @@ def compared(engine: LocalEngine, answers: dict[str, Answer] | None = None) -> C
     """The engine beside transformers on its folder. answers: those of `expected`, where they are known."""
     answers = answers or expected(engine)
     results, again = answered(engine), answered(engine)
-    differing, near_ties, largest = [], [], 0.0
+    differing: list[str] = []
+    near_ties: list[str] = []
+    largest = 0.0
     for name, answer in answers.items():
         found, scored = results[name].completions[0], results[name].likelihood
         place = _parting(engine, answer, found.text, found.n_tokens)
