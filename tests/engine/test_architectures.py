@@ -1,0 +1,134 @@
+"""The local engine on each architecture of tests/zoo.py: what transformers alone says of it, or a refusal.
+
+The table of architectures in docs/models.md is made from this file: `python -m tests.engine.test_architectures`.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.base.errors import UserError
+from src.base.files import ROOT
+from src.base.schema import Generation
+from src.engine.local import LocalEngine
+from tests import zoo
+from tests.tiny import local_engine
+
+PAGE = ROOT / "docs/models.md"
+BEGIN, END = "<!-- architectures -->", "<!-- /architectures -->"
+CAUSAL = [*zoo.DECODERS, *zoo.ENCODER_DECODERS]
+FAST = (  # one of each way an architecture departs from the plain one
+    "gpt_neo", "llama_dynamic", "llama_longrope", "llama4_text", "mistral", "gemma2", "gpt_oss", "deepseek_v3",
+    "falcon_alibi", "mamba", "jamba", "rwkv", "bart", "t5gemma", "bigbird_pegasus_sparse",
+)  # fmt: skip
+LARGEST = 1e-3  # nats between two orders of the same float32 sums over 500 tokens; a real fault shifts far more
+HEAD = f"""{BEGIN}
+## Architectures
+
+Each row is a tiny random checkpoint that transformers made (tests/zoo.py): 2 to 4 layers, and windows that its prompts
+of 20 to 520 tokens cross. The engine answered them, with and without shared exemplars, and transformers alone answered
+them one at a time. Every greedy text is that of `model.generate`, but for ties below {zoo.NEAR_TIE:g} in logits.
+
+- **way**: how the engine ran it (src/engine/README.md). It refuses the ones that are marked so.
+- **largest difference**: of a log-likelihood from that of a plain forward pass, in nats, rounded up to a power of ten.
+
+`python -m tests.engine.test_architectures` writes this section.
+"""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Threads only cost time on matrices this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def engine_on(name: str) -> Iterator[LocalEngine]:
+    """An engine on a new checkpoint of the zoo."""
+    with tempfile.TemporaryDirectory() as folder, one_thread():
+        yield local_engine(zoo.made(name, Path(folder) / name), "revision", Generation(temperature=0))
+
+
+@cache
+def compared(name: str) -> zoo.Comparison | None:
+    """The engine beside transformers. None where it refuses."""
+    with engine_on(name) as engine:
+        try:
+            return zoo.compared(engine)
+        except UserError:
+            return None
+
+
+@pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in CAUSAL])
+def test_an_engine_says_what_transformers_says_or_refuses(name: str) -> None:
+    found = compared(name)
+    if found:
+        assert found.differing == (), f"{found.way}: other texts than model.generate"
+        assert found.largest <= LARGEST, f"{found.way}: other log-likelihoods than a forward pass"
+        assert found.steady, f"{found.way}: another result when asked again"
+
+
+@pytest.mark.parametrize("name", zoo.NOT_CAUSAL)
+def test_a_model_whose_tokens_see_the_next_ones_is_refused(name: str) -> None:
+    with engine_on(name) as engine, pytest.raises(UserError):
+        zoo.answered(engine)
+
+
+# ---- the section of docs/models.md
+
+
+def bound(largest: float) -> float:
+    """A power of ten that another machine does not exceed either: three times the value, rounded up; at least 1e-5."""
+    return max(1e-5, 10.0 ** math.ceil(math.log10(max(3 * largest, 1e-9))))
+
+
+def row(name: str) -> str:
+    found = None if name in zoo.NOT_CAUSAL else compared(name)
+    way, largest = (found.way, f"{bound(found.largest):.0e}") if found else ("refused", "")
+    return f"| {name} | {way} | {largest} |"
+
+
+def section() -> str:
+    """The table, between its marks."""
+    return "\n".join([HEAD, "| architecture | way | largest difference |", "|---|---|---|", *map(row, zoo.ZOO), END])
+
+
+def section_of(page: str) -> str:
+    """The table as it stands in a page, between its marks."""
+    return page[page.index(BEGIN) : page.index(END) + len(END)]
+
+
+def rows_of(page: str) -> dict[str, tuple[str, str]]:
+    """By architecture, the way and the largest difference that a page says."""
+    lines = [line.strip("| ").split(" | ") for line in section_of(page).splitlines() if line.startswith("| ")]
+    return {line[0]: (line[1], line[2] if len(line) > 2 else "") for line in lines[1:]}
+
+
+def test_the_page_has_a_row_for_each_architecture() -> None:
+    assert list(rows_of(PAGE.read_text())) == list(zoo.ZOO)
+    assert section_of(PAGE.read_text()).startswith(HEAD)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CAUSAL)
+def test_the_page_says_what_was_found(name: str) -> None:
+    (way, largest), found = rows_of(PAGE.read_text())[name], compared(name)
+    assert way == (found.way if found else "refused")
+    assert not found or found.largest <= float(largest)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(PAGE.read_text().replace(section_of(PAGE.read_text()), section()))
