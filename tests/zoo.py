@@ -28,7 +28,7 @@ SIZE_OF_VOCABULARY = "filled in by config"
 WIDTHS = {  # standard deviation of matrices and of embeddings, where others than these make texts that vary
     **dict.fromkeys(("gemma2", "gemma3_text", "gemma3", "gemma4_text", "t5gemma", "vaultgemma"), (0.5, 0.1)),
     **dict.fromkeys(("t5", "umt5", "longt5_local", "longt5_global", "switch_transformers"), (0.5, 1.5)),
-    **dict.fromkeys(("xlstm", "jamba"), (0.25, 0.25)),
+    **dict.fromkeys(("xlstm", "jamba", "hrm_text"), (0.25, 0.25)),
     **dict.fromkeys(("marian", "blenderbot_small", "bart", "plbart", "mvp", "led", "cohere"), (1.0, 0.25)),
 }
 WIDTH = (0.5, 0.25)
@@ -192,6 +192,42 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {  # by name: the type of its 
     "modernbert_decoder": ("modernbert-decoder", {**DENSE, "local_attention": 2 * WINDOW, **ALTERNATING}),
     "minimax": ("minimax", {**HEADS, **LOCAL_EXPERTS, "layer_types": ["linear_attention", "full_attention"],
                             "block_size": 16}),
+    "afmoe": ("afmoe", {**SLIDING, **EXPERTS, **ALTERNATING}),
+    "cohere2_moe": ("cohere2_moe", {**SLIDING, "num_experts": 4, "num_experts_per_tok": 2, "logit_scale": 1.5,
+                                    **ALTERNATING}),
+    "exaone_moe": ("exaone_moe", {**SLIDING, **EXPERTS, **ALTERNATING, "sliding_window_pattern": None}),
+    "granite_swa": ("granite_swa", {**GROUPED, "attention_multiplier": 0.5, "sliding_window": WINDOW, **ALTERNATING}),
+    "hunyuan_v1_moe": ("hunyuan_v1_moe", {**HEADS, "num_experts": 4, "moe_topk": 2}),
+    "internlm3": ("internlm3", HEADS),
+    "jais2": ("jais2", GROUPED),
+    "lfm3": ("lfm3", {**SLIDING, "layer_types": ["conv", "full_attention"]}),
+    "mimo_v2_flash": ("mimo_v2_flash", {
+        **SLIDING, **ALTERNATING, "moe_intermediate_size": 32, "n_routed_experts": 4, "num_experts_per_tok": 2,
+        "v_head_dim": 8}),
+    "minimax_m2": ("minimax_m2", {**HEADS, **LOCAL_EXPERTS}),
+    "solar_open": ("solar_open", {**HEADS, "moe_intermediate_size": 32, "n_routed_experts": 4,
+                                  "num_experts_per_tok": 2}),
+    "cwm": ("cwm", {**SLIDING, **ALTERNATING, **rope("default")}),
+    "deepseek_v32": ("deepseek_v32", {**DEEPSEEK, "index_topk": 16, "index_head_dim": 8, "index_n_heads": 8}),
+    "glm4_moe_lite": ("glm4_moe_lite", {**DEEPSEEK, "n_group": 1}),
+    "glm_moe_dsa": ("glm_moe_dsa", {**DEEPSEEK, "n_group": 1, "index_topk": 16, "index_head_dim": 8,
+                                    "index_n_heads": 8}),
+    "hyperclovax": ("hyperclovax", {**GROUPED, "attention_multiplier": 0.5}),
+    "bailing_hybrid": ("bailing_hybrid", {
+        **LATENT, "moe_intermediate_size": 32, "num_local_experts": 4, "num_experts_per_tok": 2, "n_group": 2,
+        "topk_group": 1, "first_k_dense_replace": 1, "head_dim": 8,
+        "layer_types": ["linear_attention", "full_attention"]}),
+    "zaya": ("zaya", {**HEADS, "num_experts": 4, "moe_intermediate_size": 32, "router_hidden_size": 16}),
+    "hrm_text": ("hrm_text", HEADS),
+    "laguna": ("laguna", {**SLIDING, **EXPERTS, **ALTERNATING, "shared_expert_intermediate_size": 32}),
+    "longcat_flash": ("longcat_flash", {
+        **LATENT, "num_layers": 1, "ffn_hidden_size": 64, "expert_ffn_hidden_size": 32, "n_routed_experts": 4,
+        "zero_expert_num": 2, "moe_topk": 2, "head_dim": 4}),
+    "mellum": ("mellum", {**SLIDING, **EXPERTS, **ALTERNATING}),
+    "kolibri1": ("kolibri1", {**SLIDING, **EXPERTS, **ALTERNATING, "shared_expert_intermediate_size": 32}),
+    "flint": ("flint", {**SLIDING, **EXPERTS, **ALTERNATING, "shared_expert_intermediate_size": 32}),
+    "rembert_decoder": ("rembert", {**DENSE, "is_decoder": True, "input_embedding_size": 16,
+                                    "output_embedding_size": 48}),
     "mamba": ("mamba", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
     "mamba2": ("mamba2", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "num_heads": 4, "head_dim": 16,
                           "n_groups": 1, "chunk_size": 16}),
@@ -270,6 +306,8 @@ NOT_CAUSAL: dict[str, tuple[str, dict[str, Any]]] = {  # transformers runs them,
         "hidden_size": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "num_encoder_layers": 2,
         "num_decoder_layers": 2, "num_encoder_attention_heads": 4, "num_decoder_attention_heads": 4,
         "max_position_embeddings": POSITIONS, "decoder_start_token_id": 2, "pad_token_id": 0, "eos_token_id": 1}),
+    "cpmant": ("cpmant", {"hidden_size": 32, "num_attention_heads": 4, "dim_head": 8, "dim_ff": 64,
+                          "num_hidden_layers": 2}),
 }  # fmt: skip
 ZOO = DECODERS | ENCODER_DECODERS | NOT_CAUSAL
 
@@ -407,11 +445,13 @@ def forward_logprob(engine: LocalEngine, model: Any, prompt: Prompt, full: Seque
     """Log-probability of one option by one plain forward pass. full: an entry of engine.scored."""
     import torch
 
-    ids, model.config.use_cache = engine.ids(prompt), False  # FSMT sees the future where it fills a cache
+    ids = engine.ids(prompt)
     if engine.config.is_encoder_decoder:
         settings, target = model.generation_config, list(full)
         start = settings.bos_token_id if settings.decoder_start_token_id is None else settings.decoder_start_token_id
-        logits = model(input_ids=torch.tensor([ids]), decoder_input_ids=torch.tensor([[start, *full]])).logits[0, :-1]
+        logits = model(
+            input_ids=torch.tensor([ids]), decoder_input_ids=torch.tensor([[start, *full]]), use_cache=False
+        ).logits[0, :-1]  # FSMT sees the next tokens where it fills a cache
     else:
         first = next(i for i in range(len(full)) if full[: i + 1] != ids[: i + 1])
         logits, target = model(torch.tensor([full])).logits[0, first - 1 : -1], list(full[first:])
