@@ -26,14 +26,19 @@ MEMORY = 64  # the original window of a model whose rotary embedding was stretch
 
 SIZE_OF_VOCABULARY = "filled in by config"
 WIDTHS = {  # standard deviation of matrices and of embeddings, where others than these make texts that vary
-    **dict.fromkeys(("gemma2", "gemma3_text", "gemma3", "gemma4_text", "t5gemma", "vaultgemma"), (0.5, 0.1)),
+    **dict.fromkeys(
+        ("gemma2", "gemma3_text", "gemma3", "gemma4_text", "gemma4", "vaultgemma", "t5gemma", "t5gemma2"), (0.5, 0.1)
+    ),
     **dict.fromkeys(("t5", "umt5", "longt5_local", "longt5_global", "switch_transformers"), (0.5, 1.5)),
     **dict.fromkeys(("xlstm", "jamba", "hrm_text"), (0.25, 0.25)),
-    **dict.fromkeys(("marian", "blenderbot_small", "bart", "plbart", "mvp", "led", "cohere"), (1.0, 0.25)),
+    **dict.fromkeys(
+        ("marian", "blenderbot_small", "bart", "plbart", "mvp", "led", "cohere", "encoder_decoder"), (1.0, 0.25)
+    ),
 }
 WIDTH = (0.5, 0.25)
 
 ENDS = {"bos_token_id": 2, "eos_token_id": 0, "pad_token_id": 1}
+INNER = {"vocab_size": SIZE_OF_VOCABULARY, **ENDS}  # of a model whose sizes are one level down
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": POSITIONS}
 DENSE = {**SIZE, "intermediate_size": 64}
 GROUPED = {**DENSE, "num_key_value_heads": 2}
@@ -119,10 +124,28 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {  # by name: the type of its 
     "gemma3_text": ("gemma3_text", {**SLIDING, **ALTERNATING, "query_pre_attn_scalar": 8}),
     "gemma3": ("gemma3", {
         "text_config": {**SLIDING, **ALTERNATING, "query_pre_attn_scalar": 8,
-                        "vocab_size": SIZE_OF_VOCABULARY, **ENDS},
+                        **INNER},
         "vision_config": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
                           "image_size": 28, "patch_size": 14, "vision_use_head": False},
         "mm_tokens_per_image": 4, "image_token_index": 5, "boi_token_index": 3, "eoi_token_index": 4}),
+    "llama4": ("llama4", {
+        "text_config": {
+            **HEADS, "intermediate_size_mlp": 64, "num_local_experts": 2, "attention_chunk_size": WINDOW,
+            "no_rope_layers": [1, 0], "floor_scale": 32, "attn_scale": 1.0, **INNER},
+        "vision_config": {"hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+                          "image_size": 28, "patch_size": 14, "vision_output_dim": 16, "projector_input_dim": 16,
+                          "projector_output_dim": 16}}),
+    "qwen3_5_vision": ("qwen3_5", {
+        "text_config": {**HEADS, **DELTA, **INNER},
+        "vision_config": {"hidden_size": 16, "intermediate_size": 16, "depth": 1, "num_heads": 2,
+                          "out_hidden_size": 32}}),
+    "gemma4": ("gemma4", {
+        "text_config": {**SLIDING, **ALTERNATING, "global_head_dim": 16, "hidden_size_per_layer_input": 8,
+                        "vocab_size_per_layer_input": SIZE_OF_VOCABULARY, **INNER},
+        "vision_config": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+                          "num_key_value_heads": 2, "head_dim": 8},
+        "image_token_id": 5, "boi_token_id": 3, "eoi_token_id": 4, "video_token_id": 6, "audio_token_id": 7,
+        "boa_token_id": 8, "eoa_token_id": 9}),
     "gemma3n_text": ("gemma3n_text", {
         **SLIDING, "num_hidden_layers": 4, "num_kv_shared_layers": 2, "hidden_size_per_layer_input": 8,
         "layer_types": ["sliding_attention", "full_attention"] * 2, "laurel_rank": 8, "altup_num_inputs": 2,
@@ -274,7 +297,7 @@ ENCODER_DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
         "num_sparse_decoder_layers": 1}),
     "t5gemma": ("t5gemma", {
         side: {**SLIDING, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 10.0,
-               "vocab_size": SIZE_OF_VOCABULARY, **ENDS} for side in ("encoder", "decoder")}),
+               **INNER} for side in ("encoder", "decoder")}),
     "bart": ("bart", SEQ2SEQ),
     "mbart": ("mbart", SEQ2SEQ),
     "plbart": ("plbart", SEQ2SEQ),
@@ -286,6 +309,18 @@ ENCODER_DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "blenderbot": ("blenderbot", SEQ2SEQ),
     "blenderbot_small": ("blenderbot-small", SEQ2SEQ),
     "marian": ("marian", SEQ2SEQ),
+    "encoder_decoder": ("encoder-decoder", {
+        "encoder": {"model_type": "bert", **DENSE, **INNER},
+        "decoder": {"model_type": "bert", **DENSE, **INNER, "is_decoder": True,
+                    "add_cross_attention": True},
+        "decoder_start_token_id": 2}),
+    "t5gemma2": ("t5gemma2", {
+        "encoder": {
+            "text_config": {**SLIDING, **ALTERNATING, "query_pre_attn_scalar": 8, **INNER},
+            "vision_config": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+                              "num_attention_heads": 2, "image_size": 28, "patch_size": 14, "vision_use_head": False},
+            "mm_tokens_per_image": 4},
+        "decoder": {**SLIDING, **ALTERNATING, "query_pre_attn_scalar": 8, **INNER}}),
     "m2m_100": ("m2m_100", SEQ2SEQ),
     "nllb_moe": ("nllb-moe", {**SEQ2SEQ, "num_experts": 2, "encoder_sparse_step": 2, "decoder_sparse_step": 2}),
     "led": ("led", {**SEQ2SEQ, "max_encoder_position_embeddings": POSITIONS,
@@ -323,7 +358,7 @@ def config(name: str, size: int) -> Any:
         }
 
     kind, fields = ZOO[name]
-    return AutoConfig.for_model(kind, **filled({"vocab_size": SIZE_OF_VOCABULARY, **ENDS, **fields}))
+    return AutoConfig.for_model(kind, **filled({**INNER, **fields}))
 
 
 def tokenizer() -> Any:

@@ -5,10 +5,12 @@ The table of architectures in docs/models.md is made from this file: `python -m 
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -38,7 +40,8 @@ of 20 to 520 tokens cross. The engine answered them, with and without shared exe
 them one at a time. Every greedy text is that of `model.generate`, but for ties below {zoo.NEAR_TIE:g} in logits.
 
 - **way**: how the engine ran it (src/engine/README.md). It refuses the ones that are marked so.
-- **largest difference**: of a log-likelihood from that of a plain forward pass, in nats, rounded up to a power of ten.
+- **largest difference**: what no log-likelihood differs by from that of a plain forward pass, in nats. It is a power of
+  ten that leaves room for another machine's sums.
 
 `python -m tests.engine.test_architectures` writes this section.
 """
@@ -85,6 +88,38 @@ def test_an_engine_says_what_transformers_says_or_refuses(name: str) -> None:
 def test_a_model_whose_tokens_see_the_next_ones_is_refused(name: str) -> None:
     with engine_on(name) as engine, pytest.raises(UserError):
         zoo.answered(engine)
+
+
+SETTINGS = {
+    "do_sample": True, "temperature": 0.3, "top_k": 3, "repetition_penalty": 1.9, "no_repeat_ngram_size": 2,
+    "min_new_tokens": 30, "max_length": 12, "suppress_tokens": [7, 8, 9], "forced_eos_token_id": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "falcon_alibi", "bart"])
+def test_a_checkpoints_own_settings_of_generation_change_nothing(name: str) -> None:
+    """Its end tokens count. How it samples or what it forbids is the run's to say."""
+    with engine_on(name) as engine:
+        path = engine.folder / "generation_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **SETTINGS}))
+        found = zoo.compared(engine)
+    assert (found.differing, found.steady) == ((), True)
+
+
+def test_a_fault_of_an_engine_is_found() -> None:
+    """Another token, another log-likelihood: each shows, and a tie does not count as another text."""
+    with engine_on("llama") as engine:
+        right = zoo.expected(engine)
+        name, answer = next(iter(right.items()))
+        other = replace(answer, tokens=(*answer.tokens[:2], answer.tokens[2] ^ 1, *answer.tokens[3:]))
+        tie = replace(other, margins=(1.0, 1.0, 1e-4, *answer.margins[3:]))
+        shifted = replace(answer, logprobs=(answer.logprobs[0] + 0.5, *answer.logprobs[1:]))
+        unknown = replace(answer, logprobs=(math.nan, *answer.logprobs[1:]))
+        found = [zoo.compared(engine, right | {name: each}) for each in (answer, other, tie, shifted, unknown)]
+    assert [(each.differing, each.near_ties) for each in found[:3]] == [((), ()), ((name,), ()), ((), (name,))]
+    assert found[0].largest < LARGEST
+    assert found[3].largest == pytest.approx(0.5, abs=LARGEST)
+    assert found[4].largest == math.inf
 
 
 # ---- the section of docs/models.md
