@@ -75,7 +75,10 @@ def compared(name: str) -> zoo.Comparison | None:
             return None
 
 
-@pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in CAUSAL])
+EACH = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in CAUSAL]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_an_engine_says_what_transformers_says_or_refuses(name: str) -> None:
     found = compared(name)
     if found:
@@ -157,8 +160,7 @@ def test_the_page_has_a_row_for_each_architecture() -> None:
     assert section_of(PAGE.read_text()).startswith(HEAD)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("name", EACH)
 def test_the_page_says_what_was_found(name: str) -> None:
     (way, largest), found = rows_of(PAGE.read_text())[name], compared(name)
     assert way == (found.way if found else "refused")
