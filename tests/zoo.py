@@ -421,6 +421,9 @@ def _prompts(name: str, prefix: str, words: Sequence[int]) -> list[Prompt]:
     return made
 
 
+Cells = Sequence[Sequence[Prompt]]
+
+
 def cells() -> list[list[Prompt]]:
     """Prompts as cells ask them: of 20 to 54 tokens and of 300 to 520, each without exemplars and with shared ones."""
     return [
@@ -429,6 +432,11 @@ def cells() -> list[list[Prompt]]:
         _prompts("long", "", (130, 90)),
         _prompts("long with exemplars", 8 * EXEMPLARS, (4, 8, 22)),
     ]
+
+
+def beyond() -> list[list[Prompt]]:
+    """A cell whose first prompt is longer than every window that has an end (POSITIONS)."""
+    return [_prompts("beyond", "", (330, 5))]
 
 
 # ---- What transformers says
@@ -493,13 +501,13 @@ def forward_logprob(engine: LocalEngine, model: Any, prompt: Prompt, full: Seque
     return float(logits.float().log_softmax(-1)[range(len(target)), target].double().sum())
 
 
-def expected(engine: LocalEngine) -> dict[str, Answer]:
-    """What transformers says of every prompt of `cells`. Each call is on weights that no call has touched."""
+def expected(engine: LocalEngine, asked: Cells | None = None) -> dict[str, Answer]:
+    """What transformers says of every prompt, of `cells` by default. Each call is on weights no call has touched."""
     import torch
 
     model, answers = loaded(engine.folder), {}
     with torch.no_grad():
-        for prompt in (prompt for cell in cells() for prompt in cell):
+        for prompt in (prompt for cell in asked or cells() for prompt in cell):
             tokens, margins = generated(engine, copy.deepcopy(model), prompt)
             options = engine.scored(prompt)
             logprobs = tuple(forward_logprob(engine, copy.deepcopy(model), prompt, full) for full in options)
@@ -526,11 +534,11 @@ class Comparison:
     steady: bool
 
 
-def answered(engine: LocalEngine) -> dict[str, Result]:
-    """What an engine says of every prompt of `cells`, cell by cell."""
+def answered(engine: LocalEngine, asked: Cells | None = None) -> dict[str, Result]:
+    """What an engine says of every prompt, cell by cell."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a model runs in a slower way is what `way` says
-        batches = [batch for cell in cells() for batch in engine.run([Request(p, (0,), True) for p in cell])]
+        batches = [batch for cell in asked or cells() for batch in engine.run([Request(p, (0,), True) for p in cell])]
     return {result.prompt_id: result for batch in batches for result in batch}
 
 
@@ -540,10 +548,10 @@ def way(engine: LocalEngine) -> str:
     return str(proof.way) if proof else type(engine.backend).__name__
 
 
-def compared(engine: LocalEngine, answers: dict[str, Answer] | None = None) -> Comparison:
+def compared(engine: LocalEngine, answers: dict[str, Answer] | None = None, asked: Cells | None = None) -> Comparison:
     """The engine beside transformers on its folder. answers: those of `expected`, where they are known."""
-    answers = answers or expected(engine)
-    results, again = answered(engine), answered(engine)
+    answers = answers or expected(engine, asked)
+    results, again = answered(engine, asked), answered(engine, asked)
     differing: list[str] = []
     near_ties: list[str] = []
     largest = 0.0

@@ -109,6 +109,18 @@ def test_a_checkpoints_own_settings_of_generation_change_nothing(name: str) -> N
     assert (found.differing, found.steady) == ((), True)
 
 
+@pytest.mark.parametrize("name", ["mpt", "bart", "led", "encoder_decoder"])
+def test_a_prompt_beyond_the_window_loses_its_beginning_or_is_refused(name: str) -> None:
+    """Each of these names its window in another way."""
+    with engine_on(name) as engine:
+        try:
+            found = zoo.compared(engine, asked=zoo.beyond())
+        except UserError:
+            return
+    assert (found.differing, found.steady) == ((), True)
+    assert found.largest <= LARGEST
+
+
 def test_a_fault_of_an_engine_is_found() -> None:
     """Another token, another log-likelihood: each shows, and a tie does not count as another text."""
     with engine_on("llama") as engine:
