@@ -25,6 +25,7 @@ from src.engine.job import Request
 from src.question.prompts import Prompt
 from src.source import weights
 from tests import members
+from tests.engine.test_architectures import section_of
 from tests.engine.test_local import ARCHITECTURES
 from tests.quantised import gguf_file, weights_of
 from tests.tiny import local_engine, tiny
@@ -309,7 +310,7 @@ def test_a_gguf_file_is_the_model_it_was_made_from(tmp_path) -> None:
 
 
 def page() -> str:
-    """docs/models.md."""
+    """docs/models.md. Its section on architectures is left as it stands (tests/engine/test_architectures.py)."""
     real = {name for name in grid.params()["models"] if (ROOT / "reports/hashes/completions.csv").exists()}
 
     def row(model: Model) -> str:
@@ -326,7 +327,7 @@ def page() -> str:
                            model.licence or "", model.gate or "", *proven, ""]).strip()  # fmt: skip
 
     table = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|", *map(row, members.models())]
-    return "\n".join([INTRODUCTION, *table, ""])
+    return "\n".join([INTRODUCTION, *table, "", section_of(PAGE.read_text()), ""])
 
 
 def test_the_page_is_what_was_proven() -> None:

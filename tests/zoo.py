@@ -25,10 +25,20 @@ POSITIONS = 1024
 MEMORY = 64  # the original window of a model whose rotary embedding was stretched
 
 SIZE_OF_VOCABULARY = "filled in by config"
-WIDER = {"t5": 6.0, "umt5": 6.0, "longt5_local": 6.0, "longt5_global": 6.0, "switch_transformers": 6.0}
-"""Factor on the embeddings of a model that divides its logits, so that they are not flat."""
+WIDTHS = {  # standard deviation of matrices and of embeddings, where others than these make texts that vary
+    **dict.fromkeys(
+        ("gemma2", "gemma3_text", "gemma3", "gemma4_text", "gemma4", "vaultgemma", "t5gemma", "t5gemma2"), (0.5, 0.1)
+    ),
+    **dict.fromkeys(("t5", "umt5", "longt5_local", "longt5_global", "switch_transformers"), (0.5, 1.5)),
+    **dict.fromkeys(("xlstm", "jamba", "hrm_text"), (0.25, 0.25)),
+    **dict.fromkeys(
+        ("marian", "blenderbot_small", "bart", "plbart", "mvp", "led", "cohere", "encoder_decoder"), (1.0, 0.25)
+    ),
+}
+WIDTH = (0.5, 0.25)
 
 ENDS = {"bos_token_id": 2, "eos_token_id": 0, "pad_token_id": 1}
+INNER = {"vocab_size": SIZE_OF_VOCABULARY, **ENDS}  # of a model whose sizes are one level down
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": POSITIONS}
 DENSE = {**SIZE, "intermediate_size": 64}
 GROUPED = {**DENSE, "num_key_value_heads": 2}
@@ -114,10 +124,28 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {  # by name: the type of its 
     "gemma3_text": ("gemma3_text", {**SLIDING, **ALTERNATING, "query_pre_attn_scalar": 8}),
     "gemma3": ("gemma3", {
         "text_config": {**SLIDING, **ALTERNATING, "query_pre_attn_scalar": 8,
-                        "vocab_size": SIZE_OF_VOCABULARY, **ENDS},
+                        **INNER},
         "vision_config": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
                           "image_size": 28, "patch_size": 14, "vision_use_head": False},
         "mm_tokens_per_image": 4, "image_token_index": 5, "boi_token_index": 3, "eoi_token_index": 4}),
+    "llama4": ("llama4", {
+        "text_config": {
+            **HEADS, "intermediate_size_mlp": 64, "num_local_experts": 2, "attention_chunk_size": WINDOW,
+            "no_rope_layers": [1, 0], "floor_scale": 32, "attn_scale": 1.0, **INNER},
+        "vision_config": {"hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+                          "image_size": 28, "patch_size": 14, "vision_output_dim": 16, "projector_input_dim": 16,
+                          "projector_output_dim": 16}}),
+    "qwen3_5_vision": ("qwen3_5", {
+        "text_config": {**HEADS, **DELTA, **INNER},
+        "vision_config": {"hidden_size": 16, "intermediate_size": 16, "depth": 1, "num_heads": 2,
+                          "out_hidden_size": 32}}),
+    "gemma4": ("gemma4", {
+        "text_config": {**SLIDING, **ALTERNATING, "global_head_dim": 16, "hidden_size_per_layer_input": 8,
+                        "vocab_size_per_layer_input": SIZE_OF_VOCABULARY, **INNER},
+        "vision_config": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+                          "num_key_value_heads": 2, "head_dim": 8},
+        "image_token_id": 5, "boi_token_id": 3, "eoi_token_id": 4, "video_token_id": 6, "audio_token_id": 7,
+        "boa_token_id": 8, "eoa_token_id": 9}),
     "gemma3n_text": ("gemma3n_text", {
         **SLIDING, "num_hidden_layers": 4, "num_kv_shared_layers": 2, "hidden_size_per_layer_input": 8,
         "layer_types": ["sliding_attention", "full_attention"] * 2, "laurel_rank": 8, "altup_num_inputs": 2,
@@ -158,7 +186,7 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {  # by name: the type of its 
     "smollm3": ("smollm3", {**GROUPED, "no_rope_layers": [1, 0]}),
     "llama4_text": ("llama4_text", {
         **HEADS, "intermediate_size_mlp": 64, "num_local_experts": 2, "attention_chunk_size": WINDOW,
-        "no_rope_layers": [1, 0], "floor_scale": 32}),
+        "no_rope_layers": [1, 0], "floor_scale": 32, "attn_scale": 1.0}),
     "deepseek_v2": ("deepseek_v2", {**DEEPSEEK, "topk_method": "group_limited_greedy"}),
     "deepseek_v3": ("deepseek_v3", DEEPSEEK),
     "minicpm3": ("minicpm3", {**LATENT, "dim_model_base": 32, "scale_emb": 2}),
@@ -187,6 +215,42 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {  # by name: the type of its 
     "modernbert_decoder": ("modernbert-decoder", {**DENSE, "local_attention": 2 * WINDOW, **ALTERNATING}),
     "minimax": ("minimax", {**HEADS, **LOCAL_EXPERTS, "layer_types": ["linear_attention", "full_attention"],
                             "block_size": 16}),
+    "afmoe": ("afmoe", {**SLIDING, **EXPERTS, **ALTERNATING}),
+    "cohere2_moe": ("cohere2_moe", {**SLIDING, "num_experts": 4, "num_experts_per_tok": 2, "logit_scale": 1.5,
+                                    **ALTERNATING}),
+    "exaone_moe": ("exaone_moe", {**SLIDING, **EXPERTS, **ALTERNATING, "sliding_window_pattern": None}),
+    "granite_swa": ("granite_swa", {**GROUPED, "attention_multiplier": 0.5, "sliding_window": WINDOW, **ALTERNATING}),
+    "hunyuan_v1_moe": ("hunyuan_v1_moe", {**HEADS, "num_experts": 4, "moe_topk": 2}),
+    "internlm3": ("internlm3", HEADS),
+    "jais2": ("jais2", GROUPED),
+    "lfm3": ("lfm3", {**SLIDING, "layer_types": ["conv", "full_attention"]}),
+    "mimo_v2_flash": ("mimo_v2_flash", {
+        **SLIDING, **ALTERNATING, "moe_intermediate_size": 32, "n_routed_experts": 4, "num_experts_per_tok": 2,
+        "v_head_dim": 8}),
+    "minimax_m2": ("minimax_m2", {**HEADS, **LOCAL_EXPERTS}),
+    "solar_open": ("solar_open", {**HEADS, "moe_intermediate_size": 32, "n_routed_experts": 4,
+                                  "num_experts_per_tok": 2}),
+    "cwm": ("cwm", {**SLIDING, **ALTERNATING, **rope("default")}),
+    "deepseek_v32": ("deepseek_v32", {**DEEPSEEK, "index_topk": 16, "index_head_dim": 8, "index_n_heads": 8}),
+    "glm4_moe_lite": ("glm4_moe_lite", {**DEEPSEEK, "n_group": 1}),
+    "glm_moe_dsa": ("glm_moe_dsa", {**DEEPSEEK, "n_group": 1, "index_topk": 16, "index_head_dim": 8,
+                                    "index_n_heads": 8}),
+    "hyperclovax": ("hyperclovax", {**GROUPED, "attention_multiplier": 0.5}),
+    "bailing_hybrid": ("bailing_hybrid", {
+        **LATENT, "moe_intermediate_size": 32, "num_local_experts": 4, "num_experts_per_tok": 2, "n_group": 2,
+        "topk_group": 1, "first_k_dense_replace": 1, "head_dim": 8,
+        "layer_types": ["linear_attention", "full_attention"]}),
+    "zaya": ("zaya", {**HEADS, "num_experts": 4, "moe_intermediate_size": 32, "router_hidden_size": 16}),
+    "hrm_text": ("hrm_text", HEADS),
+    "laguna": ("laguna", {**SLIDING, **EXPERTS, **ALTERNATING, "shared_expert_intermediate_size": 32}),
+    "longcat_flash": ("longcat_flash", {
+        **LATENT, "num_layers": 1, "ffn_hidden_size": 64, "expert_ffn_hidden_size": 32, "n_routed_experts": 4,
+        "zero_expert_num": 2, "moe_topk": 2, "head_dim": 4}),
+    "mellum": ("mellum", {**SLIDING, **EXPERTS, **ALTERNATING}),
+    "kolibri1": ("kolibri1", {**SLIDING, **EXPERTS, **ALTERNATING, "shared_expert_intermediate_size": 32}),
+    "flint": ("flint", {**SLIDING, **EXPERTS, **ALTERNATING, "shared_expert_intermediate_size": 32}),
+    "rembert_decoder": ("rembert", {**DENSE, "is_decoder": True, "input_embedding_size": 16,
+                                    "output_embedding_size": 48}),
     "mamba": ("mamba", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
     "mamba2": ("mamba2", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "num_heads": 4, "head_dim": 16,
                           "n_groups": 1, "chunk_size": 16}),
@@ -218,12 +282,6 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {  # by name: the type of its 
     "ctrl": ("ctrl", {**GPT, "dff": 64}),
     "bert_decoder": ("bert", {**DENSE, "is_decoder": True}),
     "bart_decoder": ("bart", {**SEQ2SEQ, "is_encoder_decoder": False, "is_decoder": True}),
-    "xlnet": ("xlnet", {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64}),
-    "reformer": ("reformer", {
-        "is_decoder": True, "hidden_size": 32, "num_attention_heads": 4, "attention_head_size": 8,
-        "feed_forward_size": 64, "attn_layers": ["local", "lsh"], "axial_pos_embds": False, "num_buckets": 8,
-        "local_attn_chunk_length": 16, "lsh_attn_chunk_length": 16, "max_position_embeddings": POSITIONS,
-        "hash_seed": 0}),
 }  # fmt: skip
 
 ENCODER_DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -239,7 +297,7 @@ ENCODER_DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
         "num_sparse_decoder_layers": 1}),
     "t5gemma": ("t5gemma", {
         side: {**SLIDING, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 10.0,
-               "vocab_size": SIZE_OF_VOCABULARY, **ENDS} for side in ("encoder", "decoder")}),
+               **INNER} for side in ("encoder", "decoder")}),
     "bart": ("bart", SEQ2SEQ),
     "mbart": ("mbart", SEQ2SEQ),
     "plbart": ("plbart", SEQ2SEQ),
@@ -247,20 +305,46 @@ ENCODER_DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "pegasus": ("pegasus", SEQ2SEQ),
     "pegasus_x": ("pegasus_x", {**SEQ2SEQ, "num_global_tokens": 4, "block_size": 16}),
     "bigbird_pegasus": ("bigbird_pegasus", {**SEQ2SEQ, "attention_type": "original_full"}),
+    "bigbird_pegasus_sparse": ("bigbird_pegasus", {**SEQ2SEQ, "block_size": 8, "num_random_blocks": 1}),
     "blenderbot": ("blenderbot", SEQ2SEQ),
     "blenderbot_small": ("blenderbot-small", SEQ2SEQ),
     "marian": ("marian", SEQ2SEQ),
+    "encoder_decoder": ("encoder-decoder", {
+        "encoder": {"model_type": "bert", **DENSE, **INNER},
+        "decoder": {"model_type": "bert", **DENSE, **INNER, "is_decoder": True,
+                    "add_cross_attention": True},
+        "decoder_start_token_id": 2}),
+    "t5gemma2": ("t5gemma2", {
+        "encoder": {
+            "text_config": {**SLIDING, **ALTERNATING, "query_pre_attn_scalar": 8, **INNER},
+            "vision_config": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+                              "num_attention_heads": 2, "image_size": 28, "patch_size": 14, "vision_use_head": False},
+            "mm_tokens_per_image": 4},
+        "decoder": {**SLIDING, **ALTERNATING, "query_pre_attn_scalar": 8, **INNER}}),
     "m2m_100": ("m2m_100", SEQ2SEQ),
     "nllb_moe": ("nllb-moe", {**SEQ2SEQ, "num_experts": 2, "encoder_sparse_step": 2, "decoder_sparse_step": 2}),
     "led": ("led", {**SEQ2SEQ, "max_encoder_position_embeddings": POSITIONS,
                     "max_decoder_position_embeddings": POSITIONS, "attention_window": 32}),
     "fsmt": ("fsmt", {**SEQ2SEQ, "src_vocab_size": SIZE_OF_VOCABULARY, "tgt_vocab_size": SIZE_OF_VOCABULARY}),
+}  # fmt: skip
+NOT_CAUSAL: dict[str, tuple[str, dict[str, Any]]] = {  # transformers runs them, but a token sees the next ones
+    "bert": ("bert", DENSE),
+    "roberta": ("roberta", {**DENSE, "max_position_embeddings": POSITIONS + 2}),
+    "xlnet": ("xlnet", {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64}),
+    "xlm": ("xlm", {"emb_dim": 32, "n_layers": 2, "n_heads": 4, "max_position_embeddings": POSITIONS}),
+    "reformer": ("reformer", {
+        "is_decoder": True, "hidden_size": 32, "num_attention_heads": 4, "attention_head_size": 8,
+        "feed_forward_size": 64, "attn_layers": ["local", "lsh"], "axial_pos_embds": False, "num_buckets": 8,
+        "local_attn_chunk_length": 16, "lsh_attn_chunk_length": 16, "max_position_embeddings": POSITIONS,
+        "hash_seed": 0}),
     "prophetnet": ("prophetnet", {
         "hidden_size": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "num_encoder_layers": 2,
         "num_decoder_layers": 2, "num_encoder_attention_heads": 4, "num_decoder_attention_heads": 4,
         "max_position_embeddings": POSITIONS, "decoder_start_token_id": 2, "pad_token_id": 0, "eos_token_id": 1}),
+    "cpmant": ("cpmant", {"hidden_size": 32, "num_attention_heads": 4, "dim_head": 8, "dim_ff": 64,
+                          "num_hidden_layers": 2}),
 }  # fmt: skip
-ZOO = DECODERS | ENCODER_DECODERS
+ZOO = DECODERS | ENCODER_DECODERS | NOT_CAUSAL
 
 
 def config(name: str, size: int) -> Any:
@@ -274,7 +358,7 @@ def config(name: str, size: int) -> Any:
         }
 
     kind, fields = ZOO[name]
-    return AutoConfig.for_model(kind, **filled({"vocab_size": SIZE_OF_VOCABULARY, **ENDS, **fields}))
+    return AutoConfig.for_model(kind, **filled({**INNER, **fields}))
 
 
 def tokenizer() -> Any:
@@ -295,7 +379,7 @@ def made(name: str, folder: Path, seed: int = 0) -> Path:
     """Save a checkpoint of the zoo with its tokenizer into `folder`, which is returned.
 
     Matrices are wide, since default ones give flat logits and near-ties. Vectors are moved a little: a bias of zero
-    and a norm of one would hide a way that forgets them.
+    and a norm of one would hide a way that forgets them. So are decays, which keep a state over many tokens.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
@@ -304,13 +388,17 @@ def made(name: str, folder: Path, seed: int = 0) -> Path:
     settings = config(name, len(words))
     kind = AutoModelForSeq2SeqLM if settings.is_encoder_decoder else AutoModelForCausalLM
     generator = torch.Generator().manual_seed(seed)
+    matrices, embeddings = WIDTHS.get(name, WIDTH)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         model = kind.from_config(settings).eval()
-        for weight in model.parameters():
+        tables = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+        tables += [model.get_output_embeddings()] if model.get_output_embeddings() else []
+        narrow = {id(table.weight) for table in tables}
+        for part, weight in model.named_parameters():
             noise = torch.randn(weight.shape, generator=generator)
-            weight.copy_(0.25 * noise if weight.dim() > 1 else weight + 0.1 * noise)
-        model.get_input_embeddings().weight.mul_(WIDER.get(name, 1.0))
+            small = weight.dim() < 2 or part.endswith("A_log")
+            weight.copy_(weight + 0.1 * noise if small else noise * (embeddings if id(weight) in narrow else matrices))
     model.save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
@@ -333,6 +421,9 @@ def _prompts(name: str, prefix: str, words: Sequence[int]) -> list[Prompt]:
     return made
 
 
+Cells = Sequence[Sequence[Prompt]]
+
+
 def cells() -> list[list[Prompt]]:
     """Prompts as cells ask them: of 20 to 54 tokens and of 300 to 520, each without exemplars and with shared ones."""
     return [
@@ -341,6 +432,11 @@ def cells() -> list[list[Prompt]]:
         _prompts("long", "", (130, 90)),
         _prompts("long with exemplars", 8 * EXEMPLARS, (4, 8, 22)),
     ]
+
+
+def beyond() -> list[list[Prompt]]:
+    """A cell whose first prompt is longer than every window that has an end (POSITIONS)."""
+    return [_prompts("beyond", "", (330, 5))]
 
 
 # ---- What transformers says
@@ -394,21 +490,24 @@ def forward_logprob(engine: LocalEngine, model: Any, prompt: Prompt, full: Seque
 
     ids = engine.ids(prompt)
     if engine.config.is_encoder_decoder:
-        start, target = model.generation_config.decoder_start_token_id, list(full)
-        logits = model(input_ids=torch.tensor([ids]), decoder_input_ids=torch.tensor([[start, *full]])).logits[0, :-1]
+        settings, target = model.generation_config, list(full)
+        start = settings.bos_token_id if settings.decoder_start_token_id is None else settings.decoder_start_token_id
+        logits = model(
+            input_ids=torch.tensor([ids]), decoder_input_ids=torch.tensor([[start, *full]]), use_cache=False
+        ).logits[0, :-1]  # FSMT sees the next tokens where it fills a cache
     else:
         first = next(i for i in range(len(full)) if full[: i + 1] != ids[: i + 1])
         logits, target = model(torch.tensor([full])).logits[0, first - 1 : -1], list(full[first:])
     return float(logits.float().log_softmax(-1)[range(len(target)), target].double().sum())
 
 
-def expected(engine: LocalEngine) -> dict[str, Answer]:
-    """What transformers says of every prompt of `cells`. Each call is on weights that no call has touched."""
+def expected(engine: LocalEngine, asked: Cells | None = None) -> dict[str, Answer]:
+    """What transformers says of every prompt, of `cells` by default. Each call is on weights no call has touched."""
     import torch
 
     model, answers = loaded(engine.folder), {}
     with torch.no_grad():
-        for prompt in (prompt for cell in cells() for prompt in cell):
+        for prompt in (prompt for cell in asked or cells() for prompt in cell):
             tokens, margins = generated(engine, copy.deepcopy(model), prompt)
             options = engine.scored(prompt)
             logprobs = tuple(forward_logprob(engine, copy.deepcopy(model), prompt, full) for full in options)
@@ -435,11 +534,11 @@ class Comparison:
     steady: bool
 
 
-def answered(engine: LocalEngine) -> dict[str, Result]:
-    """What an engine says of every prompt of `cells`, cell by cell."""
+def answered(engine: LocalEngine, asked: Cells | None = None) -> dict[str, Result]:
+    """What an engine says of every prompt, cell by cell."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*cannot share a prefix")
-        batches = [batch for cell in cells() for batch in engine.run([Request(p, (0,), True) for p in cell])]
+        warnings.simplefilter("ignore")  # that a model runs in a slower way is what `way` says
+        batches = [batch for cell in asked or cells() for batch in engine.run([Request(p, (0,), True) for p in cell])]
     return {result.prompt_id: result for batch in batches for result in batch}
 
 
@@ -449,11 +548,13 @@ def way(engine: LocalEngine) -> str:
     return str(proof.way) if proof else type(engine.backend).__name__
 
 
-def compared(engine: LocalEngine, answers: dict[str, Answer] | None = None) -> Comparison:
+def compared(engine: LocalEngine, answers: dict[str, Answer] | None = None, asked: Cells | None = None) -> Comparison:
     """The engine beside transformers on its folder. answers: those of `expected`, where they are known."""
-    answers = answers or expected(engine)
-    results, again = answered(engine), answered(engine)
-    differing, near_ties, largest = [], [], 0.0
+    answers = answers or expected(engine, asked)
+    results, again = answered(engine, asked), answered(engine, asked)
+    differing: list[str] = []
+    near_ties: list[str] = []
+    largest = 0.0
     for name, answer in answers.items():
         found, scored = results[name].completions[0], results[name].likelihood
         place = _parting(engine, answer, found.text, found.n_tokens)

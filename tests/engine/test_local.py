@@ -31,6 +31,7 @@ from src.question import examples
 from src.question.prompts import Prompt, ask
 from tests import zoo
 from tests.tiny import local_engine, tiny
+from tests.zoo import forward_logprob, loaded
 
 SMOLLM2 = ROOT / "data/raw/smollm2_135m_instruct/fp32"
 SHARING = ("gpt2", "gptj", "falcon_7b", "falcon_40b", "llama", "gpt_neox")
@@ -95,34 +96,12 @@ def texts(results: dict[str, Result], seed: int = 0) -> dict[str, str]:
 
 def reference(engine: LocalEngine) -> Any:
     """The same checkpoint as transformers runs it."""
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
-    kind = AutoModelForSeq2SeqLM if engine.config.is_encoder_decoder else AutoModelForCausalLM
-    return kind.from_pretrained(engine.folder, dtype=torch.float32).eval()
+    return loaded(engine.folder)
 
 
 def generated(engine: LocalEngine, model: Any, prompt: Prompt) -> list[int]:
-    ids = torch.tensor([engine.ids(prompt)])
-    out = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        do_sample=False,
-        max_new_tokens=engine.budget(prompt),
-        pad_token_id=0,
-    )[0].tolist()
-    return out[1:] if engine.config.is_encoder_decoder else out[ids.shape[1] :]
-
-
-def forward_logprob(engine: LocalEngine, model: Any, prompt: Prompt, full: Sequence[int]) -> float:
-    """Log-probability of one option by a plain forward pass."""
-    ids = engine.ids(prompt)
-    if engine.config.is_encoder_decoder:
-        start, target = model.generation_config.decoder_start_token_id, list(full)
-        logits = model(input_ids=torch.tensor([ids]), decoder_input_ids=torch.tensor([[start, *full]])).logits[0, :-1]
-    else:
-        first = next(i for i in range(len(full)) if full[: i + 1] != ids[: i + 1])
-        logits, target = model(torch.tensor([full])).logits[0, first - 1 : -1], list(full[first:])
-    return float(logits.log_softmax(-1)[range(len(target)), target].double().sum())
+    """Greedy tokens by `generate`."""
+    return list(zoo.generated(engine, model, prompt)[0])
 
 
 # ---- The same as transformers
