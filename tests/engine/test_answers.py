@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import functools
 import json
 from collections.abc import Callable, Iterator
@@ -285,8 +286,11 @@ def test_any_text_is_scored_hashed_and_shown(spoken: Path, tmp_path: Path) -> No
 
 
 def test_a_sheet_with_any_text_is_graded_row_by_row(spoken: Path, tmp_path: Path) -> None:
-    rows = annotate.draw(spoken / "outputs", "closed_few", None, 50)
-    assert len(rows) == 24
+    drawn = [annotate.draw(spoken / "outputs", name, None, 50) for name in ("closed_few", "closed_adv_zero")]
+    rows = [row for each in drawn for row in each]
+    assert len(rows) == 48
+    assert max(len(row["answer"]) for row in rows) == 300_000
+    csv.field_size_limit(131_072)  # Python's own, which another test may have raised
     write_csv(pd.DataFrame([{**row, "right": "1"} for row in rows]), tmp_path / "sheet.csv")
     assert annotate.grades(tmp_path / "sheet.csv") == {row["key"]: True for row in rows}
 
