@@ -524,7 +524,7 @@ class Comparison:
 
     way: how the engine ran. differing: ids of prompts whose text is another one without a near-tie. near_ties: those
     with one. largest: difference of log-likelihoods, in nats. steady: whether the engine says the same, to the last
-    bit, when asked again.
+    bit, when the same command is given again.
     """
 
     way: str
@@ -551,7 +551,9 @@ def way(engine: LocalEngine) -> str:
 def compared(engine: LocalEngine, answers: dict[str, Answer] | None = None, asked: Cells | None = None) -> Comparison:
     """The engine beside transformers on its folder. answers: those of `expected`, where they are known."""
     answers = answers or expected(engine, asked)
-    results, again = answered(engine, asked), answered(engine, asked)
+    another = copy.copy(engine)
+    another.__dict__.pop("choice", None)  # as the same command would do it again
+    results, again = answered(engine, asked), answered(another, asked)
     differing: list[str] = []
     near_ties: list[str] = []
     largest = 0.0

@@ -88,7 +88,7 @@ def reach(module: Any, given: dict[str, Any]) -> tuple[int | None, int | None]:
 
     given: the keywords of its call. A layer that hands over no window is of the type its configuration lists.
     """
-    config = getattr(module, "config", None)
+    config: Any = getattr(module, "config", None)
     types = getattr(config, "layer_types", None)
     kind = types[module.layer_idx] if types and module.layer_idx < len(types) else None
     if kind == "chunked_attention":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,11 +16,13 @@ from src.engine.encoder_decoder import EncoderDecoder
 from src.engine.job import Job, Proof
 from src.engine.loading import out_of_memory, pack, spread
 from src.engine.plain import OneByOne, Plain
-from src.engine.proof import Expected, UnfitError, difference, expected, proven, shared, total, trial
+from src.engine.proof import Expected, UnfitError, difference, expected, marks, proven, shared, total, trial
 from src.engine.sampling import Sampler
 from src.engine.state import RowReader
 from src.engine.steps import Steps
 from src.engine.tree import SHARE_FROM
+
+LONG = 2048  # tokens of a prompt that is long for any architecture
 
 Backend = Decoder | EncoderDecoder | Steps | Plain | OneByOne
 Build = Callable[[Any, Sampler, frozenset[int]], Backend]
@@ -92,6 +94,7 @@ class Choice:
         first = self.model is None
         if first:
             self.model = self.load()
+            self._settle()
             self.left, self.own = ways(self.model), self.model.config._attn_implementation
         pair = self.model.config.is_encoder_decoder
         sharing = not pair and shared(jobs) >= SHARE_FROM
@@ -104,12 +107,33 @@ class Choice:
         assert self.way is not None
         return self.way
 
+    def _settle(self) -> None:
+        """Raises UserError where what a model is first asked decides how it answers from then on."""
+        alone, before = OneByOne(self.model, Sampler(0.0, 1), ends_of(self.model)), marks(self.model)
+        with torch.inference_mode():
+            alone.forget()
+            after = marks(self.model)
+            changed = sorted(name for name in before if after.get(name) != before[name])
+            if not changed:
+                return
+            other = self.load()
+            replace(alone, model=other).forget(min(self.window or LONG, LONG))
+        behind_long = marks(other)
+        for name in changed:
+            if behind_long.get(name) != after.get(name):
+                raise self._unfit(
+                    f"a short prompt changes it for good ({name}), so an answer depends on those before it"
+                )
+
+    def _unfit(self, reason: object) -> UserError:
+        return UserError(f"{type(self.model).__name__} cannot be asked: {reason}. Take another checkpoint")
+
     def _prove(self, jobs: Sequence[Job], first: bool) -> None:
         self._attend(None)
         try:
             against = expected(self.model, ends_of(self.model), jobs, self.sampler.top_k)
         except UnfitError as error:
-            raise UserError(f"{type(self.model).__name__} cannot be asked: {error}. Take another checkpoint") from None
+            raise self._unfit(error) from None
         if first and pack(self.model) and not self._as_loaded(against):
             self.model = self.load()
         while self.left:

@@ -24,6 +24,17 @@ if TYPE_CHECKING:
 
 
 NUMERICS = 1  # raised by hand, and only when golden completions change, because that voids every stored result
+MENDED = 2  # of the models that an older engine may have answered for wrongly (docs/log.md)
+SOUND = (
+    "GPT2Config",
+    "GPTJConfig",
+    "FalconConfig",
+    "LlamaConfig",
+    "GPTNeoXConfig",
+    "T5Config",
+)  # it was right for these
+SOUND_ROTARY = ("default", "linear", "llama3", "yarn")
+GROWING = ("dynamic", "linear")  # rotary embeddings that read beyond the window that the configuration names
 NEAR_TIE = 1e-4  # logits
 WINDOWS = (
     "max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "max_seq_length", "seq_length",
@@ -53,9 +64,9 @@ def readable(folder: Path) -> Iterator[None]:
         OSError, ValueError, LookupError, ImportError, TypeError, AttributeError, ArithmeticError, AssertionError,
         EOFError, RuntimeError, SafetensorError, StrictDataclassError, UnpicklingError,
     ) as error:  # fmt: skip
-        from src.engine.batches import OUT_OF_MEMORY
+        from src.engine.loading import out_of_memory
 
-        if any(words in str(error) for words in OUT_OF_MEMORY):
+        if out_of_memory(error):
             raise
         if "trust_remote_code" in str(error):
             raise UserError(
@@ -71,6 +82,18 @@ def sized(config: Any, *names: str) -> int | None:
     """The first of these sizes that a configuration has. Some have 0 or -1 for none."""
     found = (getattr(config, name, None) for name in names)
     return next((size for size in found if type(size) is int and size > 0), None)
+
+
+def rotary(config: Any) -> list[dict[str, Any]]:
+    """The settings of a decoder's rotary embeddings: one, or one for each type of layer."""
+    given = getattr(config, "rope_parameters", None) or {}
+    return [given] if "rope_type" in given else [each for each in given.values() if isinstance(each, dict)]
+
+
+def stretch(config: Any) -> float:
+    """How many times its window a decoder reads, because its rotary embedding grows with the prompt."""
+    growing = [each for each in rotary(config) if each.get("rope_type") in GROWING]
+    return max((float(each.get("factor") or 1) for each in growing), default=1.0)
 
 
 class LocalEngine:
@@ -202,6 +225,8 @@ class LocalEngine:
         if not config.is_encoder_decoder:
             text = config.get_text_config(decoder=True)
             window = sized(text, *WINDOWS)
+            if window:
+                window = int(window * stretch(text))
             if window and any(word in str(text.model_type) for word in BEHIND_PADDING):
                 window -= text.pad_token_id + 1
             return window, window
@@ -265,8 +290,25 @@ class LocalEngine:
         """Content address of the log-likelihoods of a prompt's continuations."""
         return digest({**self._common(prompt), "kind": "likelihood", "scored": self.scored(prompt)})
 
+    @cached_property
+    def numerics(self) -> int:
+        """A number of every key. It is another one where a stored answer may be of an engine that was wrong.
+
+        An older engine believed a folder of the user's own, float16 that overflowed, and architectures that it had
+        tried on few tokens. The answers of pinned float32 weights of the architectures it was made for stay.
+        """
+        config = self.config
+        rope = all(each.get("rope_type", "default") in SOUND_ROTARY for each in rotary(config))
+        pinned = not self.model.path and self.model.dtype == "float32"
+        return NUMERICS if pinned and rope and type(config).__name__ in SOUND else MENDED
+
     def _common(self, prompt: Prompt) -> dict[str, Any]:
-        return {"identity": self.identity, "dtype": self.model.dtype, "numerics": NUMERICS, "ids": self.ids(prompt)}
+        return {
+            "identity": self.identity,
+            "dtype": self.model.dtype,
+            "numerics": self.numerics,
+            "ids": self.ids(prompt),
+        }
 
     def describe(self) -> dict[str, str | int | float]:
         """Identity of model and engine; no machine facts."""
@@ -274,7 +316,7 @@ class LocalEngine:
             "engine": "local",
             "identity": self.identity,
             "dtype": self.model.dtype,
-            "numerics": NUMERICS,
+            "numerics": self.numerics,
             "temperature": self.generation.temperature,
             "top_k": self.generation.top_k,
             "extra_tokens": self.generation.extra_tokens,
@@ -295,12 +337,7 @@ class LocalEngine:
             with readable(self.folder):
                 return load(str(self.folder), self.model.dtype, self.model.trust_remote_code, self.model.device_map)
 
-        return Choice(loaded, Sampler(self.generation.temperature, self.generation.top_k), self.window)
-
-    @property
-    def window(self) -> int | None:
-        """Tokens that the model takes at most, None for any number."""
-        return getattr(self.config, "max_position_embeddings", None)
+        return Choice(loaded, Sampler(self.generation.temperature, self.generation.top_k), self.windows[0])
 
     @property
     def tokens(self) -> int:

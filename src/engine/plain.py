@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -112,6 +113,11 @@ class Plain:
         ]
 
 
+def takes(model: Any, name: str) -> bool:
+    """Whether the model's forward pass has an argument of this name."""
+    return name in inspect.signature(model.forward).parameters
+
+
 def summed(logits: Tensor, target: Ids) -> float:
     """Log-probability of the tokens `target` by logits (tokens, vocabulary)."""
     wanted = torch.tensor(target, device=logits.device)[:, None]
@@ -167,10 +173,10 @@ class OneByOne:
             done.append(Done(draws, [self.score(job.ids, full) for full in job.scored]))
         return done
 
-    def forget(self) -> None:
-        """Read one token, so that what a longer prompt left in the model (rotary frequencies that grow) is gone."""
-        ids = torch.zeros(1, 1, dtype=torch.long, device=self.model.device)
-        more = {"decoder_input_ids": ids} if self.model.config.is_encoder_decoder else {}
+    def forget(self, tokens: int = 1) -> None:
+        """Read a token, so that what a longer prompt left in the model (rotary frequencies that grow) is gone."""
+        ids = torch.zeros(1, tokens, dtype=torch.long, device=self.model.device)
+        more = {"decoder_input_ids": ids[:, :1]} if self.model.config.is_encoder_decoder else {}
         self.model(input_ids=ids, **more)
 
     def written(self, job: Job, seed: int) -> Draw:
@@ -204,18 +210,23 @@ class OneByOne:
         """(log-probability, tokens) of one option: behind the prompt, of an encoder-decoder alone."""
         self.forget()
         if self.model.config.is_encoder_decoder:
-            logits, begin = self.forward(prompt, full)[:-1], 0
+            logits, begin = self.forward(prompt, full, len(full) + 1), 0
         else:
             begin = common(prompt, full)
-            logits = self.forward(prompt, full)[begin - 1 : -1]
+            logits = self.forward(prompt, full, len(full) - begin + 1)
         self.tokens += len(full)
-        return summed(logits, full[begin:]), len(full) - begin
+        return summed(logits[:-1], full[begin:]), len(full) - begin
 
-    def forward(self, prompt: Ids, full: Ids) -> Tensor:
-        """Logits of one forward pass over `full`. An encoder-decoder reads `prompt`, and decodes a start and `full`."""
-        device = self.model.device
-        if not self.model.config.is_encoder_decoder:
-            return self.model(torch.tensor([full], device=device), use_cache=False).logits[0]
-        answer = torch.tensor([[start_of(self.model), *full]], device=device)
-        ids = torch.tensor([prompt], device=device)
-        return self.model(input_ids=ids, decoder_input_ids=answer, use_cache=False).logits[0]
+    def forward(self, prompt: Ids, full: Ids, last: int) -> Tensor:
+        """Logits (last, vocabulary) at the end of one forward pass over `full`.
+
+        An encoder-decoder reads `prompt`, and decodes a start and `full`.
+        """
+        device, keep = self.model.device, {}
+        if self.model.config.is_encoder_decoder:
+            answer = torch.tensor([[start_of(self.model), *full]], device=device)
+            given = {"input_ids": torch.tensor([prompt], device=device), "decoder_input_ids": answer}
+        else:
+            given = {"input_ids": torch.tensor([full], device=device)}
+            keep = {"logits_to_keep": last} if takes(self.model, "logits_to_keep") else {}
+        return self.model(**given, **keep, use_cache=False).logits[0, -last:]

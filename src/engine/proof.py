@@ -119,8 +119,8 @@ def reads_left_to_right(alone: OneByOne, job: Job) -> None:
     pair, size = model.config.is_encoder_decoder, int(model.config.get_text_config(decoder=True).vocab_size)
     behind = (first, *job.ids[:2])
     other = tuple((token + 1) % size for token in behind)  # of equal length, on which rotary frequencies may depend
-    last, begin = (0, ()) if pair else (len(job.ids) - 1, job.ids)
-    one, two = (alone.forward(job.ids, (*begin, *more))[last].float() for more in (behind, other))
+    begin = () if pair else job.ids
+    one, two = (alone.forward(job.ids, (*begin, *more), len(more) + 1)[0].float() for more in (behind, other))
     tolerance = TOLERANCE.get(model.dtype, COARSE)
     if not torch.allclose(one, two, rtol=tolerance, atol=tolerance):
         raise UnfitError("what follows a token changes what was predicted of it, so it is no causal language model")
