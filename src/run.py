@@ -36,7 +36,7 @@ from src.cell.file import (
     write_cell,
 )
 from src.cell.ledger import DONE, FAILED, NOT_DONE, NOT_RUNNABLE, Entry, Outcome, gaps, write_ledger
-from src.cell.store import Store
+from src.cell.store import PROOF, Store
 from src.engine.job import Completion, Engine, Likelihood, Proof, Request, Result
 from src.engine.start import engine_of
 from src.lab import facts, preemption, runs, shards
@@ -199,7 +199,7 @@ def answer(bench: Bench, cell: Cell, advance: Callable[[int, int], None]) -> Ans
 def proof_of(bench: Bench, answers: Sequence[Answers], computed: bool) -> Proof | None:
     """The proof of the way in which a cell was computed, just now or by the run that stored its answers."""
     prompts_sha256, _ = file.digests(answers)
-    key = digest({"kind": "proof", "engine": bench.engine.describe(), "prompts": prompts_sha256})
+    key = PROOF + digest({"engine": bench.engine.describe(), "prompts": prompts_sha256})
     proof: Proof | None = getattr(bench.engine, "proof", None)  # a server gives none
     if computed and proof:
         bench.store.put({key: asdict(proof)})

@@ -51,9 +51,11 @@ that the last column names.
   (`python -m pytest tests/engine/test_local.py`).
 - **weights run**: the real weights were run, and the hashes of what they said are in reports/hashes.
 
-Nothing else is claimed: no other weights were run, no GPU, no `float16`. GB is parameters x bytes of the dtype, without
-caches. A revision is shown by 12 of its 40 digits. If a model has none, the first download writes it into
-conf/revisions.yaml, and a run refuses to mix two revisions. `python -m tests.test_models` writes this page.
+Whatever the table says, a model is proven anew where it is run: before it answers, the engine compares it with a plain
+forward pass, and the cell keeps what was compared. Nothing else is claimed: no other weights were run, no GPU, no
+`float16`. GB is parameters x bytes of the dtype, without caches. A revision is shown by 12 of its 40 digits. If a model
+has none, the first download writes it into conf/revisions.yaml, and a run refuses to mix two revisions.
+`python -m tests.test_models` writes this page.
 """
 TASKS = ("logical_deduction", "social_iqa")
 CONDITIONS = ("closed_few", "closed_adv_zero")

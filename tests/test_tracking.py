@@ -30,7 +30,7 @@ from src.base import conf, grid
 from src.base.errors import UserError
 from src.base.files import ROOT
 from src.base.schema import Model
-from src.cell.file import kept_path, load_encoder, read_cell, read_header, scored
+from src.cell.file import kept_path, load_encoder, path_of, read_cell, read_header, scored
 from src.lab import runs
 from src.lab.facts import Facts, facts_of
 from src.lab.runs import VIEWS, with_speed
@@ -182,6 +182,25 @@ def test_the_models_run_has_its_cells_as_a_table_and_a_figure(uri: str, tmp_path
     live = {r.data.tags["fingerprint"]: r for r in logged_in(uri).values()}
     assert all(row["accuracy"] == live[row["fingerprint"]].data.metrics["accuracy"] for row in rows)
     assert artifact(uri, "accuracy.png", parent.info.run_id, tmp_path).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_proof_of_how_a_cell_was_computed_stands_in_the_cell_and_in_its_run(
+    uri: str, kept: Path, place: Path
+) -> None:
+    for each in logged_in(uri).values():
+        head = read_header(kept_path(kept, each.data.tags["fingerprint"]))
+        assert head.proof
+        assert (each.data.tags["way"], each.data.tags["proof"]) == (head.proof.way, str(head.proof))
+        assert each.data.metrics["proof_within"] == head.proof.within
+        assert read_header(path_of(place / "outputs" / head.model, head.task, head.condition)).proof == head.proof
+
+
+def test_a_cell_that_is_answered_from_the_store_keeps_its_proof(
+    uri: str, place: Path, tmp_path: Path, another: str
+) -> None:
+    assert execute(place, "gpt2", another, f"out={tmp_path / 'out'}") == 0
+    again, before = (sorted(folder.glob("*.jsonl")) for folder in (tmp_path / "out", place / "outputs/gpt2"))
+    assert [path.read_bytes() for path in again] == [path.read_bytes() for path in before]
 
 
 def test_views_are_mended_in_an_experiment_that_is_there_already(tmp_path: Path, another: str) -> None:

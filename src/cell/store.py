@@ -19,6 +19,7 @@ from src.base.files import whole
 from src.base.values import LONE
 
 Record = dict[str, Any]
+PROOF = "proof:"  # how the keys of records begin that say how a cell was computed
 CHECK = 16  # hex digits of the checksum at the beginning of a line
 
 
@@ -58,7 +59,8 @@ class Store:
         self.refresh()
 
     def __len__(self) -> int:
-        return len(self._records)
+        """The number of answers. Proofs are none."""
+        return sum(not key.startswith(PROOF) for key in self._records)
 
     def get(self, key: str) -> Record | None:
         """The record of a key, None where there is none."""

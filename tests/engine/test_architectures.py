@@ -39,9 +39,21 @@ Each row is a tiny random checkpoint that transformers made (tests/zoo.py): 2 to
 of 20 to 520 tokens cross. The engine answered them, with and without shared exemplars, and transformers alone answered
 them one at a time. Every greedy text is that of `model.generate`, but for ties below {zoo.NEAR_TIE:g} in logits.
 
-- **way**: how the engine ran it (src/engine/README.md). It refuses the ones that are marked so.
+- **way**: how the engine ran it after all its prompts. It refuses the ones that are marked so.
 - **largest difference**: what no log-likelihood differs by from that of a plain forward pass, in nats. It is a power of
   ten that leaves room for another machine's sums.
+
+| way | what prompts share | for |
+|---|---|---|
+| shared block | the prefix, which no row copies | decoders with transformers' attention interface, windows included |
+| copied prefix | the prefix, which each row copies | other decoders that take a mask and positions |
+| state | the prefix, and whatever else begins alike | state-space and hybrid models; positions by slot (ALiBi) |
+| plain | nothing, in padded batches | decoders whose memory cannot be read on token by token |
+| one by one | nothing | what all others are proven against; rotary factors that depend on the length |
+| encoded once | a prompt's encoding, among its seeds and options | encoder-decoders |
+
+A model is refused that reads what follows a token, that changes while it answers, or whose `generate` writes another
+token than its forward pass predicts.
 
 `python -m tests.engine.test_architectures` writes this section.
 """
@@ -163,7 +175,8 @@ def section_of(page: str) -> str:
 
 def rows_of(page: str) -> dict[str, tuple[str, str]]:
     """By architecture, the way and the largest difference that a page says."""
-    lines = [line.strip("| ").split(" | ") for line in section_of(page).splitlines() if line.startswith("| ")]
+    table = section_of(page).partition("| architecture |")[2]
+    lines = [line.strip("| ").split(" | ") for line in ("|" + table).splitlines() if line.startswith("| ")]
     return {line[0]: (line[1], line[2] if len(line) > 2 else "") for line in lines[1:]}
 
 
