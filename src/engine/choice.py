@@ -16,7 +16,7 @@ from src.engine.encoder_decoder import EncoderDecoder
 from src.engine.job import Job, Proof
 from src.engine.loading import out_of_memory, pack, spread
 from src.engine.plain import OneByOne, Plain
-from src.engine.proof import Expected, UnfitError, difference, expected, marks, proven, shared, total, trial
+from src.engine.proof import HOT, Expected, UnfitError, difference, expected, marks, proven, shared, total, trial
 from src.engine.sampling import Sampler
 from src.engine.state import RowReader
 from src.engine.steps import Steps
@@ -103,7 +103,7 @@ class Choice:
             with torch.inference_mode():
                 self._prove(trial(jobs, self.window, pair), first)
             assert self.proof is not None
-            self.longest[sharing] = max(self.longest.get(sharing, 0), self.proof.longest)
+            self.longest[sharing] = max(self.longest.get(sharing, 0), self.proof.longest, length)
         assert self.way is not None
         return self.way
 
@@ -156,9 +156,9 @@ class Choice:
 
     def _as_loaded(self, against: Expected) -> bool:
         """Whether the packed model says what the weights said as loaded."""
-        alone = OneByOne(self.model, Sampler(0.0, self.sampler.top_k), ends_of(self.model))
+        alone = OneByOne(self.model, Sampler(HOT, self.sampler.top_k), ends_of(self.model))
         try:
-            difference(alone.run(against.jobs[:1])[0], against.greedy[0], self.model.dtype)
+            difference(alone.run(against.forks)[0], against.drawn[0], self.model.dtype)
         except Exception as error:  # code that reads a weight which is packed can raise anything
             if out_of_memory(error):
                 raise

@@ -262,14 +262,14 @@ class LocalEngine:
         return max(0, lost)
 
     def say_cut(self, requests: Sequence[Request]) -> None:
-        """Warns, once, of the prompts that lose tokens."""
+        """Warns of the prompts of a cell that lose tokens."""
         lost = [count for count in (self.cut(request.prompt) for request in requests) if count]
         if lost:
-            warnings.warn(
+            text = (
                 f"{len(lost)} of {len(requests)} prompts are longer than the window of {self.model.name} "
-                f"({self.windows[0]} tokens): they lose up to {max(lost)} tokens at their beginning.",
-                stacklevel=3,
+                f"({self.windows[0]} tokens): they lose up to {max(lost)} tokens at their beginning."
             )
+            warnings.warn_explicit(text, UserWarning, requests[0].prompt.id, 1)  # for each cell, not for each text
 
     def completion_key(self, prompt: Prompt, seed: int) -> str:
         """Content address of one completion. Greedy ones do not depend on the seed."""
