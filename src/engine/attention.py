@@ -210,7 +210,7 @@ def _by_blocks(
         far = far.view(kv, batch, group, queries, dim).transpose(0, 1).reshape(batch, heads, queries, dim)
         far_sum = far_sum.view(kv, batch, group, queries).transpose(0, 1).reshape(batch, heads, queries)
         share = torch.sigmoid(far_sum - out_sum)[..., None]
-        out, out_sum = torch.lerp(out, far, share), torch.logaddexp(out_sum, far_sum)
+        out, out_sum = torch.lerp(out, far, share.to(out.dtype)), torch.logaddexp(out_sum, far_sum)
     if sinks is not None:
         out = out * torch.sigmoid(out_sum - sinks.view(1, heads, 1))[..., None].to(out.dtype)
     return out.transpose(1, 2).contiguous()

@@ -77,7 +77,7 @@ class Choice:
     left: list[Way] = field(default_factory=list)  # the way in use and those that are slower
     way: Backend | None = None
     proof: Proof | None = None
-    longest: dict[bool, int] = field(default_factory=dict)  # proven lengths, with and without a shared prefix
+    lengths: dict[bool, tuple[int, int]] = field(default_factory=dict)  # proven, with and without a shared prefix
     spent: int = 0  # tokens computed by ways that are not in use any more
     reasons: list[str] = field(default_factory=list)  # why each faster way is not used
 
@@ -98,12 +98,13 @@ class Choice:
             self.left, self.own = ways(self.model), self.model.config._attn_implementation
         pair = self.model.config.is_encoder_decoder
         sharing = not pair and shared(jobs) >= SHARE_FROM
-        length = max(total(job, pair) for job in jobs)
-        if self.way is None or length > self.longest.get(sharing, 0):
+        least, most = (choose(total(job, pair) for job in jobs) for choose in (min, max))
+        known = self.lengths.get(sharing)
+        if self.way is None or known is None or least < known[0] or most > known[1]:
             with torch.inference_mode():
-                self._prove(trial(jobs, self.window, pair), first)
-            assert self.proof is not None
-            self.longest[sharing] = max(self.longest.get(sharing, 0), self.proof.longest, length)
+                proven = self._prove(trial(jobs, self.window, pair), first)
+            before = self.lengths.get(sharing, (least, most))  # none where a faster way had to be left
+            self.lengths[sharing] = min(before[0], least, proven.least), max(before[1], most, proven.longest)
         assert self.way is not None
         return self.way
 
@@ -112,28 +113,36 @@ class Choice:
         alone, before = OneByOne(self.model, Sampler(0.0, 1), ends_of(self.model)), marks(self.model)
         with torch.inference_mode():
             alone.forget()
-            after = marks(self.model)
-            changed = sorted(name for name in before if after.get(name) != before[name])
-            if not changed:
+            short = marks(self.model)
+            if before == {**before, **{name: value for name, value in short.items() if name in before}}:
                 return
-            other = self.load()
-            replace(alone, model=other).forget(min(self.window or LONG, LONG))
-        behind_long = marks(other)
-        for name in changed:
-            if behind_long.get(name) != after.get(name):
-                raise self._unfit(
-                    f"a short prompt changes it for good ({name}), so an answer depends on those before it"
-                )
+            other = replace(alone, model=self.load())
+            other.forget(long := min(self.window or LONG, LONG))
+            behind_long = marks(other.model)
+            alone.forget(long)
+            for found, right in ((marks(self.model), behind_long), (self._marks_after(other), short)):
+                if changed := sorted(name for name in before if found.get(name) != right.get(name)):
+                    raise self._unfit(f"what it is asked first changes it for good ({changed[0]})")
+            alone.forget()
+
+    @staticmethod
+    def _marks_after(alone: OneByOne) -> dict[str, Any]:
+        alone.forget()
+        return marks(alone.model)
 
     def _unfit(self, reason: object) -> UserError:
         return UserError(f"{type(self.model).__name__} cannot be asked: {reason}. Take another checkpoint")
 
-    def _prove(self, jobs: Sequence[Job], first: bool) -> None:
+    def _prove(self, jobs: Sequence[Job], first: bool) -> Expected:
         self._attend(None)
         try:
             against = expected(self.model, ends_of(self.model), jobs, self.sampler.top_k)
         except UnfitError as error:
             raise self._unfit(error) from None
+        except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
+            if out_of_memory(error):
+                raise
+            raise self._unfit(f"it cannot run in {self.model.dtype} ({str(error).splitlines()[0]})") from None
         if first and pack(self.model) and not self._as_loaded(against):
             self.model = self.load()
         while self.left:
@@ -143,12 +152,12 @@ class Choice:
                 if out_of_memory(error):
                     raise
                 self.reasons.append(f"{self.left[0].name}: {str(error) or type(error).__name__}".splitlines()[0])
-                self.spent, self.way = self.tokens, None
+                self.spent, self.way, self.lengths = self.tokens, None, {}
                 del self.left[0]
                 continue
             if self.left[0].slow and self.reasons:
                 self._say_slow()
-            return
+            return against
         raise UserError(
             f"{type(self.model).__name__} cannot be run so that its results can be trusted: the same prompts give "
             f"other results each time ({'; '.join(self.reasons)}). Take another dtype, or another checkpoint"
@@ -158,7 +167,7 @@ class Choice:
         """Whether the packed model says what the weights said as loaded."""
         alone = OneByOne(self.model, Sampler(HOT, self.sampler.top_k), ends_of(self.model))
         try:
-            difference(alone.run(against.forks)[0], against.drawn[0], self.model.dtype)
+            difference(alone.run(against.forks.jobs[:1])[0], against.forks.right[0], self.model.dtype)
         except Exception as error:  # code that reads a weight which is packed can raise anything
             if out_of_memory(error):
                 raise
@@ -169,7 +178,7 @@ class Choice:
         """Prove a way and put it to use. Raises what `proven` raises."""
         self._attend(way.attention)
         made = self.way or way.build(self.model, self.sampler, ends_of(self.model))
-        self.proof = proven(way.name, made, against, self.model.config.is_encoder_decoder)
+        self.proof = proven(way.name, made, against)
         self.way = made
 
     def _attend(self, attention: str | None) -> None:

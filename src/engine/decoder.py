@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -74,6 +75,7 @@ class Decoder:
     sampler: Sampler
     ends: frozenset[int]
     tokens: int = 0
+    together: bool = False
     prefix: Ids = ()
     prefix_kv: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # by layer, (kv heads, prefix, dim)
 
@@ -189,7 +191,7 @@ class Decoder:
 
     def passes(self, rows: Sequence[Row]) -> list[int]:
         """Bounds of consecutive rows that make one forward pass each."""
-        limit = pass_tokens(self.model)
+        limit = math.inf if self.together else pass_tokens(self.model)
         bounds, width = [0], 0
         for i, r in enumerate(rows):
             width = max(width, r.size)

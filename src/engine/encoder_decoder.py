@@ -70,6 +70,7 @@ class EncoderDecoder:
     sampler: Sampler
     ends: frozenset[int]
     tokens: int = 0
+    together: bool = False
 
     def prepare(self, jobs: Sequence[Job]) -> None:
         """Prompts share nothing, because an encoder reads each as a whole."""
@@ -102,7 +103,7 @@ class EncoderDecoder:
         """Encoder states (prompts, longest, dim) and their mask (prompts, longest), right-padded."""
         width, parts = max(map(len, prompts)), []
         ids, mask = _right_padded(prompts, self.model.device)
-        step = max(1, pass_tokens(self.model) // width)
+        step = len(prompts) if self.together else max(1, pass_tokens(self.model) // width)
         for lo in range(0, len(prompts), step):
             part = self.model.get_encoder()(input_ids=ids[lo : lo + step], attention_mask=mask[lo : lo + step])
             parts.append(part.last_hidden_state)

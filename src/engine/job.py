@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from src.question.prompts import Prompt
@@ -63,7 +63,7 @@ class Proof:
     """
 
     way: str  # shared block | copied prefix | state | plain | one by one | encoded once
-    prompts: int  # in one batch
+    prompts: int  # each counted in every batch that it was in
     longest: int  # tokens of the longest prompt with what follows it
     options: int
     written: int  # tokens
@@ -112,11 +112,12 @@ class Job:
 
 @dataclass
 class Draw:
-    """What one seed wrote; `margin` is its closest decision (see Sampler)."""
+    """What one seed wrote; `margin` is its closest decision (see Sampler), `margins` each where they are wanted."""
 
     tokens: Ids = ()
     finish: str = "length"
     margin: float = math.inf
+    margins: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -210,9 +210,18 @@ class LocalEngine:
     def scored(self, prompt: Prompt) -> tuple[tuple[int, ...], ...]:
         """Token ids of each continuation, for a decoder behind the prompt and for an encoder-decoder alone."""
         if self.config.is_encoder_decoder:
-            return tuple(self.encode(c, False) for c in prompt.continuations)
-        text = prompt.prefix + prompt.text
-        return tuple(self._within(self.encode(text + c), self.cut(prompt)) for c in prompt.continuations)
+            scored = tuple(self.encode(c, False) for c in prompt.continuations)
+            predicted = all(scored)
+        else:
+            text, ids = prompt.prefix + prompt.text, self.ids(prompt)
+            scored = tuple(self._within(self.encode(text + c), self.cut(prompt)) for c in prompt.continuations)
+            predicted = all(full[:1] == ids[:1] for full in scored)
+        if not predicted:
+            raise UserError(
+                f"{prompt.id}: an option has no token of its own, or merges with the whole prompt in the tokens of "
+                f"{self.model.name}, so nothing predicts it. Leave the likelihoods out: generation.likelihood=false"
+            )
+        return scored
 
     def _within(self, ids: tuple[int, ...], lost: int) -> tuple[int, ...]:
         begin = self.affixes[0] if lost else 0

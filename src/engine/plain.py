@@ -50,17 +50,18 @@ class Plain:
     sampler: Sampler
     ends: frozenset[int]
     tokens: int = 0
+    together: bool = False
     reader: Reader = field(init=False)
 
     def __post_init__(self) -> None:
-        self.reader = Reader(self.model)
+        self.reader = Reader(self.model, masks=True)
 
     def prepare(self, jobs: Sequence[Job]) -> None:
         """Nothing is shared."""
 
     def cost(self, job: Job) -> int:
         """Tokens a job keeps in memory."""
-        return (len(job.ids) + job.budget) * max(1, len(job.seeds))
+        return (len(job.ids) + job.budget) * max(1, len(job.seeds), len(job.scored))
 
     def length(self, job: Job) -> int:
         """Tokens of the prompt."""
@@ -75,7 +76,7 @@ class Plain:
 
     def passes(self, jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
         """Consecutive jobs that make one forward pass each."""
-        limit, begin, width = pass_tokens(self.model), 0, 0
+        limit, begin, width = math.inf if self.together else pass_tokens(self.model), 0, 0
         for i, job in enumerate(jobs):
             width = max(width, len(job.ids))
             if i > begin and width * (i + 1 - begin) > limit:
@@ -134,6 +135,7 @@ class _Chosen(LogitsProcessor):  # type: ignore[misc]
         step = input_ids.shape[1] - self.length
         (token,), (margin,) = self.sampler.choose(scores, [0], [self.prompt], [self.seed], [step])
         self.draw.margin = min(self.draw.margin, margin)
+        self.draw.margins.append(margin)
         only = torch.full_like(scores, -math.inf)
         only[0, token] = 0.0
         return only
@@ -150,6 +152,7 @@ class OneByOne:
     sampler: Sampler
     ends: frozenset[int]
     tokens: int = 0
+    together: bool = False
 
     def prepare(self, jobs: Sequence[Job]) -> None:
         """Nothing is shared."""

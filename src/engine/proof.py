@@ -19,9 +19,8 @@ WRITTEN = 8  # tokens written by a greedy trial at most, and half as many by one
 FORKS = (0, 1)  # seeds that part soon at HOT
 PROBE = 32  # tokens of the prompt with which forks are tried, and whether the model reads from left to right
 HOT = 1.0
-TOLERANCE = {torch.float32: 2e-4}  # of a log-likelihood, beside its size + 1
-TIE = {torch.float32: 1e-3}  # a decision closer than this, in logits, may fall either way
-COARSE, COARSE_TIE = 3e-2, 0.25  # of dtypes with 8 or 11 bits
+TOLERANCE = {torch.float32: 2e-4, torch.float16: 2e-3, torch.bfloat16: 1e-2}  # of a log-likelihood, beside its size + 1
+TIE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.3}  # logits; closer decisions may fall either way
 
 
 class DisagreesError(Exception):
@@ -76,13 +75,30 @@ def _stretched(job: Job, first: int, by: float, encoder_decoder: bool) -> Job:
 
 
 @dataclass(frozen=True)
-class Expected:
-    """What a plain forward pass says of a trial: greedily, and of the shortest prompt with seeds that part."""
+class Group:
+    """Prompts that are answered in one batch, at one temperature, and what a plain forward pass says of each."""
 
+    temperature: float
     jobs: Sequence[Job]
-    forks: Sequence[Job]
-    greedy: Sequence[Done]
-    drawn: Sequence[Done]
+    right: Sequence[Done]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a way has to say.
+
+    groups: the trial in one batch, the longest prompt beside one of a few tokens, and those few tokens with seeds that
+    part. A length at which a model changes its ways therefore lies between two prompts of one batch.
+    """
+
+    groups: Sequence[Group]
+    least: int  # tokens of the shortest sequence
+    longest: int
+
+    @property
+    def forks(self) -> Group:
+        """The draws that part."""
+        return self.groups[-1]
 
 
 def expected(model: Any, ends: frozenset[int], jobs: Sequence[Job], top_k: int) -> Expected:
@@ -91,17 +107,38 @@ def expected(model: Any, ends: frozenset[int], jobs: Sequence[Job], top_k: int) 
     Raises NotFinite where logits are no numbers, and UnfitError where the model is no language model, or one whose
     answers depend on what it was asked before.
     """
+    pair = model.config.is_encoder_decoder
     alone = OneByOne(model, Sampler(0.0, top_k), ends)
     hot = replace(alone, sampler=Sampler(HOT, top_k))
-    forks = [Job(jobs[0].ids[:PROBE], FORKS, min(jobs[0].budget, WRITTEN // 2), ())]
+    (short, long), few = jobs, _few(jobs[0], pair)
+    forks = [
+        replace(few, ids=few.ids[:n], seeds=FORKS, budget=min(few.budget, 6), scored=()) for n in (PROBE, PROBE - 5)
+    ]
     alone.forget()
     before = marks(model)
-    reads_left_to_right(alone, forks[0])
-    found = Expected(jobs, forks, alone.run(jobs), hot.run(forks))
+    reads_left_to_right(alone, few)
+    of_short, of_long, of_few = alone.run([short, long, few])
+    drawn = hot.run(forks)
     alone.forget()
     if changed := sorted(name for name, value in marks(model).items() if before.get(name, value) != value):
         raise UnfitError(f"it changes while it answers ({changed[0]}), so an answer depends on those before it")
-    return found
+    return Expected(
+        (
+            Group(0.0, (short, long), (of_short, of_long)),
+            Group(0.0, (few, long), (of_few, of_long)),
+            Group(HOT, forks, drawn),
+        ),
+        min(total(few, pair), total(short, pair)),
+        total(long, pair),
+    )
+
+
+def _few(job: Job, encoder_decoder: bool) -> Job:
+    """The first tokens of a prompt, with the options behind them."""
+    ids = job.ids[:PROBE]
+    if encoder_decoder:
+        return replace(job, ids=ids)
+    return replace(job, ids=ids, scored=tuple((*ids, *full[common(job.ids, full) :]) for full in job.scored))
 
 
 def marks(model: Any) -> dict[str, Any]:
@@ -115,50 +152,51 @@ def marks(model: Any) -> dict[str, Any]:
 
 def reads_left_to_right(alone: OneByOne, job: Job) -> None:
     """Raises UnfitError where a prediction depends on what follows it, or is not what `generate` writes."""
-    model, (first, *_) = alone.model, alone.written(replace(job, budget=1), 0).tokens
+    model, written = alone.model, alone.written(job, 0)
     pair, size = model.config.is_encoder_decoder, int(model.config.get_text_config(decoder=True).vocab_size)
-    behind = (first, *job.ids[:2])
+    behind = (*written.tokens, *job.ids[:2])
     other = tuple((token + 1) % size for token in behind)  # of equal length, on which rotary frequencies may depend
     begin = () if pair else job.ids
-    one, two = (alone.forward(job.ids, (*begin, *more), len(more) + 1)[0].float() for more in (behind, other))
-    tolerance = TOLERANCE.get(model.dtype, COARSE)
-    if not torch.allclose(one, two, rtol=tolerance, atol=tolerance):
+    one, two = (alone.forward(job.ids, (*begin, *more), len(more) + 1).float() for more in (behind, other))
+    tolerance = TOLERANCE[model.dtype]
+    if not torch.allclose(one[0], two[0], rtol=tolerance, atol=tolerance):
         raise UnfitError("what follows a token changes what was predicted of it, so it is no causal language model")
-    if not float(one.max() - one[first]) <= TIE.get(model.dtype, COARSE_TIE):
-        raise UnfitError("`generate` writes another token than a forward pass predicts")
+    for at, (token, margin) in enumerate(zip(written.tokens, written.margins, strict=True)):
+        if margin <= TIE[model.dtype]:
+            return
+        if int(one[at].argmax()) != token:
+            raise UnfitError("`generate` writes another token than a forward pass predicts")
 
 
-def proven(name: str, way: Any, against: Expected, encoder_decoder: bool) -> Proof:
+def proven(name: str, way: Any, against: Expected) -> Proof:
     """The proof that a way agrees. Raises DisagreesError, or what the way raises where the model is none for it.
 
     Leaves the way as it was, less its shared prefix.
     """
-    own, tokens, dtype = way.sampler, way.tokens, way.model.dtype
+    own, tokens, largest = way.sampler, way.tokens, 0.0
     try:
-        way.sampler = replace(own, temperature=0.0)
-        way.prepare(against.jobs)
-        greedy = way.run(against.jobs)
-        way.sampler = replace(own, temperature=HOT)
-        way.prepare(against.forks)
-        drawn = way.run([*against.forks, *against.forks])
+        way.together = True  # so that prompts of unlike lengths meet in one pass
+        for group in against.groups:
+            way.sampler = replace(own, temperature=group.temperature)
+            way.prepare(group.jobs)
+            for found, right in zip(way.run(group.jobs), group.right, strict=True):
+                largest = max(largest, difference(found, right, way.model.dtype))
     finally:
-        way.sampler, way.tokens = own, tokens
-    largest = 0.0
-    for found, right in zip([*greedy, *drawn], [*against.greedy, *against.drawn, *against.drawn], strict=True):
-        largest = max(largest, difference(found, right, dtype))
+        way.sampler, way.tokens, way.together = own, tokens, False
+    every = [done for group in against.groups for done in group.right]
     return Proof(
         name,
-        len(against.jobs),
-        max(total(job, encoder_decoder) for job in against.jobs),
-        sum(len(done.scores) for done in greedy),
-        sum(len(draw.tokens) for done in [*greedy, *drawn] for draw in done.draws.values()),
+        len(every),
+        against.longest,
+        sum(len(done.scores) for done in every),
+        sum(len(draw.tokens) for done in every for draw in done.draws.values()),
         10.0 ** math.ceil(math.log10(max(largest, 1e-9))),
     )
 
 
 def difference(found: Done, right: Done, dtype: torch.dtype) -> float:
     """The largest difference of two log-likelihoods. Raises DisagreesError where it, or a text, is another one's."""
-    tolerance, tie = TOLERANCE.get(dtype, COARSE), TIE.get(dtype, COARSE_TIE)
+    tolerance, tie = TOLERANCE[dtype], TIE[dtype]
     largest = 0.0
     for (value, tokens), (wanted, count) in zip(found.scores, right.scores, strict=True):
         off = abs(value - wanted)
@@ -166,6 +204,7 @@ def difference(found: Done, right: Done, dtype: torch.dtype) -> float:
             raise DisagreesError(f"a log-likelihood is {value:.4f} and not {wanted:.4f}")
         largest = max(largest, off)
     for seed, draw in right.draws.items():
-        if found.draws[seed].tokens != draw.tokens and draw.margin > tie:
+        until = common(found.draws[seed].tokens, draw.tokens)
+        if found.draws[seed].tokens != draw.tokens and min(draw.margins[: until + 1]) > tie:
             raise DisagreesError("it writes another text")
     return largest

@@ -68,10 +68,13 @@ class Memory(Protocol):
 class Reader:
     """Runs a decoder token by token on its own memory. It raises ValueError for a model that keeps none.
 
+    masks: whether the model is given a mask. Rows without padding need none, and some architectures misread it.
+
     rows_in: for each tensor of the memory, the dimension that counts rows; -1 where none does.
     """
 
     model: Any
+    masks: bool = False
 
     def __post_init__(self) -> None:
         takes = inspect.signature(self.model.forward).parameters
@@ -93,7 +96,9 @@ class Reader:
     def given(self, mask: Tensor, count: int) -> dict[str, Tensor]:
         """The mask, and the positions of the last `count` tokens, where the model takes them. mask (rows, tokens)."""
         position = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -count:]
-        return ({"attention_mask": mask} if self.masked else {}) | ({"position_ids": position} if self.placed else {})
+        return ({"attention_mask": mask} if self.masks and self.masked else {}) | (
+            {"position_ids": position} if self.placed else {}
+        )
 
     def read(self, tokens: Sequence[Sequence[int]], memory: Any, mask: Tensor) -> tuple[Tensor, Any]:
         """(logits (rows, vocabulary) behind the last token, memory) after `tokens` (rows, count).

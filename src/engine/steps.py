@@ -50,6 +50,7 @@ class Steps:
     sampler: Sampler
     ends: frozenset[int]
     tokens: int = 0
+    together: bool = False
     prefix: Ids = ()
     memory: Any = None  # behind the prefix, one row
     logits: Any = None  # behind the prefix, (1, vocabulary)
