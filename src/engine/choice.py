@@ -79,6 +79,7 @@ class Choice:
     proof: Proof | None = None
     lengths: dict[bool, tuple[int, int]] = field(default_factory=dict)  # proven, with and without a shared prefix
     spent: int = 0  # tokens computed by ways that are not in use any more
+    refused: UserError | None = None
     reasons: list[str] = field(default_factory=list)  # why each faster way is not used
 
     @property
@@ -91,10 +92,11 @@ class Choice:
 
         Raises UserError where none is, and NotFinite where logits are no numbers.
         """
+        if self.refused:
+            raise self.refused
         first = self.model is None
         if first:
             self.model = self.load()
-            self._settle()
             self.left, self.own = ways(self.model), self.model.config._attn_implementation
         pair = self.model.config.is_encoder_decoder
         sharing = not pair and shared(jobs) >= SHARE_FROM
@@ -102,33 +104,29 @@ class Choice:
         known = self.lengths.get(sharing)
         if self.way is None or known is None or least < known[0] or most > known[1]:
             with torch.inference_mode():
-                proven = self._prove(trial(jobs, self.window, pair), first)
+                try:
+                    proven = self._prove(trial(jobs, self.window, pair), first)
+                except UserError as error:
+                    self.refused = error  # of every later cell as well
+                    raise
             before = self.lengths.get(sharing, (least, most))  # none where a faster way had to be left
             self.lengths[sharing] = min(before[0], least, proven.least), max(before[1], most, proven.longest)
         assert self.way is not None
         return self.way
 
     def _settle(self) -> None:
-        """Raises UserError where what a model is first asked decides how it answers from then on."""
-        alone, before = OneByOne(self.model, Sampler(0.0, 1), ends_of(self.model)), marks(self.model)
-        with torch.inference_mode():
-            alone.forget()
-            short = marks(self.model)
-            if before == {**before, **{name: value for name, value in short.items() if name in before}}:
-                return
-            other = replace(alone, model=self.load())
-            other.forget(long := min(self.window or LONG, LONG))
-            behind_long = marks(other.model)
-            alone.forget(long)
-            for found, right in ((marks(self.model), behind_long), (self._marks_after(other), short)):
-                if changed := sorted(name for name in before if found.get(name) != right.get(name)):
-                    raise self._unfit(f"what it is asked first changes it for good ({changed[0]})")
-            alone.forget()
-
-    @staticmethod
-    def _marks_after(alone: OneByOne) -> dict[str, Any]:
-        alone.forget()
-        return marks(alone.model)
+        """Raises UnfitError where what a model is first asked decides how it answers from then on."""
+        one, fresh = OneByOne(self.model, Sampler(0.0, 1), ends_of(self.model)), marks(self.model)
+        short = _marks_behind(one, 1)
+        if all(short.get(name) == value for name, value in fresh.items()):
+            return
+        other = replace(one, model=self.load())
+        long = min(self.window or LONG, LONG)
+        behind_long = _marks_behind(other, long)
+        for found, right in ((_marks_behind(one, long), behind_long), (_marks_behind(other, 1), short)):
+            if changed := sorted(name for name in fresh if found.get(name) != right.get(name)):
+                raise UnfitError(f"what it is asked first changes it for good ({changed[0]})")
+        one.forget()
 
     def _unfit(self, reason: object) -> UserError:
         return UserError(f"{type(self.model).__name__} cannot be asked: {reason}. Take another checkpoint")
@@ -136,6 +134,8 @@ class Choice:
     def _prove(self, jobs: Sequence[Job], first: bool) -> Expected:
         self._attend(None)
         try:
+            if first:
+                self._settle()
             against = expected(self.model, ends_of(self.model), jobs, self.sampler.top_k)
         except UnfitError as error:
             raise self._unfit(error) from None
@@ -189,3 +189,8 @@ class Choice:
     def _say_slow(self) -> None:
         how = "its prompts run in plain batches" if self.left[0] is PLAIN else "its prompts run one by one"
         warnings.warn(f"{type(self.model).__name__} cannot share a prefix: {how}, same result, slower.", stacklevel=2)
+
+
+def _marks_behind(alone: OneByOne, tokens: int) -> dict[str, Any]:
+    alone.forget(tokens)
+    return marks(alone.model)
