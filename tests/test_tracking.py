@@ -198,7 +198,8 @@ def test_the_proof_of_how_a_cell_was_computed_stands_in_the_cell_and_in_its_run(
 def test_a_cell_that_is_answered_from_the_store_keeps_its_proof(
     uri: str, place: Path, tmp_path: Path, another: str
 ) -> None:
-    assert execute(place, "gpt2", another, f"out={tmp_path / 'out'}") == 0
+    shutil.copytree(place / "store", tmp_path / "store")  # apart, because a run keeps its cells beside its store
+    assert execute(place, "gpt2", another, f"out={tmp_path / 'out'}", f"store={tmp_path / 'store'}") == 0
     again, before = (sorted(folder.glob("*.jsonl")) for folder in (tmp_path / "out", place / "outputs/gpt2"))
     assert [path.read_bytes() for path in again] == [path.read_bytes() for path in before]
 
