@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from src.base import conf, grid
@@ -215,7 +215,8 @@ def finish(bench: Bench, cell: Cell, answered: Answered) -> Outcome:
     scored = file.scored(head, answers, bench.encoder, cell.task.primary(cell.condition.prompt))
     track(bench, cell, scored, answered.speed)
     if run.out:
-        write_cell(path_of(run.out, head.task, head.condition), head, answers)
+        # without its proof, which depends on what this process was asked before: outputs are the same however they came
+        write_cell(path_of(run.out, head.task, head.condition), replace(head, proof=None), answers)
     entry = Entry(run.model.name, head.task, head.condition, DONE, None, head.fingerprint)
     return Outcome(entry, scored.summary.n, scored.summary.accuracy, scored.summary.unparsed)
 

@@ -64,7 +64,7 @@ class Header:
     prompts_sha256: str
     completions_sha256: str
     data_sha256: str
-    proof: Proof | None = None  # of the way its answers were computed; not written where the engine gives none
+    proof: Proof | None = None  # of the way it was computed; only in the cells kept for MLflow
     recorded: Recorded | None = None  # only in the cells kept for MLflow; not written where it is None
 
     @property
