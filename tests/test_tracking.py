@@ -525,7 +525,8 @@ def test_a_server_that_goes_away_costs_one_line_and_sync_makes_it_good(place: Pa
     assert running.returncode == 0, complained
     assert f"{2 * len(many)} of {2 * len(many)} cells done" in said
     assert complained.count("MLflow is out of reach, the run goes on without it") == 1
-    assert len(complained.strip().splitlines()) == 1, complained
+    other = [line for line in complained.splitlines() if "longer than the window" not in line]  # a tiny model's
+    assert len(other) == 1, complained
     before = finished_cells(database)
     assert 2 <= before < 2 * len(many)
     with server(database, port):

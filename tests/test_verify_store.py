@@ -159,7 +159,7 @@ def test_records_of_other_runs_are_counted_and_left_alone(place: Path, store: St
 
 def test_a_damaged_line_is_named_and_counts_as_missing(place: Path, store: Store) -> None:
     (path,) = store.folder.glob("*.jsonl")
-    lines = path.read_bytes().splitlines(keepends=True)
+    lines = [line for line in path.read_bytes().splitlines(keepends=True) if b"\tproof:" not in line]
     lines[1] = lines[1][:90] + b"?" + lines[1][91:]
     path.write_bytes(b"".join(lines)[:-9])  # and a torn last line
     found = check(place, store)
