@@ -138,81 +138,76 @@ def shared_prefix_attention(
     if keys is not None and not keys.shape[1]:
         keys = values = None
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
+    parts = _Parts(query, key, value, mask, keys, values, before, scale, softcap, s_aux)
     flash = query.device.type == "cpu" and query.shape[2] >= FLASH_FROM
     if flash and softcap is None and key.shape[3] == value.shape[3] and query.dtype == key.dtype:
-        return _by_blocks(query, key, value, mask, keys, values, before, scale, s_aux), None
-    return _in_one(query, key, value, mask, keys, values, before, scale, softcap, s_aux), None
+        return _by_blocks(parts), None
+    return _in_one(parts), None
 
 
-def _in_one(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor,
-    keys: Tensor | None,
-    values: Tensor | None,
-    before: Tensor | None,
-    scale: float,
-    softcap: float | None,
-    sinks: Tensor | None,
-) -> Tensor:
+@dataclass(frozen=True)
+class _Parts:
+    """What one call attends with: the row's own block, and the shared one where there is any."""
+
+    query: Tensor  # (batch, heads, queries, dim)
+    key: Tensor  # (batch, kv heads, slots, dim)
+    value: Tensor
+    mask: Tensor  # (batch, 1, queries, slots), additive
+    keys: Tensor | None  # (kv heads, prefix, dim)
+    values: Tensor | None
+    before: Tensor | None  # (batch, queries, prefix), additive
+    scale: float
+    softcap: float | None
+    sinks: Tensor | None  # (heads,)
+
+
+def _in_one(p: _Parts) -> Tensor:
     """One softmax over both blocks, (batch, queries, heads, dim)."""
-    batch, heads, queries, dim = query.shape
-    kv = key.shape[1]
+    batch, heads, queries, dim = p.query.shape
+    kv = p.key.shape[1]
     group = heads // kv
     shape = (batch, kv, group, queries, -1)
-    query = query.reshape(batch, kv, group * queries, dim) * scale
+    query = p.query.reshape(batch, kv, group * queries, dim) * p.scale
 
     def capped(logits: Tensor) -> Tensor:
-        return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+        return logits if p.softcap is None else p.softcap * torch.tanh(logits / p.softcap)
 
-    parts = [capped((query @ key.transpose(2, 3)).view(shape)) + mask[:, :, None]]
-    if keys is not None:
+    logits = [capped((query @ p.key.transpose(2, 3)).view(shape)) + p.mask[:, :, None]]
+    if p.keys is not None:
         flat = query.transpose(0, 1).reshape(kv, batch * group * queries, dim)
-        far = (flat @ keys.transpose(1, 2)).view(kv, batch, group, queries, -1).transpose(0, 1)
-        parts.insert(0, capped(far) if before is None else capped(far) + before[:, None, None])
-    if sinks is not None:
-        parts.append(sinks.to(query.dtype).view(1, kv, group, 1, 1).expand(batch, -1, -1, queries, -1))
-    weights = torch.softmax(torch.cat(parts, dim=-1), dim=-1, dtype=torch.float32).to(query.dtype)
-    shares = [w.reshape(batch, kv, group * queries, -1) for w in weights.split([p.shape[-1] for p in parts], dim=-1)]
-    out = shares[0 if keys is None else 1] @ value
-    if keys is not None and values is not None:
+        far = (flat @ p.keys.transpose(1, 2)).view(kv, batch, group, queries, -1).transpose(0, 1)
+        logits.insert(0, capped(far) if p.before is None else capped(far) + p.before[:, None, None])
+    if p.sinks is not None:
+        logits.append(p.sinks.to(query.dtype).view(1, kv, group, 1, 1).expand(batch, -1, -1, queries, -1))
+    weights = torch.softmax(torch.cat(logits, dim=-1), dim=-1, dtype=torch.float32).to(query.dtype)
+    shares = [w.reshape(batch, kv, group * queries, -1) for w in weights.split([x.shape[-1] for x in logits], dim=-1)]
+    out = shares[0 if p.keys is None else 1] @ p.value
+    if p.values is not None:
         flat = shares[0].transpose(0, 1).reshape(kv, batch * group * queries, -1)
-        out = (flat @ values).view(kv, batch, group * queries, -1).transpose(0, 1) + out
+        out = (flat @ p.values).view(kv, batch, group * queries, -1).transpose(0, 1) + out
     return out.reshape(batch, heads, queries, -1).transpose(1, 2)
 
 
-def _by_blocks(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor,
-    keys: Tensor | None,
-    values: Tensor | None,
-    before: Tensor | None,
-    scale: float,
-    sinks: Tensor | None,
-) -> Tensor:
+def _by_blocks(p: _Parts) -> Tensor:
     """The same by torch's flash kernel, block by block: two softmaxes merged by their log-sum-exp (Dao et al. 2022)."""
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    batch, heads, queries, dim = query.shape
-    kv = key.shape[1]
+    batch, heads, queries, dim = p.query.shape
+    kv = p.key.shape[1]
     group = heads // kv
-    own_keys, own_values = (t.repeat_interleave(group, dim=1) for t in (key, value))
-    out, out_sum = flash(query, own_keys, own_values, attn_mask=mask, scale=scale)
+    own_keys, own_values = (t.repeat_interleave(group, dim=1) for t in (p.key, p.value))
+    out, out_sum = flash(p.query, own_keys, own_values, attn_mask=p.mask, scale=p.scale)
     out_sum = out_sum.view(batch, heads, queries)
-    if keys is not None and values is not None:
-        flat = query.view(batch, kv, group, queries, dim).transpose(0, 1).reshape(1, kv, batch * group * queries, dim)
-        hidden = before
-        if before is not None:
-            hidden = before[:, None].expand(-1, group, -1, -1).reshape(1, 1, batch * group * queries, -1)
-        far, far_sum = flash(flat, keys[None], values[None], attn_mask=hidden, scale=scale)
+    if p.keys is not None and p.values is not None:
+        rows = batch * group * queries
+        flat = p.query.view(batch, kv, group, queries, dim).transpose(0, 1).reshape(1, kv, rows, dim)
+        hidden = None if p.before is None else p.before[:, None].expand(-1, group, -1, -1).reshape(1, 1, rows, -1)
+        far, far_sum = flash(flat, p.keys[None], p.values[None], attn_mask=hidden, scale=p.scale)
         far = far.view(kv, batch, group, queries, dim).transpose(0, 1).reshape(batch, heads, queries, dim)
         far_sum = far_sum.view(kv, batch, group, queries).transpose(0, 1).reshape(batch, heads, queries)
         share = torch.sigmoid(far_sum - out_sum)[..., None]
         out, out_sum = torch.lerp(out, far, share.to(out.dtype)), torch.logaddexp(out_sum, far_sum)
-    if sinks is not None:
-        out = out * torch.sigmoid(out_sum - sinks.view(1, heads, 1))[..., None].to(out.dtype)
+    if p.sinks is not None:
+        out = out * torch.sigmoid(out_sum - p.sinks.view(1, heads, 1))[..., None].to(out.dtype)
     return out.transpose(1, 2).contiguous()
 
 

@@ -16,11 +16,11 @@ from src.engine.encoder_decoder import EncoderDecoder
 from src.engine.job import Job, Proof
 from src.engine.loading import out_of_memory, pack, spread
 from src.engine.plain import OneByOne, Plain
-from src.engine.proof import HOT, Expected, UnfitError, difference, expected, marks, proven, shared, total, trial
+from src.engine.proof import HOT, Expected, UnfitError, difference, expected, marks, proven, total, trial
 from src.engine.sampling import Sampler
 from src.engine.state import RowReader
 from src.engine.steps import Steps
-from src.engine.tree import SHARE_FROM
+from src.engine.tree import shared_prefix
 
 LONG = 2048  # tokens of a prompt that is long for any architecture
 
@@ -99,7 +99,7 @@ class Choice:
             self.model = self.load()
             self.left, self.own = ways(self.model), self.model.config._attn_implementation
         pair = self.model.config.is_encoder_decoder
-        sharing = not pair and shared(jobs) >= SHARE_FROM
+        sharing = not pair and bool(shared_prefix(jobs))
         least, most = (choose(total(job, pair) for job in jobs) for choose in (min, max))
         known = self.lengths.get(sharing)
         if self.way is None or known is None or least < known[0] or most > known[1]:
@@ -108,6 +108,10 @@ class Choice:
                     proven = self._prove(trial(jobs, self.window, pair), first)
                 except UserError as error:
                     self.refused = error  # of every later cell as well
+                    raise
+                except BaseException:
+                    if first:  # nothing is known of these weights yet, so the next cell begins with new ones
+                        self.model = None
                     raise
             before = self.lengths.get(sharing, (least, most))  # none where a faster way had to be left
             self.lengths[sharing] = min(before[0], least, proven.least), max(before[1], most, proven.longest)

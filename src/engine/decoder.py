@@ -17,7 +17,7 @@ from src.engine.head import body, logits_of, rows_at_once
 from src.engine.job import Done, Ids, Job
 from src.engine.loading import pass_tokens
 from src.engine.sampling import Ahead, Sampler, Tensor, Walk, decode, finite
-from src.engine.tree import SHARE_FROM, Row, common, onward, row, visible
+from src.engine.tree import Row, onward, row, shared_prefix, visible
 
 
 @dataclass
@@ -94,10 +94,8 @@ class Decoder:
         return 0 if self.shared else len(self.prefix)
 
     def prepare(self, jobs: Sequence[Job]) -> None:
-        """Compute what all jobs begin with, less one token, so that each job keeps a state to predict from."""
-        every = [ids for job in jobs for ids in (job.ids, *job.scored)]
-        length = max(0, common(min(every), max(every)) - 1)
-        prefix = jobs[0].ids[: length if length >= SHARE_FROM else 0]
+        """Compute what all jobs begin with."""
+        prefix = shared_prefix(jobs)
         if prefix == self.prefix:
             return
         self.prefix, self.prefix_kv = (), []

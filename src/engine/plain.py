@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from src.engine.encoder_decoder import start_of
 from src.engine.job import Done, Draw, Ids, Job
 from src.engine.loading import pass_tokens
 from src.engine.sampling import Sampler, Tensor, decode, finite, prompt_hash
-from src.engine.state import Reader
+from src.engine.state import Reader, takes
 from src.engine.tree import common
 
 
@@ -112,11 +111,6 @@ class Plain:
             (summed(row[begin - 1 - first : len(full) - 1 - first], full[begin:]), len(full) - begin)
             for row, begin, full in zip(logits, begins, job.scored, strict=True)
         ]
-
-
-def takes(model: Any, name: str) -> bool:
-    """Whether the model's forward pass has an argument of this name."""
-    return name in inspect.signature(model.forward).parameters
 
 
 def summed(logits: Tensor, target: Ids) -> float:

@@ -9,19 +9,18 @@ from typing import Any
 
 import torch
 
-from src.engine.job import Done, Ids, Job, Proof
+from src.engine.job import Done, Draw, Ids, Job, Proof
 from src.engine.plain import OneByOne
 from src.engine.sampling import Sampler
-from src.engine.tree import SHARE_FROM, common
+from src.engine.tree import common, shared_prefix
 
 STRETCH = 1.5  # a proof holds for later prompts up to so many times as long
-WRITTEN = 8  # tokens written by a greedy trial at most, and half as many by one with seeds
+WRITTEN, DRAWN = 6, 4  # tokens that a greedy trial writes at most, and one with seeds
 FORKS = (0, 1)  # seeds that part soon at HOT
 PROBE = 32  # tokens of the prompt with which forks are tried, and whether the model reads from left to right
 HOT = 1.0
 TOLERANCE = {torch.float32: 2e-4, torch.float16: 2e-3, torch.bfloat16: 1e-2}  # of a log-likelihood, beside its size + 1
 TIE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.3}  # logits; closer decisions may fall either way
-
 APART = {torch.float32: 0.02, torch.float16: 0.2, torch.bfloat16: 1.0}  # logits; scans and steps round unlike
 
 
@@ -39,16 +38,10 @@ def total(job: Job, encoder_decoder: bool) -> int:
     return len(job.ids) + max([job.budget, *behind])
 
 
-def shared(jobs: Sequence[Job]) -> int:
-    """Tokens that all jobs begin with."""
-    every = [ids for job in jobs for ids in (job.ids, *job.scored)]
-    return max(0, common(min(every), max(every)) - 1)
-
-
 def trial(jobs: Sequence[Job], window: int | None, encoder_decoder: bool) -> list[Job]:
     """The shortest and the longest of a cell's prompts, the longest made longer by tokens of its own."""
     by_length = sorted(jobs, key=lambda job: (total(job, encoder_decoder), job.ids))
-    first = shared(jobs) if not encoder_decoder and shared(jobs) >= SHARE_FROM else 1
+    first = 1 if encoder_decoder else len(shared_prefix(jobs)) or 1
     short, long = (_asked(job, encoder_decoder) for job in (by_length[0], by_length[-1]))
     long = replace(long, scored=long.scored[-1:])
     length = total(by_length[-1], encoder_decoder)
@@ -114,12 +107,12 @@ def expected(model: Any, ends: frozenset[int], jobs: Sequence[Job], top_k: int) 
     hot = replace(alone, sampler=Sampler(HOT, top_k))
     (short, long), few = jobs, _few(jobs[0], pair)
     forks = [
-        replace(few, ids=few.ids[:n], seeds=FORKS, budget=min(few.budget, 6), scored=()) for n in (PROBE, PROBE - 5)
+        replace(few, ids=few.ids[:n], seeds=FORKS, budget=min(few.budget, DRAWN), scored=()) for n in (PROBE, PROBE - 5)
     ]
     alone.forget()
     before = marks(model)
-    reads_left_to_right(alone, few)
-    of_short, of_long, of_few = alone.run([short, long, few])
+    of_few = Done({0: reads_left_to_right(alone, few)}, [alone.score(few.ids, full) for full in few.scored])
+    of_short, of_long = alone.run([short, long])
     drawn = hot.run(forks)
     alone.forget()
     if changed := sorted(name for name, value in marks(model).items() if before.get(name, value) != value):
@@ -152,8 +145,8 @@ def marks(model: Any) -> dict[str, Any]:
     return plain | {name: float(buffer.double().sum()) for name, buffer in model.named_buffers() if buffer.numel()}
 
 
-def reads_left_to_right(alone: OneByOne, job: Job) -> None:
-    """Raises UnfitError where a prediction depends on what follows it, or is not what `generate` writes."""
+def reads_left_to_right(alone: OneByOne, job: Job) -> Draw:
+    """What the model writes. Raises UnfitError where it is not what a forward pass predicts, or what follows counts."""
     model, written = alone.model, alone.written(job, 0)
     pair, size = model.config.is_encoder_decoder, int(model.config.get_text_config(decoder=True).vocab_size)
     behind = (*written.tokens, *job.ids[:2])
@@ -166,9 +159,10 @@ def reads_left_to_right(alone: OneByOne, job: Job) -> None:
     for at, (token, margin) in enumerate(zip(written.tokens, written.margins, strict=True)):
         gap = float(one[at].max() - one[at][token])
         if margin <= TIE[model.dtype]:
-            return
+            break
         if not gap <= APART[model.dtype]:
             raise UnfitError("`generate` writes another token than a forward pass predicts")
+    return written
 
 
 def proven(name: str, way: Any, against: Expected) -> Proof:

@@ -19,6 +19,11 @@ NAMES = ("past_key_values", "cache_params", "state", "past_buckets_states", "mem
 At = tuple[Any, ...]  # where a tensor lies in a memory
 
 
+def takes(model: Any, name: str) -> bool:
+    """Whether the model's forward pass has an argument of this name."""
+    return name in inspect.signature(model.forward).parameters
+
+
 def mapped(memory: Any, change: Callable[[At, Tensor], Tensor], at: At = ()) -> Any:
     """A copy of a memory with `change(where, tensor)` in the place of each tensor."""
     if isinstance(memory, torch.Tensor):
@@ -69,7 +74,6 @@ class Reader:
     """Runs a decoder token by token on its own memory. It raises ValueError for a model that keeps none.
 
     masks: whether the model is given a mask. Rows without padding need none, and some architectures misread it.
-
     rows_in: for each tensor of the memory, the dimension that counts rows; -1 where none does.
     """
 
@@ -77,10 +81,8 @@ class Reader:
     masks: bool = False
 
     def __post_init__(self) -> None:
-        takes = inspect.signature(self.model.forward).parameters
-        self.last, self.masked, self.placed = (
-            name in takes for name in ("logits_to_keep", "attention_mask", "position_ids")
-        )
+        names = ("logits_to_keep", "attention_mask", "position_ids")
+        self.last, self.masked, self.placed = (takes(self.model, name) for name in names)
         self.name = ""
         two, three = (_shapes(self.read([(1, 2)] * rows, None, self.ones(rows, 2))[1]) for rows in (2, 3))
         if two.keys() != three.keys():
@@ -118,7 +120,7 @@ class Reader:
         """A copy of the memory with these rows, in this order. A row that is named twice forks."""
 
         def chosen(at: At, tensor: Tensor) -> Tensor:
-            dim = self.rows_in.get(at, -1)
+            dim = self.rows_in[at]  # a tensor that was not there before could be of any form
             if dim < 0:
                 return tensor.clone()
             return tensor.index_select(dim, torch.tensor(rows, device=tensor.device))

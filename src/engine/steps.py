@@ -11,15 +11,13 @@ import torch
 from src.engine.job import Done, Draw, Ids, Job
 from src.engine.sampling import Sampler, Tensor, finite, prompt_hash
 from src.engine.state import Memory, Reader
-from src.engine.tree import SHARE_FROM, common
+from src.engine.tree import common, shared_prefix
 
 
 @dataclass
 class _Scored:
     """An option that is read along: the tokens of prompt and option, and where the option begins."""
 
-    job: int
-    option: int
     ids: Ids
     begin: int
     logprob: float = 0.0
@@ -60,10 +58,8 @@ class Steps:
         self.reader = self.kind(self.model)
 
     def prepare(self, jobs: Sequence[Job]) -> None:
-        """Read what all jobs begin with, less one token, in one forward pass."""
-        every = [ids for job in jobs for ids in (job.ids, *job.scored)]
-        length = max(0, common(min(every), max(every)) - 1)
-        prefix = jobs[0].ids[: length if length >= SHARE_FROM else 0]
+        """Read what all jobs begin with in one forward pass."""
+        prefix = shared_prefix(jobs)
         if prefix and prefix != self.prefix:
             self.logits, self.memory = self.reader.read([prefix], None, self.reader.ones(1, len(prefix)))
             self.tokens += len(prefix)
@@ -80,10 +76,7 @@ class Steps:
     def run(self, jobs: Sequence[Job]) -> list[Done]:
         """One batch."""
         draws: list[dict[int, Draw]] = [{seed: Draw() for seed in job.seeds} for job in jobs]
-        scored = [
-            [_Scored(j, i, full, common(job.ids, full)) for i, full in enumerate(job.scored)]
-            for j, job in enumerate(jobs)
-        ]
+        scored = [[_Scored(full, common(job.ids, full)) for full in job.scored] for job in jobs]
         written = [_Written(j, job.ids, job.seeds) for j, job in enumerate(jobs) if job.seeds]
         hashes = [prompt_hash(job.ids) for job in jobs]
         readings: list[Reading] = [*(each for options in scored for each in options), *written]
@@ -92,11 +85,7 @@ class Steps:
             rows, logits, memory = self._begun(readings)
             read = 1
         while rows:
-            children = [
-                (row, token, group)
-                for row, token, group in self._onward(rows, logits, read, jobs, hashes, draws)
-                if group
-            ]
+            children = self._onward(rows, logits, read, jobs, hashes, draws)
             if not children:
                 break
             parents, tokens, rows = [c[0] for c in children], [c[1] for c in children], [c[2] for c in children]

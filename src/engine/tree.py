@@ -46,6 +46,13 @@ def common(a: Ids, b: Ids) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
+def shared_prefix(jobs: Sequence[Job]) -> Ids:
+    """What all jobs begin with, less one token, so that each keeps a state to predict from; () where it is short."""
+    every = [ids for job in jobs for ids in (job.ids, *job.scored)]
+    length = max(0, common(min(every), max(every)) - 1)
+    return jobs[0].ids[: length if length >= SHARE_FROM else 0]
+
+
 def row(job: Job, start: int) -> Row:
     """The job as a row of a batch whose first `start` tokens are computed elsewhere.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from src.engine.loading import load
 from src.engine.local import LocalEngine
 from src.question.prompts import Prompt
 from src.source import weights
-from tests.tiny import END, _tokenizer, local_engine, tiny
+from tests.tiny import END, _tokenizer, local_engine
 
 GREEDY = Generation(temperature=0)
 Tensors = dict[str, Any]
@@ -29,25 +29,10 @@ PROMPT = Prompt("t/1", "g", "", "Which floats on water? It is", ("a cork", "a st
 LONG = replace(PROMPT, id="t/2", prefix="a mouse or a house, " * 40)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Threads only cost time on matrices this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    made: dict[str, Path] = {}
-
-    def get(arch: str) -> Path:
-        if arch not in made:
-            made[arch] = tiny(arch, tmp_path_factory.mktemp(arch))
-        return made[arch]
-
-    return get
+def kept(folder: Folders) -> Folders:
+    """A checkpoint that a test may not change."""
+    return folder
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,27 +42,6 @@ GREEDY, PROTOCOL = Generation(temperature=0), Generation(temperature=0.01, top_k
 SEEDS = (2266, 105, 86379)
 
 Make = Callable[..., LocalEngine]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Threads only cost time on matrices this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
-
-    def get(arch: str) -> Path:
-        if arch not in made:
-            made[arch] = tiny(arch, tmp_path_factory.mktemp(arch))
-        return made[arch]
-
-    return get
 
 
 @pytest.fixture
