@@ -1,0 +1,123 @@
+"""The published cells that claims are judged on: which of them count, and their tails at every number right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from src.base import metrics
+from src.base.metrics import MARGIN
+from src.statistics.items import NAN, Array
+from src.statistics.published import published_baseline
+from src.statistics.rows import table2_model
+from src.statistics.setting import Setting
+
+PRIMARY, EXACT = "the task's own", "exact match"
+"""Levels of the choice of metric."""
+CLOSED, LETTERED = "options in the text", "lettered options"
+PROMPTS = {CLOSED: "closed", LETTERED: "closed_adv"}
+OUT, IN = "left out", "kept"
+"""What is done with cells that fail a gate or sit on the floor."""
+CHANCE, CONTENT_FREE = "chance", "content-free answers"
+FLOOR = 0.05
+"""A cell is on the floor where its tail below chance is under this, uncorrected."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tails:
+    """Tails of one cell at every number right k, arrays (n + 1,).
+
+    above: P(k or more) at the bar. short: P(k or fewer) at five points over it.
+    """
+
+    above: Array
+    short: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What claims are judged on. cells: data/stats/cells.parquet."""
+
+    cells: pd.DataFrame
+    setting: Setting
+
+    @property
+    def alpha(self) -> float:
+        """The level of every test."""
+        return self.setting.alpha
+
+    @property
+    def tables(self) -> Mapping[str, Any]:
+        """The paper's tables."""
+        return self.setting.tables
+
+    @cached_property
+    def published(self) -> pd.DataFrame:
+        """The published cells."""
+        return self.cells[self.cells["source"] == metrics.PUBLISHED]
+
+    @cached_property
+    def largest(self) -> str:
+        """The model of Table 2."""
+        found = table2_model(self.cells)
+        assert found is not None, "the published cells hold a base model"
+        return found
+
+    def rows(self, prompt: str, metric: str) -> pd.DataFrame:
+        """Every published row in one prompt format by one choice of metric, with `reason` (see `reasons`)."""
+        here = self.published[self.published["prompt"] == PROMPTS[prompt]]
+        chosen = here["primary"] if metric == PRIMARY else here["metric"] == metrics.EXACT
+        return here[chosen.astype(bool)]
+
+    @cache  # noqa: B019 - one Scores lives as long as the command
+    def side(self, model: str, few: bool, prompt: str = CLOSED, metric: str = PRIMARY) -> pd.DataFrame:
+        """One model's rows in one condition, indexed by task, sorted."""
+        rows = self.rows(prompt, metric)
+        rows = rows[(rows["model"] == model) & ((rows["shots"] > 0) == few)]
+        return rows.set_index("task").sort_index()
+
+    @cache  # noqa: B019
+    def tails(self, task: str, prompt: str, n: int, bar: str, options: int | None = None) -> Tails | None:
+        """Tails of a cell of `n` examples; options: another number of options than assumed. None without a bar."""
+        base = self._baseline(task, PROMPTS[prompt], n)
+        guess = base["guess"] if options is None else np.full(n, 1 / options)
+        if bar == CONTENT_FREE:
+            trivial = base["trivial"]
+            guess = None if np.isnan(trivial) else np.full(n, max(trivial, NAN if guess is None else guess.mean()))
+        if guess is None:
+            return None
+        return Tails(_at_least(guess), _at_most(np.minimum(guess + MARGIN, 1.0)))
+
+    @cache  # noqa: B019
+    def _baseline(self, task: str, prompt: str, n: int) -> dict[str, Any]:
+        metric = self.setting.tasks[task].primary(prompt)
+        return published_baseline(self.setting, task, prompt, metric, n)
+
+
+def _at_most(guess: Array) -> Array:
+    """P(X <= k) for k = 0..n, X the number right by guessing."""
+    n = len(guess)
+    k = np.arange(n + 1)
+    return stats.binom.cdf(k, n, guess[0]) if np.ptp(guess) == 0 else stats.poisson_binom.cdf(k, guess)
+
+
+def _at_least(guess: Array) -> Array:
+    """P(X >= k) for k = 0..n, read off the mirrored distribution, where small values keep their digits."""
+    return _at_most(1 - guess)[::-1]
+
+
+def failed(row: Any) -> str | None:
+    """The acting gates that a row fails, in words; None where it fails none."""
+    names = [name for name in str(row.gates).split(";") if name in metrics.ACTING]
+    return "; ".join(metrics.GATES[name] for name in names) or None
+
+
+def on_the_floor(row: Any) -> str | None:
+    """Words for a cell that is below chance; None for another."""
+    return "below chance: the answers are in another format" if row.p_below < FLOOR else None

@@ -1,0 +1,238 @@
+"""Table 2 and RQ1: is a task above the baseline, predicted by smaller models, emergent; and is any."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from src.base.metrics import EXACT as EXACT_MATCH
+from src.base.metrics import MARGIN
+from src.judgement.family import CORRECTIONS, Family, frame_of
+from src.judgement.scores import (
+    CHANCE,
+    CLOSED,
+    CONTENT_FREE,
+    EXACT,
+    IN,
+    LETTERED,
+    OUT,
+    PRIMARY,
+    Scores,
+    failed,
+    on_the_floor,
+)
+from src.statistics.forecast import FAR, Against, clipped, logit_variance
+from src.statistics.items import NAN
+from src.statistics.scale import forecasts
+from src.statistics.table2 import paper_verdicts
+
+VIEWS = ((CLOSED, PRIMARY), (CLOSED, EXACT), (LETTERED, PRIMARY))
+"""The prompt formats and metrics in which the largest base model can be judged."""
+SHOWN = "as the exemplars show"
+OPTIONS: Mapping[str, int | None] = {SHOWN: None, "three": 3, "five": 5}
+SCATTER = {"estimated over all tasks": True, "none (binomial)": False}
+SIZES = {"all smaller models": False, "without the smallest": True}
+MARGINS = {"ten points": "p_within_ten", "five points": "p_within_five"}
+NO_FORECAST = "fewer than three smaller models have a score"
+REJECTED = "the smaller models do not lie on a line"
+
+Choices = Mapping[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One cell of the largest base model in one view, and what it is tested against."""
+
+    scores: Scores
+    view: tuple[str, str]
+    row: Any
+    lines: Mapping[tuple[bool, bool], Mapping[str, float] | None]
+
+    @property
+    def k(self) -> int:
+        """Examples right, rounded."""
+        return int(self.row.k)
+
+    def above(self, k: int, bar: str, options: int | None) -> tuple[float, float]:
+        """(P(k or more) at a bar, P(k or fewer) at five points over it); the bar is chance where there is no other."""
+        at = [self.scores.tails(self.row.Index, self.view[0], int(self.row.n), each, options) for each in (bar, CHANCE)]
+        tails = at[0] or at[1]
+        return (NAN, NAN) if tails is None else (float(tails.above[k]), float(tails.short[k]))
+
+    def against(self, k: int, choices: Choices) -> Mapping[str, float] | None:
+        """The columns of `Against` with k right; None without a forecast, or where its line is rejected."""
+        line = self.lines[SCATTER[choices["scatter"]], SIZES[choices["sizes"]]]
+        if line is None or line["fit_p"] < self.scores.alpha:
+            return None
+        n = float(self.row.n)
+        share = clipped(np.array([k / n]), np.array([n]))
+        s = np.sqrt(line["variance"] + line["tau2"] + logit_variance(share, np.array([n])))
+        found = Against(share, np.array([line["eta"]]), s, line["df"]).columns()
+        return {name: float(values[0]) for name, values in found.items()}
+
+    def silence(self, choices: Choices) -> str | None:
+        """Why there is no forecast to judge by; None where there is one."""
+        line = self.lines[SCATTER[choices["scatter"]], SIZES[choices["sizes"]]]
+        return NO_FORECAST if line is None else REJECTED if line["fit_p"] < self.scores.alpha else None
+
+    def reason(self, gates: str) -> str | None:
+        """Why the cell is not compared: an acting gate, or a wrong format where exact match decides."""
+        floor = on_the_floor(self.row) if self.row.metric == EXACT_MATCH else None
+        untested = "no chance level" if np.isnan(self.row.p) else None
+        return untested or (failed(self.row) if gates == OUT else None) or floor
+
+
+@dataclass(frozen=True, eq=False)
+class Table2:
+    """The cells of Table 2 in each view, and the claims on them."""
+
+    scores: Scores
+
+    @cached_property
+    def said(self) -> dict[str, dict[str, bool | None]]:
+        """The paper's three verdicts by task."""
+        return paper_verdicts(self.scores.tables)
+
+    @cached_property
+    def cells(self) -> dict[tuple[str, str], dict[str, Cell]]:
+        """By view and task."""
+        return {view: self._view(view) for view in VIEWS}
+
+    def _view(self, view: tuple[str, str]) -> dict[str, Cell]:
+        rows = self.scores.rows(*view)
+        rows = rows[(rows["shots"] == 0) & ~rows["tuned"]]
+        found = {
+            key: forecasts(rows, scatter=key[0], without_smallest=key[1]).to_dict("index")
+            for key in itertools.product((True, False), (False, True))
+        }
+        of_largest = self.scores.side(self.scores.largest, False, *view)
+        return {
+            row.Index: Cell(self.scores, view, row, {key: lines.get(row.Index) for key, lines in found.items()})
+            for row in of_largest.itertuples()
+            if row.Index in self.said["paper_above"]
+        }
+
+    def families(
+        self, row: Callable[[Cell, int, Choices], dict[str, Any]], choices: Mapping[str, tuple[str, ...]], said: str,
+        *, some: bool = False,
+    ) -> Iterator[Family]:
+        """The families of a claim: every way to take the choices. The first level of each choice is the rule's."""
+        for (prompt, metric), *levels, (words, method), gates in itertools.product(
+            VIEWS, *choices.values(), CORRECTIONS.items(), (OUT, IN)
+        ):
+            taken = {"prompt": prompt, "metric": metric, **dict(zip(choices, levels, strict=True)),
+                     "correction": words, "gates": gates}  # fmt: skip
+            cells = self.cells[prompt, metric]
+
+            def moved(task: str, steps: int, cells: Any = cells, taken: Any = taken) -> dict[str, Any] | None:
+                cell, k = cells[task], cells[task].k + steps
+                return row(cell, k, taken) if 0 <= k <= cell.row.n else None
+
+            here = (prompt, metric) == VIEWS[0]
+            rows = {task: {**row(cell, cell.k, taken), **self._of(cell, taken, said)} for task, cell in cells.items()}
+            yield Family(
+                taken=taken, rows=frame_of(rows), correction=method, some=some, moved=moved if here else None,
+                rule=here and method == CORRECTIONS["Holm"] and gates == OUT
+                and all(level == ways[0] for level, ways in zip(levels, choices.values(), strict=True)),
+                shown=None if some else tuple(task for task, cell in cells.items() if self._differs(cell, taken)),
+            )  # fmt: skip
+
+    def _of(self, cell: Cell, taken: Choices, said: str) -> dict[str, Any]:
+        claim = self.said[said].get(cell.row.Index)
+        return {"n": cell.row.n, "up": said == "rq1" or bool(claim), "reason": cell.reason(taken["gates"])}
+
+    def _differs(self, cell: Cell, taken: Choices) -> bool:
+        """Whether the choices say anything of this cell that others do not."""
+        task = self.scores.setting.tasks[cell.row.Index]
+        primary = task.primary("closed") == EXACT_MATCH
+        assumed = bool(task.chance_assumed)
+        content_free = not np.isnan(cell.row.trivial) and cell.row.trivial > cell.row.tested
+        return not (
+            (taken["metric"] == EXACT and primary)
+            or (taken.get("options", SHOWN) != SHOWN and not assumed)
+            or (taken.get("bar") == BARS[1] and not content_free)
+            or (taken["gates"] == IN and not failed(cell.row))
+        )
+
+
+BARS = (CHANCE, CONTENT_FREE)
+ABOVE = {"bar": BARS, "options": tuple(OPTIONS)}
+LINE = {"scatter": tuple(SCATTER), "sizes": tuple(SIZES)}
+BOTH_BARS = (CONTENT_FREE, CHANCE)
+"""Levels of the bar of emergence: chance and content-free answers, or chance alone."""
+
+
+def above_row(cell: Cell, k: int, choices: Choices) -> dict[str, Any]:
+    """A task above the baseline."""
+    effect, small = cell.above(k, choices["bar"], OPTIONS[choices["options"]])
+    low, high = cell.row.ci_low, cell.row.ci_high
+    return {"value": k / cell.row.n, "low": low, "high": high, "effect": effect, "small": small}
+
+
+def line_row(cell: Cell, k: int, choices: Choices) -> dict[str, Any]:
+    """A task beside its forecast: different from it, or within the margin."""
+    found = cell.against(k, choices)
+    if found is None:
+        return {"reason": cell.silence(choices)}
+    line = cell.lines[SCATTER[choices["scatter"]], SIZES[choices["sizes"]]]
+    assert line is not None
+    residual = k / cell.row.n - line["forecast"]
+    return {
+        "value": residual, "low": found["residual_low"], "high": found["residual_high"], "sign": np.sign(residual),
+        "effect": found["p_differs"], "small": found[MARGINS[choices["margin"]]],
+    }  # fmt: skip
+
+
+def emergent_row(cell: Cell, k: int, choices: Choices) -> dict[str, Any]:
+    """An emergent task: above chance, the content-free bar and the forecast; else near chance or the forecast."""
+    up, short = cell.above(k, CHANCE, None)
+    bar = cell.above(k, CONTENT_FREE, None)[0] if choices["bar"] == CONTENT_FREE else up
+    found, accuracy = cell.against(k, choices), k / cell.row.n
+    if found is None:  # chance alone can show that a task is not emergent
+        return {"value": accuracy - cell.row.tested, "small": short, "partial": cell.silence(choices)}
+    line = cell.lines[SCATTER[choices["scatter"]], SIZES[choices["sizes"]]]
+    assert line is not None
+    over = accuracy - max(line["forecast"], cell.row.tested)
+    small = min(1.0, 2 * min(short, found["p_short_five"]))
+    return {"value": over, "effect": float(np.max([up, bar, found["p_jump"]])), "small": small}
+
+
+def above(scores: Scores) -> Iterator[Family]:
+    """Table 2, above the baseline: one item a task."""
+    yield from Table2(scores).families(above_row, ABOVE, "paper_above")
+
+
+def predictable(scores: Scores) -> Iterator[Family]:
+    """Table 2, predictable: within ten points of the forecast, or above it where the paper says that it is not.
+
+    Only tasks on which the paper gives a verdict.
+    """
+    table = Table2(scores)
+    said = {task: each for task, each in table.said["paper_predictable"].items() if each is not None}
+    for family in table.families(line_row, {**LINE, "margin": tuple(MARGINS)}, "paper_predictable"):
+        rows = family.rows.assign(up=[not said.get(task, True) for task in family.rows.index])
+        yield replaced(family, rows, tuple(task for task in family.shown or () if task in said))
+
+
+def emergent(scores: Scores) -> Iterator[Family]:
+    """Table 2, emergent: one item a task."""
+    yield from Table2(scores).families(emergent_row, {"bar": BOTH_BARS, **LINE}, "paper_emergent")
+
+
+def any_emergent(scores: Scores) -> Iterator[Family]:
+    """RQ1: some task is emergent."""
+    yield from Table2(scores).families(emergent_row, {"bar": BOTH_BARS, **LINE}, "rq1", some=True)
+
+
+def replaced(family: Family, rows: pd.DataFrame, shown: tuple[str, ...]) -> Family:
+    """A family with other rows."""
+    from dataclasses import replace
+
+    return replace(family, rows=rows, shown=shown)
