@@ -26,7 +26,13 @@ from src.statistics.own import OWN_SCORES, own_rows
 from src.statistics.published import gain_loss, published_rows, read_published
 from src.statistics.rows import complete
 from src.statistics.setting import Setting
-from src.statistics.table2 import chance_sensitivity, emergence, of_table2, table4_manual
+from src.statistics.table2 import (
+    chance_sensitivity,
+    emergence,
+    of_table2,
+    table4_manual,
+    with_and_without_scatter,
+)
 
 PUBLISHED_SCORES = Path("data/published/scores.csv")
 PUBLISHED_TABLES = Path("data/published/tables.yaml")
@@ -52,6 +58,7 @@ def build(
         "cells": cells,
         "emergence": rows2[list(metrics.EMERGENCE_COLUMNS)],
         "scale": scale.scale(rows2),
+        "forecasts": with_and_without_scatter(rows2, setting.alpha),
         "agreement": scale.agreement(table2, setting.alpha),
         "chance_sensitivity": chance_sensitivity(table2, setting.alpha),
         **pairs,

@@ -148,7 +148,7 @@ def _series(axis: Axes, rows: pd.DataFrame, *, own: bool) -> None:
         axis.plot(rows["parameters"], rows["fitted"], color=ORANGE, linewidth=1.1, zorder=2)
     known = rows.dropna(subset=["forecast"])
     if not known.empty:
-        low, high = known["accuracy"] - known["residual_high"], known["accuracy"] - known["residual_low"]
+        low, high = ((known["accuracy"] - known[f"residual_{end}"]).clip(0, 1) for end in ("high", "low"))
         axis.errorbar(
             known["parameters"], known["forecast"], yerr=_spread(known["forecast"], low, high), fmt="D", color=ORANGE,
             markersize=5, markerfacecolor="white", markeredgewidth=1.2, elinewidth=3, alpha=0.9, zorder=3,

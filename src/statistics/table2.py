@@ -14,6 +14,15 @@ from src.statistics.rows import by_family, table2_model
 from src.statistics.setting import Setting
 from src.statistics.tests import adjust, binomial_tail, newcombe, wilson
 
+FORECASTS = (
+    *("prompt", "task", "model", "metric", "n", "accuracy", "tau2", "df"),
+    *("forecast", "residual", "residual_low", "residual_high"),
+    *("forecast_binomial", "residual_binomial", "residual_binomial_low", "residual_binomial_high"),
+    *("fit_p", "fit_p_binomial", "predictable", "predictable_binomial", "emergent", "emergent_binomial"),
+    *("paper_predictable", "paper_emergent", "source", "fingerprint"),
+)
+"""The columns of frame forecasts."""
+
 
 def emergence(cells: pd.DataFrame, setting: Setting) -> pd.DataFrame:
     """Rows of Table 2: primary metric; published base models of a series, and own models. All columns of cells too."""
@@ -21,15 +30,29 @@ def emergence(cells: pd.DataFrame, setting: Setting) -> pd.DataFrame:
     rows = cells[cells["primary"] & (base | (cells["source"] == metrics.OWN))].reset_index(drop=True)
     rows = pd.concat([rows, scale.judge_all(rows, setting.alpha)], axis=1)
     beyond = (rows["above_raw"] & (rows["residual"] > metrics.MARGIN)).astype("boolean")
-    rows["emergent_paper_rule"] = beyond.mask(rows["residual"].isna() | rows["above_raw"].isna())
+    no_forecast = rows["residual"].isna() | (rows["predictable"] == metrics.LINE_REJECTED)
+    rows["emergent_paper_rule"] = beyond.mask(no_forecast | rows["above_raw"].isna())
     holm = by_family(rows, "p_emergent", "holm").mask(rows["family_tests"] == metrics.EXPLORATORY)
-    verdict = (holm < setting.alpha) & (rows["predictable"] == metrics.NO_ABOVE)
-    rows["emergent"] = verdict.astype("boolean").mask(holm.isna())
+    rows["emergent"] = (holm < setting.alpha).astype("boolean").mask(holm.isna())
     paper = paper_verdicts(setting.tables)
     judged = of_table2(rows) & rows["primary"]
     for name in paper:
         rows[name] = rows["task"].map(paper[name]).astype("boolean").mask(~judged)
     return rows
+
+
+def with_and_without_scatter(rows: pd.DataFrame, alpha: float) -> pd.DataFrame:
+    """Frame forecasts: what the scatter between models does to the verdicts on the largest base model.
+
+    rows: what `emergence` gives. Holm corrects p_emergent, and p_emergent of the binomial line, over the tasks of a
+    prompt that have one.
+    """
+    largest = (rows["source"] == metrics.PUBLISHED) & (rows["model"] == table2_model(rows))
+    out = rows[largest & rows["forecast"].notna()].sort_values(["prompt", "task"], ignore_index=True)
+    for p, verdict in (("p_emergent", "emergent"), ("p_emergent_binomial", "emergent_binomial")):
+        holm = out.groupby("prompt")[p].transform(lambda each: adjust(each, "holm"))
+        out[verdict] = (holm < alpha).astype("boolean").mask(holm.isna())
+    return out[list(FORECASTS)]
 
 
 def of_table2(rows: pd.DataFrame) -> pd.Series:
