@@ -174,6 +174,23 @@ def test_options_that_keep_their_full_stop_lower_ceiling_and_scored_chance(table
     assert (lettered["ceiling"].dropna() == 1).all()
 
 
+def test_every_row_with_a_chance_level_is_tested_on_both_sides_of_both_bars(cells):
+    known = cells["chance"].notna()
+    both = cells.loc[known, ["p", "p_below", "p_short"]]
+    assert both.notna().all(axis=None)
+    assert cells.loc[~known, ["p", "p_below", "p_short"]].isna().all(axis=None)
+    assert (both["p_short"] <= both["p_below"] + 1e-12).all()  # five points higher is harder to reach
+    assert (both["p"] + both["p_below"] >= 1 - 1e-9).all()  # both tails hold k itself
+    bar = cells["trivial"].notna()
+    assert (cells["p_trivial_short"].notna() == bar).all()
+    row = cells[bar & (cells["n"] > 50)].iloc[0]
+    below = sum(
+        math.comb(row["n"], j) * (row["trivial"] + 0.05) ** j * (0.95 - row["trivial"]) ** (row["n"] - j)
+        for j in range(int(row["k"]) + 1)
+    )
+    assert row["p_trivial_short"] == pytest.approx(below)
+
+
 def test_holm_over_the_tested_tasks_of_table_2_by_hand(table2):
     p = table2["p"].dropna().sort_values()
     by_hand, worst = {}, 0.0

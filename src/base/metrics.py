@@ -43,23 +43,34 @@ GATE_UNPARSED = "unparsed_share"
 GATE_TIES = "tie_share"
 GATE_N = "n_differs"
 GATE_EXEMPLARS = "exemplars_in_test_set"
+GATE_N_ABOVE = "n_above_test_set"
 GATE_SIBLINGS = "exemplar_siblings"
 GATE_DUPLICATES = "duplicates"
 GATE_CEILING = "ceiling"
 GATE_MODEL = "model_outside_table1"
 GATE_TASK = "task_outside_table2"
-ITEM_GATES = (GATE_N, GATE_EXEMPLARS, GATE_SIBLINGS, GATE_DUPLICATES, GATE_CONSTANT)
+ITEM_GATES = (GATE_N, GATE_EXEMPLARS, GATE_N_ABOVE, GATE_SIBLINGS, GATE_DUPLICATES, GATE_CONSTANT)
 """Gates that need the task's items."""
+
+ACTING = (GATE_ZERO, GATE_CONSTANT, GATE_EXACT_ABOVE, GATE_EXEMPLARS, GATE_N_ABOVE)
+"""Gates that act: the number cannot be the model's, so its row enters no comparison. The others are notes."""
+
+
+def acting(gates: str) -> bool:
+    """Whether a row's ';'-joined gates hold one that acts."""
+    return not set(ACTING).isdisjoint(gates.split(";"))
+
 
 GATES = {
     GATE_ZERO: "forced-choice accuracy is exactly 0 with n >= 100",
-    GATE_EXACT_ABOVE: "exact match lies above BERTScore accuracy by more than 5 points",
-    GATE_CONSTANT: "accuracy equals that of a constant policy",
-    GATE_EXACT_ZERO: "exact match is 0 while BERTScore accuracy is near chance",
-    GATE_UNPARSED: "more than a fifth of the answers name no option",
+    GATE_EXACT_ABOVE: "exact match lies above BERTScore accuracy by more than 5 points (rows of BERTScore accuracy)",
+    GATE_CONSTANT: "accuracy equals that of a constant policy to the last example",
+    GATE_EXACT_ZERO: "exact match is 0 while BERTScore accuracy is near chance (rows of BERTScore accuracy)",
+    GATE_UNPARSED: "more than a fifth of the answers name no option (rows of exact match)",
     GATE_TIES: "more than a twentieth of the choices are ties",
     GATE_N: "n differs from the task's number of evaluated examples",
     GATE_EXEMPLARS: "the exemplars were left in the test set",
+    GATE_N_ABOVE: "n is larger than the test set without its exemplars",
     GATE_SIBLINGS: "some test items share the context of an exemplar",
     GATE_DUPLICATES: "some items occur more than once",
     GATE_CEILING: "the scorer cannot give some items their point",

@@ -10,12 +10,16 @@ import numpy as np
 import pandas as pd
 
 from src.base import metrics
+from src.base.schema import Task
 from src.statistics import items
-from src.statistics.items import Array
-from src.statistics.setting import Setting
+from src.statistics.items import Array, Items
+from src.statistics.setting import Setting, primary_metric
 
 MANY_UNPARSED, MANY_TIES = 1 / 5, 1 / 20
 """Shares of the answers above which a gate is raised."""
+
+PRINTED = 1.5e-6
+"""By how much an accuracy printed to six digits may differ from the accuracy of a policy that it equals."""
 
 
 def gate_string(flags: dict[str, Array], size: int) -> list[str]:
@@ -24,17 +28,23 @@ def gate_string(flags: dict[str, Array], size: int) -> list[str]:
 
 
 def row_gates(rows: pd.DataFrame) -> dict[str, Array]:
-    """Gates that a row of counts shows by itself. In: metric, n, accuracy, k, exact_match, bertscore_accuracy, ..."""
+    """Gates that a row of counts shows by itself. Each speaks about the metric of its row.
+
+    In: metric, primary_metric, n, accuracy, tested, ci_low, ci_high, unparsed, ties; and the accuracies of the row's
+    cell under both published metrics, exact_match and bertscore_accuracy.
+    """
     forced = rows["metric"].isin([metrics.BERT, *metrics.LIKELIHOODS]).to_numpy()
+    bert = ((rows["metric"] == metrics.BERT) & (rows["primary_metric"] == metrics.BERT)).to_numpy()
+    parsed = (rows["metric"] == metrics.EXACT).to_numpy()
     accuracy, exact, nearest = (rows[c].to_numpy(dtype=float) for c in ("accuracy", metrics.EXACT, metrics.BERT))
     tested = rows["tested"].to_numpy(dtype=float)
     near = (rows["ci_low"].to_numpy(dtype=float) <= tested) & (tested <= rows["ci_high"].to_numpy(dtype=float))
     with np.errstate(invalid="ignore"):
         return {
             metrics.GATE_ZERO: forced & (accuracy == 0) & (rows["n"].to_numpy() >= 100),
-            metrics.GATE_EXACT_ABOVE: exact - nearest > metrics.MARGIN,
-            metrics.GATE_EXACT_ZERO: (exact == 0) & (rows["metric"] == metrics.BERT).to_numpy() & near,
-            metrics.GATE_UNPARSED: rows["unparsed"].to_numpy(dtype=float) / rows["n"].to_numpy() > MANY_UNPARSED,
+            metrics.GATE_EXACT_ABOVE: bert & (exact - nearest > metrics.MARGIN),
+            metrics.GATE_EXACT_ZERO: bert & (exact == 0) & near,
+            metrics.GATE_UNPARSED: parsed & (rows["unparsed"].to_numpy(dtype=float) / rows["n"] > MANY_UNPARSED),
             metrics.GATE_TIES: rows["ties"].to_numpy(dtype=float) > MANY_TIES,
         }
 
@@ -42,12 +52,32 @@ def row_gates(rows: pd.DataFrame) -> dict[str, Array]:
 policy_counts = cache(items.constant_counts)
 
 
+def equals_policy(n: int, accuracy: float, counts: set[int]) -> bool:
+    """Whether n * accuracy is one of `counts`, as far as an accuracy of six digits can tell.
+
+    A mean over seeds that only rounds to one of them is none.
+    """
+    return any(abs(n * accuracy - count) <= n * PRINTED for count in counts)
+
+
+def size_of_test_set(task: Task, these: Items | None) -> int:
+    """Number of test items: those prepared, or the file's without the exemplars that are drawn from it."""
+    if these is not None:
+        return len(these.ids)
+    return task.n_source - (0 if task.exemplar_file else len(task.exemplars))
+
+
 def gates(rows: pd.DataFrame, setting: Setting) -> list[str]:
     """The validity gates of every row, ';'-joined."""
     index = list(metrics.CELL_KEY)
     wide = rows.pivot(index=index, columns="metric", values="accuracy").reindex(columns=[metrics.EXACT, metrics.BERT])
     beside = rows[index].merge(wide, left_on=index, right_index=True, how="left")
-    seen = rows.assign(**{name: beside[name].to_numpy() for name in (metrics.EXACT, metrics.BERT)})
+    seen = rows.assign(
+        primary_metric=[
+            primary_metric(setting.tasks, *pair) for pair in zip(rows["task"], rows["prompt"], strict=True)
+        ],
+        **{name: beside[name].to_numpy() for name in (metrics.EXACT, metrics.BERT)},
+    )
     table1 = table1_models(setting.tables)
     item_flags = [item_gates(row, setting) for row in rows.itertuples()]
     flags = {
@@ -70,6 +100,8 @@ def item_gates(row: Any, setting: Setting) -> set[str]:
     """Gates that a row shows against its task's items."""
     task, these = setting.tasks.get(row.task), setting.items.get(row.task)
     raised = set()
+    if task and row.n > size_of_test_set(task, these):
+        raised.add(metrics.GATE_N_ABOVE)
     if row.source == metrics.PUBLISHED and task and row.n != task.n_published:
         raised.add(metrics.GATE_EXEMPLARS if row.n == task.n_source else metrics.GATE_N)
     if these is None:
@@ -81,5 +113,5 @@ def item_gates(row: Any, setting: Setting) -> set[str]:
     if these.duplicates:
         raised.add(metrics.GATE_DUPLICATES)
     if row.source == metrics.PUBLISHED and not np.isnan(row.trivial) and row.n == len(these.ids):
-        raised |= {metrics.GATE_CONSTANT} if row.k in policy_counts(these) else set()
+        raised |= {metrics.GATE_CONSTANT} if equals_policy(row.n, row.accuracy, policy_counts(these)) else set()
     return raised

@@ -14,9 +14,12 @@ from src.statistics.setting import Setting, primary_metric
 from src.statistics.tests import (
     adjust,
     bayes_factor,
+    binomial_lower_tail,
     binomial_tail,
     cohen_h,
+    lower_tail,
     min_detectable,
+    raised,
     tails,
     wilson,
 )
@@ -44,6 +47,24 @@ def against_chance(rows: pd.DataFrame, alpha: float) -> pd.DataFrame:
     )
 
 
+def tests_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """The tests of each row against its two bars: above a bar, below chance, and short of five points over a bar.
+
+    In: n, k, trivial, and `guess`: the items' chance as scored (n,), or None without a chance level.
+    """
+    k, n, trivial, guess = rows["k"], rows["n"], rows["trivial"], list(rows["guess"])
+    return pd.DataFrame(
+        {
+            "p": tails(k, guess),
+            "p_below": tails(k, guess, lower_tail),
+            "p_short": tails(k, guess, lower_tail, metrics.MARGIN),
+            "p_trivial": binomial_tail(k, n, trivial),
+            "p_trivial_short": binomial_lower_tail(k, n, raised(trivial.to_numpy(dtype=float), metrics.MARGIN)),
+        },
+        index=rows.index,
+    )
+
+
 FLOATS = ("p_content", "unparsed", "ties", "sd_published", "seed_se")
 """Columns that rows of one source alone may have."""
 OWN_ONLY = ("control", "completions_sha256")
@@ -55,8 +76,7 @@ def complete(rows: pd.DataFrame, setting: Setting) -> pd.DataFrame:
     rows = rows.reindex(columns=[*rows.columns, *absent])
     rows = described(rows, setting)
     rows["tested"] = rows["chance_scored"]
-    rows["p"] = tails(rows["k"], list(rows["guess"]))
-    rows["p_trivial"] = binomial_tail(rows["k"], rows["n"], rows["trivial"])
+    rows = pd.concat([rows, tests_of(rows)], axis=1)
     rows["m_tests"] = tests_in_condition(rows)
     rows = pd.concat([rows, against_chance(rows, setting.alpha)], axis=1)
     rows = corrected(rows, setting)

@@ -35,7 +35,9 @@ POOL_KEY = (*(name for name in metrics.SERIES_KEY if name != "task"), "family")
 """What the cells behind one scatter share: all tasks of one family, prompt and metric."""
 FORECAST = ("forecast", "residual", "residual_low", "residual_high", "p_jump", "p_differs", "p_within_five",
             "p_within_ten", "p_short_five", "fit_p", "tau2", "df")  # fmt: skip
-"""The columns of `forecasts`."""
+"""The columns of `forecasts` that a judged row keeps."""
+LINE = ("eta", "variance")
+"""Its other columns: the logit of the forecast, and the variance of the line there."""
 BINOMIAL = {
     "forecast": "forecast_binomial",
     "residual": "residual_binomial",
@@ -52,7 +54,7 @@ JUDGED = (*FORECAST, "residual_floor", "p_emergent", "lr_p", *(name for name in 
 
 
 def forecasts(rows: pd.DataFrame, *, scatter: bool, without_smallest: bool = False) -> pd.DataFrame:
-    """The largest base model against the smaller ones of its family: one row a task, FORECAST as columns.
+    """The largest base model against the smaller ones of its family: one row a task, FORECAST and LINE as columns.
 
     rows: zero-shot cells of base models under one prompt (task, model, family, metric, parameters, n, accuracy). Each
     metric among them has a scatter of its own. scatter=False: the binomial line, tau2 = 0, the normal distribution.
@@ -62,7 +64,7 @@ def forecasts(rows: pd.DataFrame, *, scatter: bool, without_smallest: bool = Fal
     known = rows.dropna(subset=["accuracy", "parameters"])
     largest = known.loc[known["parameters"].idxmax()] if len(known) else None
     if largest is None:
-        return pd.DataFrame(columns=[*FORECAST], index=pd.Index([], name="task"), dtype=float)
+        return pd.DataFrame(columns=[*FORECAST, *LINE], index=pd.Index([], name="task"), dtype=float)
     family = known[known["family"] == largest["family"]]
     used = family[(family["parameters"] < largest["parameters"]) | (family["model"] == largest["model"])]
     parts = [_pooled(part, largest["model"], scatter, without_smallest) for _, part in used.groupby("metric")]
@@ -78,10 +80,10 @@ def _pooled(rows: pd.DataFrame, largest: str, scatter: bool, without_smallest: b
     judged = enough & accuracy[largest].notna() if largest in accuracy else ~accuracy.index.notna()
     tasks = accuracy.index[judged]
     if tasks.empty:
-        return pd.DataFrame(columns=[*FORECAST], index=tasks, dtype=float)
+        return pd.DataFrame(columns=[*FORECAST, *LINE], index=tasks, dtype=float)
     x, given = np.log10(parameters.to_numpy()), [each.loc[tasks].to_numpy() for each in (accuracy, n)]
     found = _lines(x, given[0], given[1], scatter, without_smallest)
-    return pd.DataFrame(found, index=tasks)[[*FORECAST]]
+    return pd.DataFrame(found, index=tasks)[[*FORECAST, *LINE]]
 
 
 def _lines(x: Array, accuracy: Array, n: Array, scatter: bool, without_smallest: bool) -> dict[str, Any]:
@@ -102,6 +104,7 @@ def _lines(x: Array, accuracy: Array, n: Array, scatter: bool, without_smallest:
     forecast = expit(eta)
     residual = accuracy[:, -1] - forecast
     own = {"forecast": forecast, "residual": residual, "fit_p": fit_p, "tau2": tau2, "df": float(df)}
+    own |= {"eta": eta, "variance": variance}
     return {**own, **against.columns()}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,11 @@ def binomial_tail(k: Any, n: Any, chance: Any) -> Any:
     return stats.binom.sf(np.asarray(k) - 1, n, chance)
 
 
+def binomial_lower_tail(k: Any, n: Any, chance: Any) -> Any:
+    """P(X <= k) of a binomial; NaN where `chance` is."""
+    return stats.binom.cdf(np.asarray(k), n, chance)
+
+
 def tail(k: Any, guess: Array) -> Any:
     """P(X >= k) for a sum of independent draws with probabilities `guess` (n,); k: a count or an array of counts.
 
@@ -40,15 +45,33 @@ def tail(k: Any, guess: Array) -> Any:
     return stats.poisson_binom.cdf(n - np.asarray(k), 1 - guess)
 
 
-def tails(k: Sequence[float], guess: Sequence[Array | None]) -> Array:
-    """`tail` of each row. NaN where its guess is None. Rows that share a guess are computed together."""
+def lower_tail(k: Any, guess: Array) -> Any:
+    """P(X <= k) for a sum of independent draws with probabilities `guess` (n,); k: a count or an array of counts."""
+    return tail(len(guess) - np.asarray(k), 1 - guess)
+
+
+def raised(guess: Array, by: float) -> Array:
+    """The probabilities `guess`, each `by` higher and at most 1."""
+    return np.minimum(guess + by, 1)
+
+
+def tails(
+    k: Sequence[float],
+    guess: Sequence[Array | None],
+    side: Callable[[Any, Array], Any] = tail,
+    over: float = 0.0,
+) -> Array:
+    """`side` (`tail` or `lower_tail`) of each row at its guess raised by `over`. NaN where the guess is None.
+
+    Rows that share a guess are computed together.
+    """
     out, rows = np.full(len(k), NAN), defaultdict[int, list[int]](list)
     for i, each in enumerate(guess):
         rows[id(each)].append(i)
     for index in rows.values():
         each = guess[index[0]]
         if each is not None:
-            out[index] = tail(np.asarray(k)[index], each)
+            out[index] = side(np.asarray(k)[index], raised(each, over))
     return out
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
+from src.base.metrics import MARGIN
 from src.question.examples import Example
 from src.statistics.items import Items, content_codes, fit_length, gold_skew_p, items_of, scorable, trivial, trivial_cv
 from src.statistics.tests import (
@@ -20,6 +21,7 @@ from src.statistics.tests import (
     cohen_h,
     content_free,
     log10_bayes_factor,
+    lower_tail,
     min_detectable,
     power_at,
     seed_se,
@@ -84,6 +86,35 @@ def test_tails_groups_rows_and_leaves_null_where_there_is_no_chance():
     found = tails([2, 1, 3], [guess, None, guess])
     assert found[[0, 2]] == pytest.approx([tail(2, guess), tail(3, guess)])
     assert np.isnan(found[1])
+
+
+@pytest.mark.parametrize("k", range(8))
+def test_lower_tail_equals_the_sum_over_all_outcomes(k):
+    guess = [Fraction(1, m) for m in (2, 2, 3, 4, 4, 5, 10)]
+    expected = 1 - by_enumeration(k + 1, guess)
+    assert lower_tail(k, np.array([float(p) for p in guess])) == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_lower_tail_keeps_its_digits_where_it_is_small():
+    exact = sum(Fraction(math.comb(300, j) * 3 ** (300 - j), 4**300) for j in range(6))
+    for guess in (np.full(300, 0.25), np.array([0.25] * 150 + [0.25 + 1e-12] * 150)):
+        assert lower_tail(5, guess) == pytest.approx(float(exact), rel=1e-6)
+
+
+@settings(deadline=None)
+@given(st.floats(0.001, 0.949), st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_the_test_above_chance_and_the_test_short_of_five_points_over_it_are_mirrors(chance, pair):
+    """k right above chance c is n - k right short of five points over 1 - c - .05, and the other way round."""
+    k, n = pair
+    bars, mirrored = ([np.full(n, c)] for c in (chance, 1 - chance - MARGIN))
+    above, short = tails([k], bars), tails([k], bars, lower_tail, MARGIN)
+    assert tails([n - k], mirrored, lower_tail, MARGIN) == pytest.approx(above, rel=1e-6)
+    assert tails([n - k], mirrored) == pytest.approx(short, rel=1e-6)
+
+
+def test_five_points_over_a_bar_of_nearly_one_is_one():
+    assert tails([3], [np.full(4, 0.99)], lower_tail, MARGIN) == pytest.approx(0)  # 4 of 4 is certain
+    assert tails([4], [np.full(4, 0.99)], lower_tail, MARGIN) == pytest.approx(1)
 
 
 def test_wilson_is_the_published_example():
