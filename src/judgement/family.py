@@ -6,7 +6,7 @@ The rules are in docs/statistics.md, "How a verdict is reached".
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ result only where the other is shown.
 """
 
 WORDS = ("reason", "partial")
+POWER = ("detectable", "power_observed", "power_matters", "matters")
+"""What the test under the strictest step of Holm finds with 80 % power, and its power at two effects."""
 
 Moved = Callable[[str, int], Mapping[str, Any] | None]
 """(item, steps) -> the ROW of the item whose number is moved by that many steps; None where it cannot be moved so far."""
@@ -75,19 +77,31 @@ class Family:
     shown: tuple[str, ...] | None = None
     judged: Callable[[pd.DataFrame], tuple[Array, Array]] = claimed
     moved: Moved | None = None
+    without: Callable[[str], pd.DataFrame] | None = None  # the rows with one task left out
+    tasks: tuple[str, ...] = ()  # those that can be left out
+    power: Callable[[str, int], Mapping[str, Any]] | None = None  # (item, tests of the family) -> POWER
+    facts: Callable[[str], Mapping[str, Any]] | None = None  # what the templates of conf/claim name
     some: bool = False  # the claim is that one item or more is so: one row for all, without a name
 
-    def result(self, alpha: float, replaced: Mapping[str, Mapping[str, Any]] | None = None) -> pd.DataFrame:
-        """Columns p_for, p_against, outcome (null where there is a reason); replaced: rows of items that moved."""
+    @property
+    def tests(self) -> int:
+        """How many items are tested."""
+        return int((self.rows["reason"].isna() & self.rows[["effect", "small"]].notna().any(axis=1)).sum())
+
+    def with_row(self, item: str, row: Mapping[str, Any]) -> Family:
+        """The family with some values of one item replaced."""
         rows = self.rows.copy()
-        for item, row in (replaced or {}).items():
-            for name, value in row.items():
-                rows.loc[item, name] = value
-        rows = corrected(rows, self.correction)
+        for name, value in row.items():
+            rows.loc[item, name] = value
+        return replace(self, rows=rows)
+
+    def result(self, alpha: float) -> pd.DataFrame:
+        """Columns p_for, p_against and outcome, null where there is a reason, indexed by item."""
+        rows = corrected(self.rows, self.correction)
         p_for, p_against = self.judged(rows)
         outcome = outcomes(p_for, p_against, alpha)
-        silent = rows["partial"].notna().to_numpy() & (outcome == NEITHER)
-        outcome[silent.astype(bool)] = pd.NA
+        shown = (np.fmin(p_for, p_against) < alpha) | rows["partial"].isna().to_numpy()
+        outcome[~shown] = pd.NA
         found = pd.DataFrame({"p_for": p_for, "p_against": p_against, "outcome": outcome}, index=rows.index)
         return any_of(found[rows["reason"].isna()], alpha) if self.some else found
 

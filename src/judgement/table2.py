@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -136,7 +136,7 @@ class Table2:
                 return row(cell, k, taken) if 0 <= k <= cell.row.n else None
 
             here = (prompt, metric) == VIEWS[0]
-            rows = {task: {**row(cell, cell.k, taken), **self._of(cell, taken, said)} for task, cell in cells.items()}
+            rows = {task: self._of(cell, taken, said, row(cell, cell.k, taken)) for task, cell in cells.items()}
             yield Family(
                 taken=taken, rows=frame_of(rows), correction=method, some=some, moved=moved if here else None,
                 rule=here and method == CORRECTIONS["Holm"] and gates == OUT
@@ -144,9 +144,10 @@ class Table2:
                 shown=None if some else tuple(task for task, cell in cells.items() if self._differs(cell, taken)),
             )  # fmt: skip
 
-    def _of(self, cell: Cell, taken: Choices, said: str) -> dict[str, Any]:
-        claim = self.said[said].get(cell.row.Index)
-        return {"n": cell.row.n, "up": said == "rq1" or bool(claim), "reason": cell.reason(taken["gates"])}
+    def _of(self, cell: Cell, taken: Choices, said: str, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A row with n, with what the paper claims, and with why the cell is not compared."""
+        up = said == ANY or bool(self.said[said].get(cell.row.Index))
+        return {"n": cell.row.n, "up": up, **row, "reason": cell.reason(taken["gates"]) or row.get("reason")}
 
     def _differs(self, cell: Cell, taken: Choices) -> bool:
         """Whether the choices say anything of this cell that others do not."""
@@ -162,6 +163,7 @@ class Table2:
         )
 
 
+ANY = "any"
 BARS = (CHANCE, CONTENT_FREE)
 ABOVE = {"bar": BARS, "options": tuple(OPTIONS)}
 LINE = {"scatter": tuple(SCATTER), "sizes": tuple(SIZES)}
@@ -218,7 +220,7 @@ def predictable(scores: Scores) -> Iterator[Family]:
     said = {task: each for task, each in table.said["paper_predictable"].items() if each is not None}
     for family in table.families(line_row, {**LINE, "margin": tuple(MARGINS)}, "paper_predictable"):
         rows = family.rows.assign(up=[not said.get(task, True) for task in family.rows.index])
-        yield replaced(family, rows, tuple(task for task in family.shown or () if task in said))
+        yield replace(family, rows=rows, shown=tuple(task for task in family.shown or () if task in said))
 
 
 def emergent(scores: Scores) -> Iterator[Family]:
@@ -228,11 +230,4 @@ def emergent(scores: Scores) -> Iterator[Family]:
 
 def any_emergent(scores: Scores) -> Iterator[Family]:
     """RQ1: some task is emergent."""
-    yield from Table2(scores).families(emergent_row, {"bar": BOTH_BARS, **LINE}, "rq1", some=True)
-
-
-def replaced(family: Family, rows: pd.DataFrame, shown: tuple[str, ...]) -> Family:
-    """A family with other rows."""
-    from dataclasses import replace
-
-    return replace(family, rows=rows, shown=shown)
+    yield from Table2(scores).families(emergent_row, {"bar": BOTH_BARS, **LINE}, ANY, some=True)

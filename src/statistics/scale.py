@@ -109,11 +109,18 @@ def _lines(x: Array, accuracy: Array, n: Array, scatter: bool, without_smallest:
 
 
 def _binomial(x: Array, k: Array, n: Array, kept: Array) -> tuple[float, float, float]:
-    """(eta, its variance, deviance p) of a task's binomial line at the last of x; kept: the models it goes through."""
+    """(eta, its variance, deviance p) of a task's binomial line at the last of x; kept: the models it goes through.
+
+    Through two models the line is exact, and the weighted one is the same.
+    """
+    if kept.sum() == 2:
+        share = (k / n)[None, :-1]
+        exact = weighted_lines(x[:-1], np.where(kept, logit(share), NAN), logit_variance(share, n[:-1]), 0.0)
+        return float(exact.at(x[-1])[0]), float(exact.variance(x[-1])[0]), NAN
     parameters = 10**x
     line = binomial_line(parameters[:-1][kept], k[:-1][kept], n[:-1][kept])
     at = line.get_prediction(design(parameters[-1:])).linpred
-    fit_p = float(stats.chi2.sf(line.deviance, line.df_resid)) if line.df_resid else NAN
+    fit_p = float(stats.chi2.sf(line.deviance, line.df_resid))
     return float(at.predicted[0]), float(at.se_mean[0]) ** 2, fit_p
 
 

@@ -1,0 +1,152 @@
+"""What exemplars add: to one model, and to a base model against its instruction-tuned twin (RQ4)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from src.base.metrics import MARGIN
+from src.judgement.family import CORRECTIONS, Family, frame_of
+from src.judgement.scores import CLOSED, EXACT, IN, LETTERED, OUT, PRIMARY, PROMPTS, Scores, failed, on_the_floor
+from src.statistics.contrasts import pairs_of
+from src.statistics.items import NAN, Array
+from src.statistics.tests import OUTSIDE_95
+
+STEP = 0.001
+FEWEST = 3
+VIEWS = ((CLOSED, PRIMARY), (CLOSED, EXACT), (LETTERED, PRIMARY))
+
+
+def t_test(d: Array) -> tuple[float, float]:
+    """(two-sided p of a mean of 0, p of two one-sided tests within five points): paired t (scipy)."""
+    if not np.ptp(d):
+        return (1.0 if d[0] == 0 else 0.0), (0.0 if abs(d[0]) < MARGIN else 1.0)
+    ends = [stats.ttest_1samp(d, bound, alternative=way).pvalue for bound, way in ((MARGIN, "less"), (-MARGIN, "greater"))]
+    return float(stats.ttest_1samp(d, 0.0).pvalue), float(max(ends))
+
+
+def wilcoxon(d: Array) -> tuple[float, float]:
+    """The same by signed ranks, of differences rounded to nine decimals (scipy)."""
+    d = np.round(d, 9)
+    if not d.any():
+        return 1.0, 0.0
+    ends = [_signed_rank(d - bound, way) for bound, way in ((MARGIN, "less"), (-MARGIN, "greater"))]
+    return _signed_rank(d, "two-sided"), max(ends)
+
+
+def _signed_rank(d: Array, way: str) -> float:
+    d = np.round(d, 9)
+    return float(stats.wilcoxon(d, alternative=way).pvalue) if d.any() else 1.0
+
+
+TESTS: Mapping[str, Callable[[Array], tuple[float, float]]] = {"paired t": t_test, "Wilcoxon": wilcoxon}
+
+
+@dataclass(frozen=True, eq=False)
+class Differences:
+    """Paired differences over tasks, and the tasks that left: left_out is task -> why."""
+
+    values: pd.Series
+    left_out: Mapping[str, str]
+
+    def row(self, test: str, gates: str, shift: float = 0.0) -> dict[str, Any]:
+        """ROW of the mean difference; shift: added to each difference."""
+        kept = self.values.drop(index=list(self.left_out)) if gates == OUT else self.values
+        d, all_tasks = kept.to_numpy(dtype=float) + shift, len(self.values)
+        if gates == OUT and 2 * len(self.left_out) >= all_tasks:
+            reasons = pd.Series(self.left_out).value_counts()
+            return {"n": len(d), "reason": f"{len(self.left_out)} of {all_tasks} tasks left: " + "; ".join(
+                f"{n} {why}" for why, n in reasons.items())}  # fmt: skip
+        if len(d) < FEWEST:
+            return {"n": len(d), "reason": f"fewer than {FEWEST} tasks"}
+        effect, small = TESTS[test](d)
+        middle = d.mean() if test == "paired t" else float(np.median(d))
+        half = stats.t.isf(OUTSIDE_95 / 2, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d)) if test == "paired t" else NAN
+        return {"value": middle, "low": middle - half, "high": middle + half, "n": len(d), "effect": effect,
+                "small": small, "sign": np.sign(np.round(d.mean(), 12)) or 1.0}  # fmt: skip
+
+    def power(self, tests: int, alpha: float) -> dict[str, float]:
+        """The mean difference found with 80 % power, and the power at two others: paired t at alpha / tests."""
+        d = self.values.drop(index=list(self.left_out)).to_numpy(dtype=float)
+        at = np.linspace(0, 1, 1001)
+        n, sd = len(d), float(d.std(ddof=1))
+        if n < FEWEST or not sd:
+            return {}
+        critical = stats.t.isf(alpha / tests / 2, n - 1)
+        power = np.asarray(stats.nct.sf(critical, n - 1, at / sd * np.sqrt(n)))
+        found = at[power >= 0.8]
+        return {"detectable": float(found[0]) if len(found) else NAN, "matters": MARGIN,
+                "power_observed": float(np.interp(abs(d.mean()), at, power)),
+                "power_matters": float(np.interp(MARGIN, at, power))}  # fmt: skip
+
+
+def differences(cells: Sequence[pd.DataFrame], signs: Sequence[int]) -> Differences | None:
+    """The signed sum of cells over the tasks that all have; None where there is none. A task leaves by gate or floor."""
+    tasks = sorted(set.intersection(*(set(each.index) for each in cells)))
+    if not tasks:
+        return None
+    each = [rows.loc[tasks] for rows in cells]
+    values = sum(sign * rows["accuracy"] for sign, rows in zip(signs, each, strict=True))
+    left_out: dict[str, str] = {}
+    for rows in each:
+        for row in rows.itertuples():
+            why = failed(row) or on_the_floor(row)
+            if why:
+                left_out.setdefault(row.Index, why)
+    return Differences(pd.Series(values, index=tasks, dtype=float), left_out)
+
+
+def families(
+    found: Mapping[str, Differences], up: bool, shown: tuple[str, ...], taken: Mapping[str, str], alpha: float, *,
+    rule: bool, named: Mapping[str, str] | None = None,
+) -> Iterator[Family]:  # fmt: skip
+    """The families of one prompt format and metric: by test, correction and gates. named: item -> its name in the row."""
+    for test, (words, method), gates in itertools.product(TESTS, CORRECTIONS.items(), (OUT, IN)):
+
+        def moved(item: str, steps: int, of: Any = (test, gates)) -> dict[str, Any] | None:
+            return found[back(item)].row(*of, shift=steps * STEP)
+
+        def back(item: str) -> str:
+            return next((key for key, name in (named or {}).items() if name == item), item)
+
+        rows = {(named or {}).get(item, item): {**each.row(test, gates), "up": up} for item, each in found.items()}
+        yield Family(
+            taken={**taken, "test": test, "correction": words, "gates": gates}, rows=frame_of(rows), correction=method,
+            rule=rule and (test, words, gates) == ("paired t", "Holm", OUT), moved=moved if rule else None,
+            shown=tuple(name for name in shown if gates == OUT or found[back(name)].left_out),
+            power=lambda item, tests: found[back(item)].power(tests, alpha),
+            facts=lambda item: {"left_out": len(found[back(item)].left_out), "all_tasks": len(found[back(item)].values)},
+        )  # fmt: skip
+
+
+def difference_in_differences(scores: Scores) -> Iterator[Family]:
+    """RQ4: few minus zero of a base model, less that of its tuned twin: an item a pair and prompt format."""
+    for prompt, metric in VIEWS:
+        found = {}
+        for base, tuned in pairs_of(scores.tables["table1"]):
+            cells = [scores.side(model, few, prompt, metric) for model in (base, tuned) for few in (True, False)]
+            of_pair = differences(cells, (1, -1, -1, 1))
+            if of_pair:
+                found[f"{base} against {tuned}, {PROMPTS[prompt]}"] = of_pair
+        taken = {"metric": metric}
+        yield from families(found, True, tuple(found), taken, scores.alpha, rule=metric == PRIMARY)
+
+
+def exemplars(scores: Scores, model: str, *, up: bool) -> Iterator[Family]:
+    """Few minus zero of one model, corrected over the models of the prompt format. up: the claim is that they raise it."""
+    models = {each for row in scores.tables["table1"] for side in (row["base"], row["tuned"])
+              for each in (side if isinstance(side, list) else [side]) if each}  # fmt: skip
+    for prompt, metric in VIEWS:
+        sides = {m: [scores.side(m, few, prompt, metric) for few in (True, False)] for m in sorted(models)}
+        each = {m: differences(cells, (1, -1)) for m, cells in sides.items()}
+        found = {m: d for m, d in each.items() if d}
+        taken, rule = {"prompt": prompt, "metric": metric}, (prompt, metric) == VIEWS[0]
+        yield from families(found, up, ("",), taken, scores.alpha, rule=rule, named={model: ""})
+
+
