@@ -13,7 +13,7 @@ from src.base.metrics import MARGIN
 from src.statistics import overlap
 from src.statistics.items import Array
 from src.statistics.overlap import Sides, paired
-from src.statistics.tests import OUTSIDE_90, OUTSIDE_95, PG_P, PG_TOST_P, adjust
+from src.statistics.tests import DECIMALS, OUTSIDE_90, OUTSIDE_95, PG_P, PG_TOST_P, adjust
 
 
 def contrast(x: Array, y: Array, bound: float = MARGIN) -> dict[str, float]:
@@ -22,8 +22,9 @@ def contrast(x: Array, y: Array, bound: float = MARGIN) -> dict[str, float]:
 
     assert len(x) == len(y), "paired contrasts need the same tasks"
     difference = x - y
+    ranked = np.round(difference, DECIMALS)  # noise of floats splits no tie, and a difference of 0 gets no sign
     out = {"n_tasks": len(x), "mean_diff": float(difference.mean()), "median_diff": float(np.median(difference))}
-    if len(x) < 3 or not difference.any():
+    if len(x) < 3 or not ranked.any():
         return out
     t = stats.ttest_rel(x, y)
     low, high = t.confidence_interval(1 - OUTSIDE_95)
@@ -31,8 +32,8 @@ def contrast(x: Array, y: Array, bound: float = MARGIN) -> dict[str, float]:
         **out,
         "ci_low": float(low),
         "ci_high": float(high),
-        "wilcoxon_p": float(pg.wilcoxon(x, y)[PG_P].iloc[0]),
-        "pratt_p": float(pg.wilcoxon(x, y, zero_method="pratt")[PG_P].iloc[0]),
+        "wilcoxon_p": float(pg.wilcoxon(ranked)[PG_P].iloc[0]),
+        "pratt_p": float(pg.wilcoxon(ranked, zero_method="pratt")[PG_P].iloc[0]),
         "t": float(t.statistic),
         "t_p": float(pg.ttest(x, y, paired=True)[PG_P].iloc[0]),
         "bf10": float(pg.bayesfactor_ttest(t.statistic, len(x), paired=True)),

@@ -14,7 +14,7 @@ from src.base import metrics
 from src.statistics.contrasts import contrasts, difference_in_differences
 from src.statistics.factorial import factorials
 from src.statistics.overlap import by_condition, figure2, figure5, overlap_rows, placebo
-from src.statistics.tests import power_at
+from src.statistics.tests import power_at, rank_correlation
 
 
 def power(rows: pd.DataFrame, alpha: float) -> pd.DataFrame:
@@ -73,19 +73,20 @@ def mirage(cells: pd.DataFrame, largest: str) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
-def rank_correlations(long: pd.DataFrame, value: str, over: str) -> pd.DataFrame:
-    """Spearman's rho over tasks between every two values of `metric`; over: label of the table."""
+def rank_correlations(long: pd.DataFrame, value: str, over: str, seed: int) -> pd.DataFrame:
+    """Spearman's rho over tasks between every two values of `metric`, with interval and p; over: label of the table."""
     wide = long.pivot(index="task", columns="metric", values=value)
     out = []
     for a, b in combinations(sorted(wide.columns), 2):
         both = wide[[a, b]].dropna()
         if len(both) >= 4:
-            rho, p = stats.spearmanr(both[a], both[b])
-            out.append({"over": over, "metric_a": a, "metric_b": b, "n_tasks": len(both), "rho": rho, "p": p})
+            rho, low, high, p = rank_correlation(both[a], both[b], seed)
+            values = {"rho": rho, "low": low, "high": high, "p": p}
+            out.append({"over": over, "metric_a": a, "metric_b": b, "n_tasks": len(both), **values})
     return pd.DataFrame(out)
 
 
-def metric_consistency(cells: pd.DataFrame) -> pd.DataFrame:
+def metric_consistency(cells: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Per published model and condition: rank correlation over tasks of exact match and BERTScore accuracy."""
     rows = cells[
         (cells["source"] == metrics.PUBLISHED)
@@ -94,7 +95,7 @@ def metric_consistency(cells: pd.DataFrame) -> pd.DataFrame:
     ]
     parts = []
     for (model, condition), part in rows.groupby(["model", "condition"], sort=True):
-        found = rank_correlations(part, "accuracy", condition)
+        found = rank_correlations(part, "accuracy", condition, seed)
         parts.append(found.assign(model=model))
     return pd.concat(parts, ignore_index=True)
 
@@ -118,6 +119,6 @@ def tables(
         "factorial": factorials(sides, table1, family),
         "power": power(table2[table2["family_tests"] == metrics.F1], alpha),
         "seeds": seeds(cells),
-        "mirage_correlations": rank_correlations(lost, "residual", "residuals of the largest model"),
-        "metric_consistency": metric_consistency(cells),
+        "mirage_correlations": rank_correlations(lost, "residual", "residuals of the largest model", seed),
+        "metric_consistency": metric_consistency(cells, seed),
     }

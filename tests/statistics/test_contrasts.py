@@ -272,7 +272,7 @@ def test_rank_correlation_by_hand():
     long = pd.DataFrame(
         {"task": list("abcde") * 2, "metric": ["m1"] * 5 + ["m2"] * 5, "v": [1, 2, 3, 4, 5, 1, 3, 2, 5, 4]}
     )
-    assert power.rank_correlations(long, "v", "x")["rho"].iloc[0] == pytest.approx(0.8)
+    assert power.rank_correlations(long, "v", "x", 1)["rho"].iloc[0] == pytest.approx(0.8)
 
 
 def test_table1_pairs_take_every_tuned_twin_and_skip_models_without():
@@ -341,3 +341,18 @@ def test_the_published_gains_are_counted_against_these_models():
     assert set(clear[clear["compares"] == "tuning"]["model"]) == {
         "falcon_40b_instruct", "falcon_7b_instruct", "flan_t5_small", "gpt2_it",
     }  # fmt: skip
+
+
+def test_noise_of_floats_splits_no_tie_of_a_contrast():
+    """.3 - .2 and .2 - .1 are both .1, but not as floats; nor is .1 + .2 - .3 nothing."""
+    y = np.array([0.2, 0.1, 0.4, 0.0, 0.3, 0.5])
+    noisy, clean = (
+        contrasts.contrast(np.array([0.3, 0.2, 0.3, 0.1, 0.1 + 0.2, 0.7]), y),
+        contrasts.contrast(np.array([1, 1, -1, 1, 0, 2]) / 8, np.zeros(6)),
+    )
+    assert noisy["wilcoxon_p"] == clean["wilcoxon_p"]
+    assert noisy["pratt_p"] == clean["pratt_p"]
+
+
+def test_a_contrast_of_equal_sides_has_no_test_though_floats_differ():
+    assert "wilcoxon_p" not in contrasts.contrast(np.full(5, 0.1 + 0.2), np.full(5, 0.3))

@@ -24,6 +24,7 @@ from src.statistics.tests import (
     lower_tail,
     min_detectable,
     power_at,
+    rank_correlation,
     seed_se,
     sign_flip,
     tail,
@@ -262,3 +263,71 @@ def test_sign_flip_is_the_share_of_all_sign_patterns():
     sums = np.array([1.0, 2.0, 2.5, -0.5, 3.0])
     flipped = [abs(np.dot(signs, sums)) for signs in product((-1, 1), repeat=5)]
     assert sign_flip(sums, seed=1) == pytest.approx(np.mean(np.array(flipped) >= abs(sums.sum()) - 1e-12))
+
+
+KINDS = {
+    "spearman": lambda a, b: stats.spearmanr(a, b).statistic,
+    "kendall": lambda a, b: stats.kendalltau(a, b).statistic,
+}
+FEW = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=3, max_size=6)
+
+
+def varied(pairs: list[tuple[int, int]]) -> bool:
+    return all(len(set(side)) > 1 for side in zip(*pairs, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=20, deadline=None)
+@given(pairs=FEW.filter(varied))
+def test_p_of_a_rank_correlation_is_the_share_of_all_orders(kind, pairs):
+    x, y = np.array(pairs, dtype=float).T
+    rho, _, _, p = rank_correlation(x, y, 1, kind)
+    every = np.array([KINDS[kind](np.array(order), y) for order in permutations(x)])
+    sides = (every >= rho - 1e-9).mean(), (every <= rho + 1e-9).mean()
+    assert rho == pytest.approx(KINDS[kind](x, y))
+    assert p == pytest.approx(min(1, 2 * min(sides)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_four_points_in_one_order_are_two_of_24_and_have_no_interval(kind):
+    for sign in (1, -1):
+        rho, low, high, p = rank_correlation([1, 2, 3, 4], sign * np.array([1, 2, 5, 9]), 1, kind)
+        assert (rho, p) == (sign, pytest.approx(2 / 24))
+        assert np.isnan([low, high]).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_p_of_a_rank_correlation_of_many_points_is_never_zero_and_repeats(kind):
+    x = np.arange(40)
+    found = rank_correlation(x, x**2, 3, kind)
+    assert found[3] == pytest.approx(2 / 10_000)  # 9,999 draws and the observed order, two-sided
+    noisy = np.random.default_rng(1).permutation(40)
+    assert rank_correlation(x, noisy, 3, kind) == rank_correlation(x, noisy, 3, kind)
+
+
+def test_interval_of_spearman_is_that_of_bonett_and_wright():
+    # Bonett and Wright (2000), eq. 5: tanh(atanh(r) -+ z sqrt((1 + r^2 / 2) / (n - 3)))
+    x, y = np.random.default_rng(4).random((2, 22))
+    rho, low, high, _ = rank_correlation(x, y, 1)
+    half = 1.959963984540054 * math.sqrt((1 + rho**2 / 2) / 19)
+    assert (math.atanh(low), math.atanh(high)) == pytest.approx((math.atanh(rho) - half, math.atanh(rho) + half))
+    tau, low, high, _ = rank_correlation(x, y, 1, "kendall")
+    half = 1.959963984540054 * math.sqrt(0.437 / 18)
+    assert (math.atanh(low), math.atanh(high)) == pytest.approx((math.atanh(tau) - half, math.atanh(tau) + half))
+
+
+def test_a_rank_correlation_knows_ties_through_noise_and_leaves_out_pairs_with_a_null():
+    x, y = np.array([0.1 + 0.2, 0.3, 0.5, 0.7, np.nan, 1]), np.array([1, 2, 3, 4, 5, np.nan])
+    assert rank_correlation(x, y, 1) == pytest.approx(rank_correlation([1, 1, 2, 3], [1, 2, 3, 4], 1), nan_ok=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rank_correlation_mirrors_when_one_side_is_negated(kind):
+    x, y = np.random.default_rng(8).random((2, 7))
+    rho, low, high, p = rank_correlation(x, y, 1, kind)
+    assert rank_correlation(x, -y, 1, kind) == pytest.approx((-rho, -high, -low, p))
+
+
+@pytest.mark.parametrize("pair", [([1, 2], [1, 2]), ([1, 1, 1, 1], [1, 2, 3, 4])])
+def test_a_rank_correlation_of_two_points_or_of_a_constant_is_null(pair):
+    assert np.isnan(rank_correlation(*pair, 1)).all()
