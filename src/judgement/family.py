@@ -6,7 +6,8 @@ The rules are in docs/statistics.md, "How a verdict is reached".
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -26,98 +27,116 @@ small: p that the effect is too small to matter. effect_2, small_2: those of a s
 reason: why there is no result; such an item is in no correction. partial: why one side cannot be tested: there is a
 result only where the other is shown.
 """
-
 WORDS = ("reason", "partial")
 POWER = ("detectable", "power_observed", "power_matters", "matters")
 """What the test under the strictest step of Holm finds with 80 % power, and its power at two effects."""
 
-Moved = Callable[[str, int], Mapping[str, Any] | None]
-"""(item, steps) -> the ROW of the item whose number is moved by that many steps; None where it cannot be moved so far."""
+Arrays = Mapping[str, Array]
+"""The columns of ROW that results come from, each of shape (items,). `excluded` and `partial` are bools."""
 
 
-def claimed(rows: pd.DataFrame) -> tuple[Array, Array]:
+def claimed(rows: Arrays) -> tuple[Array, Array]:
     """(p for the claim, p for its opposite) of claims on one effect. Shapes (items,).
 
     An effect upwards is opposed by one downwards and by one that is too small to matter. No effect is opposed by any.
     """
-    up = rows["up"].to_numpy(dtype=bool)
-    effect, small, sign = (rows[name].to_numpy(dtype=float) for name in ("effect", "small", "sign"))
-    unknown = np.isnan(effect)
-    upwards, downwards = (np.where(unknown, NAN, np.where(sign * side > 0, effect, 1.0)) for side in (1, -1))
-    against = np.fmin(small, downwards)
-    return np.where(up, upwards, small), np.where(up, against, effect)
+    effect, small, sign = rows["effect"], rows["small"], rows["sign"]
+    upwards, downwards = (np.where(np.isnan(effect) | (sign * side > 0), effect, 1.0) for side in (1, -1))
+    up = rows["up"].astype(bool)
+    return np.where(up, upwards, small), np.where(up, np.fmin(small, downwards), effect)
 
 
-def alike(rows: pd.DataFrame) -> tuple[Array, Array]:
+def alike(rows: Arrays) -> tuple[Array, Array]:
     """(p for, p against) of the claim that two sides agree: both above the bar, or both shown not to be.
 
     Where the claim is that they do not (`up` is false), the two change places.
     """
-    effect, small, effect_2, small_2 = (
-        rows[name].to_numpy(dtype=float) for name in ("effect", "small", "effect_2", "small_2")
-    )
+    effect, small, effect_2, small_2 = (rows[name] for name in ("effect", "small", "effect_2", "small_2"))
     same = np.minimum(np.maximum(effect, effect_2), np.maximum(small, small_2))
     other = np.minimum(np.maximum(effect, small_2), np.maximum(small, effect_2))
-    up = rows["up"].to_numpy(dtype=bool)
+    up = rows["up"].astype(bool)
     return np.where(up, same, other), np.where(up, other, same)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family:
-    """The items of a claim under one set of choices.
+    """The items of a claim under one set of choices."""
 
-    taken: choice -> level. rows: ROW, indexed by item. shown: the items that this analysis adds a row for; others
-    only take part in the correction. rule: whether it is the claim's rule.
-    """
-
-    taken: Mapping[str, str]
-    rows: pd.DataFrame
+    taken: Mapping[str, str]  # choice -> level
+    rows: pd.DataFrame  # ROW, indexed by item
     correction: str = NONE
-    rule: bool = False
-    shown: tuple[str, ...] | None = None
-    judged: Callable[[pd.DataFrame], tuple[Array, Array]] = claimed
-    moved: Moved | None = None
+    rule: bool = False  # whether these are the choices of the claim's rule
+    shown: tuple[str, ...] | None = None  # the items that this adds an analysis of; others only take part in corrections
+    judged: Callable[[Arrays], tuple[Array, Array]] = claimed
+    moved: Callable[[str, int], Mapping[str, Any] | None] | None = None  # (item, steps) -> its row; None: not so far
     without: Callable[[str], pd.DataFrame] | None = None  # the rows with one task left out
     tasks: tuple[str, ...] = ()  # those that can be left out
     power: Callable[[str, int], Mapping[str, Any]] | None = None  # (item, tests of the family) -> POWER
     facts: Callable[[str], Mapping[str, Any]] | None = None  # what the templates of conf/claim name
     some: bool = False  # the claim is that one item or more is so: one row for all, without a name
 
+    @cached_property
+    def items(self) -> tuple[str, ...]:
+        """The items that this adds an analysis of."""
+        return ("",) if self.some else tuple(self.rows.index) if self.shown is None else self.shown
+
+    @cached_property
+    def arrays(self) -> dict[str, Array]:
+        """The rows as arrays."""
+        numbers = ("up", "effect", "sign", "small", "effect_2", "small_2")
+        return {
+            **{name: self.rows[name].to_numpy(dtype=float) for name in numbers},
+            "excluded": self.rows["reason"].notna().to_numpy(dtype=bool),
+            "partial": self.rows["partial"].notna().to_numpy(dtype=bool),
+        }
+
     @property
     def tests(self) -> int:
         """How many items are tested."""
-        return int((self.rows["reason"].isna() & self.rows[["effect", "small"]].notna().any(axis=1)).sum())
+        known = ~np.isnan(np.fmin(self.arrays["effect"], self.arrays["small"]))
+        return int((known & ~self.arrays["excluded"]).sum())
 
-    def with_row(self, item: str, row: Mapping[str, Any]) -> Family:
-        """The family with some values of one item replaced."""
-        rows = self.rows.copy()
-        for name, value in row.items():
-            rows.loc[item, name] = value
-        return replace(self, rows=rows)
+    def each(self, alpha: float) -> pd.DataFrame:
+        """Columns p_for, p_against and outcome, null where there is no result, indexed by item."""
+        return pd.DataFrame(_results(self.arrays, self.correction, self.judged, alpha), index=self.rows.index)
 
+    @cache  # noqa: B019 - a family lives as long as the command
     def result(self, alpha: float) -> pd.DataFrame:
-        """Columns p_for, p_against and outcome, null where there is a reason, indexed by item."""
-        rows = corrected(self.rows, self.correction)
-        p_for, p_against = self.judged(rows)
-        outcome = outcomes(p_for, p_against, alpha)
-        shown = (np.fmin(p_for, p_against) < alpha) | rows["partial"].isna().to_numpy()
-        outcome[~shown] = pd.NA
-        found = pd.DataFrame({"p_for": p_for, "p_against": p_against, "outcome": outcome}, index=rows.index)
-        return any_of(found[rows["reason"].isna()], alpha) if self.some else found
+        """`each`; of a claim that some item is so, one row: its opposite holds where it does for every item."""
+        found = self.each(alpha)
+        if not self.some:
+            return found
+        known = found[~self.arrays["excluded"]]
+        p = {name: np.array([known[name].agg(how)]) for name, how in (("p_for", "min"), ("p_against", "max"))}
+        return pd.DataFrame({**p, "outcome": outcomes(p["p_for"], p["p_against"], alpha)}, index=[""])
+
+    def outcome(self, item: str, alpha: float, row: Mapping[str, Any] | None = None) -> int | None:
+        """The result for one item; row: values that take the place of its own."""
+        i, arrays = self.rows.index.get_loc(item), dict(self.arrays)
+        for name, value in (row or {}).items():
+            key = {"reason": "excluded"}.get(name, name)
+            if key in arrays:
+                arrays[key] = arrays[key].copy()
+                arrays[key][i] = value is not None if name in WORDS else value
+        found = _results(arrays, self.correction, self.judged, alpha)["outcome"][i]
+        return None if found is pd.NA else int(found)
 
 
-def any_of(found: pd.DataFrame, alpha: float) -> pd.DataFrame:
-    """One row: the claim holds where it does for one item, its opposite where it does for every item."""
-    p_for, p_against = (np.array([found[name].agg(how)]) for name, how in (("p_for", "min"), ("p_against", "max")))
-    return pd.DataFrame({"p_for": p_for, "p_against": p_against, "outcome": outcomes(p_for, p_against, alpha)}, [""])
+def _results(rows: Arrays, method: str, judged: Callable[[Arrays], tuple[Array, Array]], alpha: float) -> dict[str, Any]:
+    p_for, p_against = judged(corrected(rows, method))
+    outcome = outcomes(p_for, p_against, alpha)
+    outcome[rows["partial"] & ~(np.fmin(p_for, p_against) < alpha)] = pd.NA
+    return {"p_for": p_for, "p_against": p_against, "outcome": outcome}
 
 
-def corrected(rows: pd.DataFrame, method: str) -> pd.DataFrame:
+def corrected(rows: Arrays, method: str) -> dict[str, Array]:
     """The rows with their p values corrected: effects over all items and sides, and so what is too small to matter."""
-    out = rows.copy()
-    for pair in (["effect", "effect_2"], ["small", "small_2"]):
-        values = out[pair].astype(float).mask(out["reason"].notna())
-        out[pair] = values if method == NONE else adjust(values.to_numpy().ravel(), method).reshape(values.shape)
+    out = dict(rows)
+    for pair in (("effect", "effect_2"), ("small", "small_2")):
+        values = np.where(rows["excluded"], NAN, np.array([rows[name] for name in pair]))
+        if method != NONE:
+            values = adjust(values.ravel(), method).reshape(values.shape)
+        out |= dict(zip(pair, values, strict=True))
     return out
 
 
@@ -134,7 +153,7 @@ def frame_of(rows: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     numbers = [name for name in ROW if name not in ("up", *WORDS)]
     out[numbers] = out[numbers].astype(float)
     out["sign"] = out["sign"].fillna(1.0)
-    out["up"] = out["up"].map(lambda each: True if each is None or each is pd.NA or each != each else bool(each))
+    out["up"] = [each != each or bool(each) for each in out["up"]]
     for name in WORDS:
         out[name] = out[name].astype(object).where(out[name].notna(), None)
     return out

@@ -18,6 +18,7 @@ from src.judgement.scores import (
     CLOSED,
     CONTENT_FREE,
     IN,
+    NO_CHANCE,
     OUT,
     PROMPTS,
     Scores,
@@ -40,7 +41,7 @@ BASELINES = ("chance as scored", "one over the options", "the paper's Table 4")
 def _excused(row: Any, gates: str) -> str | None:
     """Why a cell has no verdict: no chance level, a gate, or a wrong format where exact match decides."""
     if np.isnan(row.p):
-        return "no chance level"
+        return NO_CHANCE
     if gates == IN:
         return None
     return failed(row) or (on_the_floor(row) if row.metric == EXACT_MATCH else None)
@@ -66,47 +67,49 @@ def tested(scores: Scores, rows: pd.DataFrame, prompt: str, bar: str, k: Mapping
 def tasks_agree(scores: Scores) -> Iterator[Family]:
     """Figure 2, task by task: both sides above the bar or both shown not to be."""
     figure = scores.tables["claims"]["figure2"]
-    for prompt, bar, (words, method), gates in itertools.product(PROMPTS, BARS, CORRECTIONS.items(), (OUT, IN)):
-        left, right = sides(scores, figure, prompt)
+    for prompt in PROMPTS:
+        both = sides(scores, figure, prompt)
+        left, right = ({row.Index: row for row in rows.itertuples()} for rows in both)
+        for bar, (words, method), gates in itertools.product(BARS, CORRECTIONS.items(), (OUT, IN)):
+            p, p_2 = (tested(scores, rows, prompt, bar) for rows in both)
 
-        def row(task: str, k: int | None = None, left: Any = left, right: Any = right, of: Any = (prompt, bar, gates)
-                ) -> dict[str, Any]:  # fmt: skip
-            one, other = left.loc[[task]], right.loc[[task]]
-            effect, small = tested(scores, one, *of[:2], None if k is None else {task: k})[0]
-            effect_2, small_2 = tested(scores, other, *of[:2])[0]
-            a, b = next(one.itertuples()), next(other.itertuples())
-            return {
-                "value": (a.k if k is None else k) / a.n - b.accuracy, "n": a.n, "effect": effect, "small": small,
-                "effect_2": effect_2, "small_2": small_2, "reason": _excused(a, of[2]) or _excused(b, of[2]),
-                "up": task not in figure["disagree"],
-            }  # fmt: skip
+            def row(i: int, task: str, own: Array, k: int, of: Any = (left, right, p_2, gates)) -> dict[str, Any]:
+                a, b = of[0][task], of[1][task]
+                return {
+                    "value": k / a.n - b.accuracy, "n": a.n, "effect": own[0], "small": own[1],
+                    "effect_2": of[2][i, 0], "small_2": of[2][i, 1], "up": task not in figure["disagree"],
+                    "reason": _excused(a, of[3]) or _excused(b, of[3]),
+                }  # fmt: skip
 
-        def moved(task: str, steps: int, row: Any = row, left: Any = left) -> dict[str, Any] | None:
-            k = int(left.loc[task, "k"]) + steps
-            return row(task, k) if 0 <= k <= left.loc[task, "n"] else None
+            def moved(task: str, steps: int, row: Any = row, of: Any = (both[0], prompt, bar)) -> dict[str, Any] | None:
+                one = of[0].loc[[task]]
+                k = int(one["k"].iloc[0]) + steps
+                if not 0 <= k <= one["n"].iloc[0]:
+                    return None
+                return row(of[0].index.get_loc(task), task, tested(scores, one, *of[1:], {task: k})[0], k)
 
-        def facts(task: str, left: Any = left, right: Any = right) -> dict[str, Any]:
-            return {f"{name}_{c}": side.loc[task, c] for name, side in (("left", left), ("right", right))
-                    for c in ("accuracy", "n", "k", "chance_scored", "p")}  # fmt: skip
-
-        yield Family(
-            taken={"prompt": prompt, "bar": bar, "correction": words, "gates": gates}, facts=facts,
-            rows=frame_of({task: row(task) for task in left.index}), correction=method, judged=alike,
-            rule=(prompt, bar, words, gates) == (CLOSED, CHANCE, "Holm", OUT), moved=moved if prompt == CLOSED else None,
-            shown=tuple(
-                task for task in left.index
-                if gates == OUT or failed(next(left.loc[[task]].itertuples())) or failed(next(right.loc[[task]].itertuples()))
-            ),
-        )  # fmt: skip
+            rows = {task: row(i, task, p[i], int(left[task].k)) for i, task in enumerate(left)}
+            yield Family(
+                taken={"prompt": prompt, "bar": bar, "correction": words, "gates": gates}, rows=frame_of(rows),
+                correction=method, judged=alike, rule=(prompt, bar, words, gates) == (CLOSED, CHANCE, "Holm", OUT),
+                moved=moved if prompt == CLOSED else None,
+                shown=tuple(t for t in left if gates == OUT or failed(left[t]) or failed(right[t])),
+                facts=lambda task, of=(left, right): {
+                    f"{name}_{column}": getattr(rows[task], column)
+                    for name, rows in zip(("left", "right"), of, strict=True)
+                    for column in ("accuracy", "n", "k", "chance_scored", "p", "model")
+                },
+            )  # fmt: skip
 
 
 def verdicts(scores: Scores, each: Sequence[pd.DataFrame], prompt: str, bar: str, judged: str, gates: str) -> pd.DataFrame:
     """(tasks, sides) of bools: above the bar; tasks on which a side has no verdict are left out."""
-    keep = [task for task in each[0].index
-            if not any(_excused(next(rows.loc[[task]].itertuples()), gates) for rows in each)]  # fmt: skip
+    gone = {row.Index for rows in each for row in rows.itertuples() if _excused(row, gates)}
+    keep = [task for task in each[0].index if task not in gone]
     each = [rows.loc[keep] for rows in each]
     if judged == BARE:
-        level = [np.fmax(rows["chance_scored"], rows["trivial"].where(bar == CONTENT_FREE)) for rows in each]
+        columns = ["chance_scored", *(["trivial"] if bar == CONTENT_FREE else [])]
+        level = [rows[columns].max(axis=1) for rows in each]
         found = [rows["accuracy"] > at for rows, at in zip(each, level, strict=True)]
         return pd.DataFrame(dict(enumerate(found)), index=keep).astype(bool)
     p = np.array([tested(scores, rows, prompt, bar)[:, 0] if keep else [] for rows in each])

@@ -25,6 +25,8 @@ PROMPTS = {CLOSED: "closed", LETTERED: "closed_adv"}
 OUT, IN = "left out", "kept"
 """What is done with cells that fail a gate or sit on the floor."""
 CHANCE, CONTENT_FREE = "chance", "content-free answers"
+NO_CHANCE = "no chance level: the paper's scores say nothing of the options"
+"""Why a cell has no test. Such a statement has no number."""
 FLOOR = 0.05
 """A cell is on the floor where its tail below chance is under this, uncorrected."""
 

@@ -9,11 +9,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from scipy import stats
 
 from src.base.metrics import EXACT as EXACT_MATCH
-from src.base.metrics import MARGIN
 from src.judgement.family import CORRECTIONS, Family, frame_of
 from src.judgement.scores import (
     CHANCE,
@@ -22,13 +19,14 @@ from src.judgement.scores import (
     EXACT,
     IN,
     LETTERED,
+    NO_CHANCE,
     OUT,
     PRIMARY,
     Scores,
     failed,
     on_the_floor,
 )
-from src.statistics.forecast import FAR, Against, clipped, logit_variance
+from src.statistics.forecast import Against, clipped, logit_variance
 from src.statistics.items import NAN
 from src.statistics.scale import forecasts
 from src.statistics.table2 import paper_verdicts
@@ -85,7 +83,7 @@ class Cell:
     def reason(self, gates: str) -> str | None:
         """Why the cell is not compared: an acting gate, or a wrong format where exact match decides."""
         floor = on_the_floor(self.row) if self.row.metric == EXACT_MATCH else None
-        untested = "no chance level" if np.isnan(self.row.p) else None
+        untested = NO_CHANCE if np.isnan(self.row.p) else None
         return untested or (failed(self.row) if gates == OUT else None) or floor
 
 

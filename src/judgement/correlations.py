@@ -1,0 +1,93 @@
+"""RQ3 and the agreement of metrics: rank correlations over tasks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from src.base.metrics import EXACT as EXACT_MATCH
+from src.judgement.family import CORRECTIONS, Family, frame_of
+from src.judgement.scores import CLOSED, PROMPTS, Scores, failed, on_the_floor
+from src.statistics.factorial import skill
+from src.statistics.power import mirage
+from src.statistics.tests import rank_correlation
+
+SKILLS: Mapping[str, Callable[[pd.DataFrame], pd.Series]] = {
+    "over chance": lambda rows: skill(rows["accuracy"], rows["chance_scored"]),
+    "over content-free answers": lambda rows: skill(rows["accuracy"], rows["trivial"].fillna(rows["chance_scored"])),
+    "accuracy": lambda rows: rows["accuracy"],
+}
+TASKS: Mapping[str, Callable[[pd.DataFrame], pd.Series]] = {
+    "without gated cells": lambda rows: rows["excused"].isna(),
+    "all": lambda rows: rows["n"] > 0,
+    "number of options known": lambda rows: rows["excused"].isna() & ~rows["chance_assumed"].astype(bool),
+    "functional tasks": lambda rows: rows["excused"].isna() & (rows["competence"] == "functional"),
+}
+KINDS = ("spearman", "kendall")
+MATTERS = 0.5
+"""The correlation at which power is told."""
+
+
+def memorisable(scores: Scores) -> Iterator[Family]:
+    """RQ3: memorisable examples of a task with the skill of the largest base model there."""
+    for prompt, how, which in itertools.product(PROMPTS, SKILLS, TASKS):
+        rows = scores.side(scores.largest, False, prompt)
+        rows = rows.loc[rows.index.intersection(list(scores.tables["table2"]))]
+        floor = [on_the_floor(row) if row.metric == EXACT_MATCH else None for row in rows.itertuples()]
+        excused = [failed(row) or low for row, low in zip(rows.itertuples(), floor, strict=True)]
+        rows = rows.assign(excused=pd.Series(excused, rows.index, dtype=object))
+        rows = rows[rows["p"].notna() & TASKS[which](rows)]
+        pairs = pd.DataFrame({"x": rows["memorisable"].astype(float), "y": SKILLS[how](rows).astype(float)}).dropna()
+
+        def without(task: str, pairs: pd.DataFrame = pairs) -> pd.DataFrame:
+            return frame_of({"": correlated(pairs.drop(index=task, errors="ignore"), scores.setting.seed)})
+
+        yield Family(
+            taken={"prompt": prompt, "skill": how, "tasks": which}, shown=("",), without=without,
+            rule=(prompt, how, which) == (CLOSED, next(iter(SKILLS)), next(iter(TASKS))),
+            rows=frame_of({"": correlated(pairs, scores.setting.seed)}), tasks=tuple(pairs.index),
+            power=lambda _, tests, n=len(pairs), rho=_rho(pairs, scores.setting.seed): power(n, rho, scores.alpha),
+        )  # fmt: skip
+
+
+def _rho(pairs: pd.DataFrame, seed: int) -> float:
+    return rank_correlation(pairs["x"], pairs["y"], seed)[0]
+
+
+def correlated(pairs: pd.DataFrame, seed: int, kind: str = "spearman") -> dict[str, Any]:
+    """ROW of a rank correlation; pairs: columns x and y."""
+    rho, low, high, p = rank_correlation(pairs["x"], pairs["y"], seed, kind)
+    if np.isnan(rho):
+        return {"n": len(pairs), "reason": "fewer than three tasks, or a side that is the same on all"}
+    return {"value": rho, "low": low, "high": high, "n": len(pairs), "effect": p, "sign": np.sign(rho) or 1.0}
+
+
+def power(n: int, rho: float, alpha: float) -> dict[str, float]:
+    """The correlation that n tasks find with 80 % power, and the power at two others (pingouin)."""
+    import pingouin as pg
+
+    if n < 5:
+        return {}
+    at = {"power_observed": rho, "power_matters": MATTERS}
+    return {"detectable": float(pg.power_corr(n=n, power=0.8, alpha=alpha)), "matters": MATTERS,
+            **{name: float(pg.power_corr(r=each, n=n, alpha=alpha)) for name, each in at.items()}}  # fmt: skip
+
+
+def metrics_agree(scores: Scores) -> Iterator[Family]:
+    """Residuals of the largest base model under two metrics, over tasks: an item a pair of metrics."""
+    wide = mirage(scores.cells, scores.largest).pivot(index="task", columns="metric", values="residual")
+    pairs = {
+        f"{a} and {b}": wide[[a, b]].dropna().set_axis(["x", "y"], axis=1)
+        for a, b in itertools.combinations(sorted(wide.columns), 2)
+    }
+    for kind, (words, method) in itertools.product(KINDS, CORRECTIONS.items()):
+        rows = {item: correlated(each, scores.setting.seed, kind) for item, each in pairs.items()}
+        yield Family(
+            taken={"correlation": kind.capitalize(), "correction": words}, rows=frame_of(rows), correction=method,
+            rule=(kind, words) == (KINDS[0], "Holm"), shown=tuple(pairs),
+            power=lambda item, tests: power(len(pairs[item]), rows[item].get("value", 0.0), scores.alpha / tests),
+        )  # fmt: skip
