@@ -30,7 +30,7 @@ GRADED = Path("data/reference/graded.csv")
 SHEET = ("key", "task", "question", "options", "gold", "answer", "right")
 COLUMNS = (
     "model", "weights", "condition", "task", "metric", "n", "k_metric", "k_manual", "chance", "difference",
-    "difference_low", "difference_high", "graders", "kappa", "fingerprint",
+    "difference_low", "difference_high", "disagreements", "graders", "kappa", "fingerprint",
 )  # fmt: skip
 YES, NO = ("1", "yes", "y", "true"), ("0", "no", "n", "false")
 
@@ -121,6 +121,7 @@ def _summary(grade: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Any]:
         "metric": metric, "n": len(rows), "k_metric": round(automatic.sum()), "k_manual": round(manual.sum()),
         "chance": (1 / options).mean() if options.gt(0).all() else np.nan,
         "difference": (automatic - manual).mean(), "difference_low": low, "difference_high": high,
+        "disagreements": int((automatic != manual).sum()) if grade.shape[1] == 1 else pd.NA,
         "graders": grade.shape[1],
         "kappa": kappa(square_of(*two)) if len(two) == 2 else pd.NA,
     }  # fmt: skip

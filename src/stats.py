@@ -133,7 +133,7 @@ def run(root: Path) -> dict[str, pd.DataFrame]:
     tables = build(published, own, setting, sha256) | with_reference(own, setting, root / REFERENCE)
     by_hand = pd.read_csv(graded) if graded.exists() else None
     tables["gain_loss"] = gain_loss(published, setting.models)
-    tables["table4_manual"] = table4_manual(setting.tables["table4"], by_hand)
+    tables["table4_manual"] = table4_manual(setting.tables["table4"], by_hand, setting.tasks)
     tables = {name: as_declared(name, table) for name, table in tables.items()}
     write(tables, root / OUT)
     return tables

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from pathlib import Path
 
 import pandas as pd
@@ -99,14 +98,14 @@ def test_a_sheet_of_another_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_table4_holds_the_papers_rows_and_the_graded_ones(tmp_path: Path) -> None:
-    """social_iqa of the paper: 18 of 50 by metric, 19 by hand; Newcombe's interval by hand from Wilson's."""
+    """social_iqa of the paper: 18 of 50 by metric, 19 by hand. Own grades are pairs: the second and third disagree."""
     one = annotate.grades(sheet(tmp_path / "a.csv", "1", "1", "1", "0"))
     frames.write_csv(pd.DataFrame(annotate.summarise([one], SCORES)), tmp_path / "graded.csv")
     paper = [{"task": "social_iqa", "metric": 36, "manual": 38, "baseline": 34}]
-    table = table2.table4_manual(paper, pd.read_csv(tmp_path / "graded.csv")).set_index("source")
+    table = table2.table4_manual(paper, pd.read_csv(tmp_path / "graded.csv"), {}).set_index("source")
     published, own = table.loc["published"], table.loc["own"]
     assert (published["n"], published["k_metric"], published["k_manual"]) == (50, 18, 19)
     assert published["manual_low"] == pytest.approx(0.2586, abs=1e-4)
-    # Newcombe (1998), method 10, from Wilson's ends .2414 of 18/50 and .5185 of 19/50
-    assert published["difference_low"] == pytest.approx(-0.02 - math.hypot(0.36 - 0.241385, 0.518496 - 0.38), abs=1e-5)
+    assert (published["disagreements_least"], published["disagreements_most"]) == (1, 37)
+    assert own["disagreements_least"] == own["disagreements_most"] == own["p_least"] * 2
     assert (own["n"], own["manual_accuracy"], own["metric_accuracy"], own["graders"]) == (4, 0.75, 0.75, 1)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from src.base import metrics
+from src.base.schema import Task
 from src.statistics import scale
-from src.statistics.items import NAN
+from src.statistics.pairing import extremes, paired_with
 from src.statistics.rows import by_family, table2_model
 from src.statistics.setting import Setting
-from src.statistics.tests import adjust, binomial_tail, newcombe, wilson
+from src.statistics.tests import adjust, binomial_tail, wilson
 
 FORECASTS = (
     *("prompt", "task", "model", "metric", "n", "accuracy", "tau2", "df"),
@@ -87,20 +89,59 @@ def chance_sensitivity(table2: pd.DataFrame, alpha: float) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
-def table4_manual(paper: Sequence[Mapping[str, Any]], graded: pd.DataFrame | None) -> pd.DataFrame:
-    """Table 4's rows (per cent of 50 outputs) with intervals, and below them the outputs graded by src.annotate."""
+GRADED_OUTPUTS = 50
+"""Outputs a task that Table 4 says were graded."""
+
+
+def table4_manual(
+    paper: Sequence[Mapping[str, Any]], graded: pd.DataFrame | None, tasks: Mapping[str, Task]
+) -> pd.DataFrame:
+    """Table 4's rows, and below them the outputs graded by src.annotate, with what every pairing allows.
+
+    The paper prints per cent. Its n is 50, or the size of the test set where that is smaller. graded: the columns of
+    conf/frame/graded.yaml, or None. `disagreements` is known of own rows that one person graded.
+    Elsewhere the pairings are bounds.
+    """
     rows = pd.DataFrame(list(paper))
-    rows = rows.assign(source=metrics.PUBLISHED, n=50, k_metric=rows["metric"] / 2, k_manual=rows["manual"] / 2)
-    low, high = newcombe(rows["k_metric"], rows["n"], rows["k_manual"], rows["n"])
-    rows = rows.assign(
-        model=None, baseline=rows["baseline"] / 100, difference=(rows["metric"] - rows["manual"]) / 100,
-        difference_low=low, difference_high=high, graders=1, kappa=NAN, fingerprint=None,
-    )  # fmt: skip
+    sizes = [tasks[task].n_published if task in tasks else GRADED_OUTPUTS for task in rows["task"]]
+    n = np.minimum(GRADED_OUTPUTS, sizes)
+    exact = {name: rows[name] * n / 100 for name in ("metric", "manual")}
+    k = {f"k_{name}": values.round().astype(int) for name, values in exact.items()}
+    whole = np.logical_and.reduce([np.isclose(values, values.round()) for values in exact.values()])
+    rows = rows.assign(source=metrics.PUBLISHED, n=n, **k, counts_whole=whole, baseline=rows["baseline"] / 100)
+    rows = rows.assign(difference=(rows["k_metric"] - rows["k_manual"]) / rows["n"], graders=1)
+    columns = [*rows.drop(columns=["metric", "manual"]), *TABLE4_OWN]
+    parts = [rows]
     if graded is not None:
-        own = graded.rename(columns={"chance": "baseline"}).assign(source=metrics.OWN)
-        rows = pd.concat([rows.astype({"model": object}), own[[c for c in own if c in rows]]], ignore_index=True)
-    low, high = wilson(rows["k_manual"], rows["n"])
-    shares = {name: rows[f"k_{name}"] / rows["n"] for name in ("metric", "manual")}
-    return rows.drop(columns=["metric", "manual"]).assign(
-        manual_low=low, manual_high=high, **{f"{name}_accuracy": values for name, values in shares.items()}
+        parts.append(graded.rename(columns={"chance": "baseline"}).assign(source=metrics.OWN, counts_whole=True))
+    rows = pd.concat([part.reindex(columns=columns).astype(object) for part in parts], ignore_index=True)
+    rows = rows.infer_objects()
+    low, high = wilson(rows["k_manual"].astype(float), rows["n"].astype(float))
+    shares = {f"{name}_accuracy": rows[f"k_{name}"] / rows["n"] for name in ("metric", "manual")}
+    pairs = pd.DataFrame([_pairings(row) for row in rows.itertuples()], index=rows.index)
+    return pd.concat(
+        [rows.drop(columns="disagreements").assign(manual_low=low, manual_high=high, **shares), pairs], axis=1
     )
+
+
+TABLE4_OWN = ("model", "difference_low", "difference_high", "kappa", "fingerprint", "disagreements")
+"""Columns of Table 4 that only own rows have."""
+
+
+def _pairings(row: Any) -> dict[str, float]:
+    """Columns of the pairing with the fewest disagreements (least) and of that with the most (most)."""
+    counts = int(row.k_metric), int(row.k_manual), int(row.n)
+    known = not pd.isna(row.disagreements)
+    both = (paired_with(*counts, int(row.disagreements)),) * 2 if known else extremes(*counts)
+    out: dict[str, float] = {}
+    for name, each in zip(("least", "most"), both, strict=True):
+        low, high = each.interval()
+        values = {
+            "disagreements": each.b + each.c,
+            "p": each.mcnemar_p(),
+            "low": low,
+            "high": high,
+            "tost_p": each.tost_p(),
+        }
+        out |= {f"{column}_{name}": value for column, value in values.items()}
+    return out
