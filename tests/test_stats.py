@@ -23,6 +23,7 @@ from src.base.metrics import (
     GATE_EXEMPLARS,
     GATE_MODEL,
     GATE_TASK,
+    LINE_REJECTED,
     MEANS,
     NOT_ZERO_SHOT,
     TOO_FEW_SIZES,
@@ -33,7 +34,7 @@ from src.statistics.own import own_rows
 from src.statistics.published import published_rows, read_published
 from src.statistics.rows import complete
 from src.statistics.setting import Setting
-from src.statistics.table2 import chance_sensitivity, emergence
+from src.statistics.table2 import chance_sensitivity, emergence, with_and_without_scatter
 
 PUBLISHED = ROOT / stats.PUBLISHED_SCORES
 # number of options of tasks where all items have the same
@@ -251,15 +252,31 @@ def test_table_2_has_every_base_model_and_its_columns_in_order(cells, setting):
 
 
 def test_forecast_of_davinci_uses_the_three_smaller_models_only(table2, published):
-    from src.statistics import scale as stats_scale
+    from src.statistics import forecast
 
     row = table2.loc["misconceptions"]
     mine = published[
         (published["task"] == "misconceptions") & (published["prompt"] == "closed") & (published["shots"] == 0)
     ]
     three = mine.set_index("model").loc[["gpt2", "gpt2_xl", "gptj_6b"], "bertscore_accuracy"]
-    fit = stats_scale.line([124e6, 1.5e9, 6.05e9], (three * 214).round().tolist(), [214] * 3)
-    assert row["forecast"] == pytest.approx(float(fit.predict(stats_scale.design([175e9]))[0]), rel=1e-6)
+    fit = forecast.binomial_line([124e6, 1.5e9, 6.05e9], (three * 214).tolist(), [214] * 3)
+    wanted = float(fit.predict(forecast.design([175e9]))[0])
+    assert row["forecast_binomial"] == pytest.approx(wanted, rel=1e-6)
+
+
+def test_the_two_forecasts_stand_side_by_side_with_the_verdicts_of_table_2(cells, setting, table2):
+    found = with_and_without_scatter(emergence(cells, setting), setting.alpha)
+    assert found.groupby("prompt")["task"].nunique().to_dict() == {"closed": 22, "closed_adv": 22}
+    closed = found[found["prompt"] == "closed"].set_index("task").loc[table2.index]
+    for name in ("predictable", "emergent", "forecast"):
+        pd.testing.assert_series_equal(closed[name], table2[name])
+    for name in ("predictable", "predictable_binomial"):
+        rejected = found[name] == LINE_REJECTED
+        assert found.loc[rejected, name.replace("predictable", "emergent")].isna().all()
+    narrower = (found["residual_high"] - found["residual_low"]) - (
+        found["residual_binomial_high"] - found["residual_binomial_low"]
+    )
+    assert narrower[found["tau2"] > 0].median() > 0
 
 
 def test_chance_sensitivity_shows_codenames_under_other_chances(table2):

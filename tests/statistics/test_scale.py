@@ -1,4 +1,4 @@
-"""Forecasts against an independent maximum likelihood; verdicts on hand-made cells."""
+"""The binomial line against an independent maximum likelihood; verdicts on hand-made cells."""
 
 from __future__ import annotations
 
@@ -29,73 +29,44 @@ def deviance(parameters, k, n, dummy=False):
     return 2 * (fit.fun + full.sum()), fit.x
 
 
-def test_a_model_on_the_line_is_forecast_exactly():
-    eta = -1 + 0.5 * (np.log10(SIZES) - 9)
-    n = [10**6] * 4
-    out = scale.forecast(SIZES, np.round(special.expit(eta) * 1e6).tolist(), n, special.expit(eta[-1]), 0.25)
-    assert out["forecast"] == pytest.approx(special.expit(eta[-1]), abs=1e-4)
-    assert out["fit_p"] > 0.9
-    assert scale.predictable(out, 0.05) == metrics.YES
-
-
-def test_forecast_and_tests_equal_an_independent_likelihood():
-    k, n = [30, 45, 38, 93], [170] * 4
-    out = scale.forecast(SIZES, k, n, 93 / 170, 0.25)
+def test_the_binomial_line_and_its_tests_equal_an_independent_likelihood():
+    k, n = [30, 45.5, 38, 93], [170] * 4  # a mean over two runs is no whole count
+    out = scale.judge(series(SIZES, k=k, n=170), 0.05).iloc[0]
     smaller, beta = deviance(SIZES[:3], k[:3], n[:3])
-    assert out["forecast"] == pytest.approx(special.expit(beta[0] + beta[1] * (np.log10(SIZES[3]) - 9)), abs=1e-5)
-    assert out["fit_p"] == pytest.approx(stats.chi2.sf(smaller, 1), rel=1e-4)
+    assert out["forecast_binomial"] == pytest.approx(special.expit(beta[0] + beta[1] * np.log10(175)), abs=1e-5)
+    assert out["residual_binomial"] == pytest.approx(93 / 170 - out["forecast_binomial"], abs=1e-9)
+    assert out["fit_p_binomial"] == pytest.approx(stats.chi2.sf(smaller, 1), rel=1e-4)
     ratio = deviance(SIZES, k, n)[0] - deviance(SIZES, k, n, dummy=True)[0]
     assert out["lr_p"] == pytest.approx(stats.chi2.sf(ratio, 1), rel=1e-4)
 
 
-def test_interval_of_the_residual_by_the_information_matrix():
+def test_binomial_p_of_a_jump_by_the_information_matrix():
     k, n = np.array([30, 45, 38, 93]), np.full(4, 170)
-    out = scale.forecast(SIZES, k.tolist(), n.tolist(), 93 / 170, 0.25)
+    out = scale.forecasts(series(SIZES, k=k, n=170), scatter=False).iloc[0]
     x = np.column_stack([np.ones(4), np.log10(SIZES) - 9])
     _, beta = deviance(SIZES[:3], k[:3], n[:3])
     p = special.expit(x @ beta)
     information = x[:3].T @ np.diag((n * p * (1 - p))[:3]) @ x[:3]
-    se_eta = np.sqrt(x[3] @ np.linalg.inv(information) @ x[3])
-    sd = np.sqrt((p[3] * (1 - p[3]) * se_eta) ** 2 + (93 / 170) * (77 / 170) / 170)
-    assert out["residual_high"] - out["residual"] == pytest.approx(1.6448536 * sd, rel=1e-4)
-
-
-def test_counts_of_nothing_and_of_everything_are_clipped_not_infinite():
-    out = scale.forecast(SIZES, [0, 0, 0, 50], [50] * 4, 1.0, 0.25)
-    assert np.isfinite(list(out.values())).all()
-    assert scale.predictable(out, 0.05) == metrics.NO_ABOVE
+    variance = x[3] @ np.linalg.inv(information) @ x[3] + 170 / (93 * 77)
+    z = (special.logit(93 / 170) - x[3] @ beta) / np.sqrt(variance)
+    assert out["p_jump"] == pytest.approx(stats.norm.sf(z), rel=1e-4)
 
 
 @pytest.mark.parametrize(
     ("changes", "verdict"),
     [
-        ({"fit_p": 0.01, "lr_p": 0.001}, metrics.LINE_REJECTED),
-        ({"lr_p": 0.01, "residual": 0.2, "residual_floor": 0.1}, metrics.NO_ABOVE),
-        ({"lr_p": 0.01, "residual": 0.2, "residual_floor": 0.04}, metrics.INCONCLUSIVE),
-        ({"lr_p": 0.01, "residual": -0.2, "residual_floor": -0.2}, metrics.NO_BELOW),
-        ({"residual_low": -0.09, "residual_high": 0.09}, metrics.YES),
-        ({"residual_low": -0.09, "residual_high": 0.11}, metrics.INCONCLUSIVE),
-        (
-            {"lr_p": 0.01, "residual": -0.04, "residual_floor": -0.04, "residual_low": -0.09, "residual_high": 0},
-            metrics.YES,
-        ),
+        ({"fit_p": 0.01, "p_differs": 0.001}, metrics.LINE_REJECTED),
+        ({"p_differs": 0.01, "residual": 0.02}, metrics.NO_ABOVE),
+        ({"p_differs": 0.01, "residual": -0.02}, metrics.NO_BELOW),
+        ({"p_within_ten": 0.04}, metrics.YES),
+        ({"p_within_ten": 0.06}, metrics.INCONCLUSIVE),
+        ({"p_differs": 0.01, "residual": 0.02, "p_within_ten": 0.01}, metrics.NO_ABOVE),
+        ({"fit_p": np.nan, "p_within_ten": 0.04}, metrics.YES),  # a line through two models cannot be rejected
     ],
 )
 def test_predictable_takes_the_first_rule_that_applies(changes, verdict):
-    row = {
-        "fit_p": 0.5,
-        "lr_p": 0.5,
-        "residual": 0.0,
-        "residual_floor": 0.0,
-        "residual_low": -1.0,
-        "residual_high": 1.0,
-    }
+    row = {"fit_p": 0.5, "p_differs": 0.5, "residual": 0.0, "p_within_ten": 0.5}
     assert scale.predictable({**row, **changes}, 0.05) == verdict
-
-
-def test_a_jump_is_tested_one_sided():
-    assert scale.p_jump(0.1, 0.04) == 0.02
-    assert scale.p_jump(-0.1, 0.04) == 0.98
 
 
 def test_emergence_needs_all_of_its_p_values():
@@ -106,20 +77,63 @@ def test_emergence_needs_all_of_its_p_values():
 
 
 def series(sizes, **changes):
-    """Cells of one series, made by hand."""
-    rows = pd.DataFrame({"parameters": sizes, "k": [25, 30, 28, 90][: len(sizes)], "n": 100}, index=range(len(sizes)))
+    """Cells of one series, made by hand. k is no column that a forecast reads."""
+    rows = pd.DataFrame({"parameters": sizes, "n": 100, "model": [f"m{i}" for i in range(len(sizes))]})
     fixed = {
         **{"source": "own", "suite": "s", "condition": "closed_zero", "prompt": "closed", "shots": 0, "task": "t"},
         **{"metric": "exact_match", "family": "f", "tuned": False, "tested": 0.25, "p": 0.01, "p_content": 0.01},
     }
-    return rows.assign(accuracy=rows["k"] / 100, p_trivial=np.nan, **{**fixed, **changes})
+    rows = rows.assign(k=[25, 30, 28, 90][: len(sizes)], p_trivial=np.nan, **fixed).assign(**changes)
+    return rows.assign(accuracy=rows["k"] / rows["n"], k=rows["k"].round())
+
+
+def pool(*tasks, **changes):
+    """Cells of several tasks, k by hand."""
+    parts = [series(SIZES, task=f"t{i}", k=k, **changes) for i, k in enumerate(tasks)]
+    return pd.concat(parts, ignore_index=True)
+
+
+STEADY = [
+    [25, 28, 30, 34],
+    [40, 43, 44, 47],
+    [50, 52, 54, 55],
+    [33, 30, 29, 27],
+    [60, 62, 63, 65],
+    [20, 22, 23, 25],
+] * 4
+JUMP = [25, 30, 28, 90]
+CROOKED = [20, 80, 20, 90]
 
 
 def test_three_smaller_sizes_are_needed():
     assert set(scale.judge_all(series(SIZES[:3]), 0.05)["predictable"]) == {metrics.TOO_FEW_SIZES}
-    judged = scale.judge_all(series(SIZES), 0.05)
-    assert judged["predictable"].tolist() == [metrics.TOO_FEW_SIZES] * 3 + [metrics.NO_ABOVE]
-    assert judged["forecast"].notna().tolist() == [False, False, False, True]
+    judged = scale.judge_all(pool(JUMP, *STEADY), 0.05)
+    assert judged["predictable"].tolist()[:4] == [metrics.TOO_FEW_SIZES] * 3 + [metrics.NO_ABOVE]
+    assert judged["forecast"].notna().tolist()[:4] == [False, False, False, True]
+
+
+def test_one_task_alone_says_little_about_scatter():
+    """Its own line is all there is to estimate the scatter from: one degree of freedom."""
+    judged = scale.judge_all(series(SIZES, k=[20, 40, 28, 90]), 0.05).iloc[3]
+    assert judged["predictable"] == metrics.INCONCLUSIVE
+    assert (judged["df"], judged["predictable_binomial"]) == (1, metrics.LINE_REJECTED)
+
+
+def test_a_rejected_line_carries_no_p_of_emergence():
+    judged = scale.judge_all(pool(CROOKED, JUMP, *STEADY), 0.05)
+    crooked, jump = judged.iloc[3], judged.iloc[7]
+    assert (crooked["predictable"], jump["predictable"]) == (metrics.LINE_REJECTED, metrics.NO_ABOVE)
+    assert np.isnan(crooked["p_emergent"])
+    assert crooked["residual"] > 0
+    assert jump["p_emergent"] == pytest.approx(max(0.01, jump["p_jump"]))
+
+
+def test_every_model_with_three_smaller_ones_is_judged_by_the_smaller_ones_alone():
+    largest = pool(JUMP, *STEADY)
+    larger = largest[largest["model"] == "m3"].assign(parameters=1e12, model="m4", accuracy=0.99, k=99)
+    both = scale.judge_all(pd.concat([largest, larger], ignore_index=True), 0.05)
+    pd.testing.assert_frame_equal(both.iloc[: len(largest)], scale.judge_all(largest, 0.05))
+    assert both.iloc[len(largest) :]["forecast"].notna().all()
 
 
 @pytest.mark.parametrize(
@@ -137,14 +151,35 @@ def test_only_base_models_of_one_family_zero_shot_are_judged(changes, verdict):
 
 
 def test_row_order_does_not_matter():
-    cells = series(SIZES)
-    assert scale.judge_all(cells.iloc[::-1], 0.05).sort_index().equals(scale.judge_all(cells, 0.05))
+    cells = pool(JUMP, *STEADY)
+    pd.testing.assert_frame_equal(
+        scale.judge_all(cells.iloc[::-1], 0.05).sort_index(), scale.judge_all(cells, 0.05), check_exact=False
+    )
+
+
+def test_the_line_of_figure_1_is_the_one_the_largest_is_judged_by():
+    cells = pool(JUMP, *STEADY).assign(
+        **dict.fromkeys(("ci_low", "ci_high", "chance", "chance_scored", "trivial"), 0.25)
+    )
+    rows = pd.concat([cells.assign(fingerprint=""), scale.judge_all(cells, 0.05)], axis=1)
+    drawn = scale.scale(rows)
+    largest = drawn[drawn["model"] == "m3"]
+    assert largest["fitted"].to_numpy() == pytest.approx(largest["forecast"].to_numpy(), rel=1e-9)
+    assert drawn["fitted"].notna().all()
 
 
 def test_kappa_by_hand():
     # 2 x 2: observed .7, expected (.5 * .6 + .5 * .4) = .5 -> (.7 - .5) / .5
     assert kappa([[4, 1], [2, 3]]) == pytest.approx(0.4)
     assert np.isnan(kappa([[5, 0], [5, 0]]))
+
+
+@pytest.mark.parametrize("rule", [*metrics.RULES])
+def test_a_rejected_line_decides_nothing_but_above(rule):
+    rows = pd.DataFrame({"residual": [0.3, 0.3, np.nan], "predictable": [metrics.LINE_REJECTED] * 2 + ["inconclusive"]})
+    above = pd.Series([True, False, True], dtype="boolean")
+    assert scale.predictable_by_rule(rows, rule, above).tolist() == ["undecided", "-", "undecided"]
+    assert scale.emergent_by_rule(rows, rule, above).isna().tolist() == [True, False, True]
 
 
 def test_agreement_counts_by_hand():
