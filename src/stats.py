@@ -59,7 +59,7 @@ def build(
         **pairs,
         **steps.tables(cells),
         **difficulty(own, setting),
-        "transfer": transfer(cells, setting.tables["table1"], setting.seed),
+        "transfer": transfer(cells, setting.tables["table1"], setting.tables["claims"]["figure2"], setting.seed),
         "questions": questions.questions(
             table2, sides, setting.tables["claims"]["figure2"], pairs, setting.alpha, setting.seed
         ),

@@ -20,6 +20,7 @@ from src.base import metrics
 from src.statistics.contrasts import pairs_of
 from src.statistics.factorial import skill
 from src.statistics.items import NAN, Array
+from src.statistics.overlap import claimed
 from src.statistics.tests import OUTSIDE_95, adjust
 
 ACTING = ("forced_choice_zero", "equals_constant_policy", "exact_match_above_bertscore", "exemplars_in_test_set")
@@ -28,7 +29,8 @@ PROMPTS = ("closed", "closed_adv")
 FEWEST = 8
 """Tasks under which there is no correlation: of fewer, only one near 1 could be told from none."""
 DRAWS = 9999
-TWIN, FAMILY, UNRELATED = "twin", "same_family", "other_family"
+TWIN, CLAIMED, FAMILY, UNRELATED = "twin", "figure2", "same_family", "other_family"
+TESTED = (TWIN, CLAIMED)
 TUNED, FEW, ZERO, CHANCE = "tuned", "few", "zero", "chance"
 TESTS = ("p", "p_given_zero", "p_given_chance")
 
@@ -36,28 +38,32 @@ Cells = Mapping[tuple[str, str, bool], pd.DataFrame]
 """(tasks: skill, chance, gated, family, tuned) by model, prompt, few-shot."""
 
 
-def transfer(cells: pd.DataFrame, table1: Sequence[Mapping[str, Any]], seed: int) -> pd.DataFrame:
+def transfer(
+    cells: pd.DataFrame, table1: Sequence[Mapping[str, Any]], figure2: Mapping[str, Any], seed: int
+) -> pd.DataFrame:
     """One row per prompt and pair of a tuned model zero-shot and a base model few-shot, published cells.
 
-    kind: twin for the pairs of Table 1, else whether the families are the same. Twins alone are tested, with Holm over
-    the twins of a prompt for each of TESTS; the others are context. `percentile` is a twin's place among the pairs of
-    unrelated families (ties count half). No row for fewer than FEWEST tasks with gated cells.
+    kind: twin for the pairs of Table 1, figure2 for the pair of that figure, else whether the families are the same.
+    The first two alone are tested, with Holm over those of a prompt for each of TESTS; the others are context.
+    `percentile` is a tested pair's place among the untested pairs of unrelated families (ties count half). No row where
+    the three cells have fewer than FEWEST tasks, gated ones among them.
     """
     by = skills(cells)
-    twins = {(tuned, base) for base, tuned in pairs_of(table1)}
+    named_pairs = {(claimed(figure2["left"])[0], claimed(figure2["right"])[0]): CLAIMED}
+    named_pairs |= {(tuned, base): TWIN for base, tuned in pairs_of(table1)}
     models = {model: rows.iloc[0] for (model, _, _), rows in by.items()}
     known = [model for model, row in models.items() if isinstance(row["family"], str)]
     tuned, base = ([model for model in known if bool(models[model]["tuned"]) is flag] for flag in (True, False))
     rows = []
     for prompt, left, right in product(PROMPTS, tuned, base):
         related = FAMILY if models[left]["family"] == models[right]["family"] else UNRELATED
-        kind = TWIN if (left, right) in twins else related
+        kind = named_pairs.get((left, right), related)
         three = (left, prompt, False), (right, prompt, True), (right, prompt, False)
         if all(each in by for each in three):
             tasks = together(*(by[each] for each in three))
             if len(tasks) >= FEWEST:
                 named = {"prompt": prompt, "tuned": left, "base": right, "kind": kind}
-                rows.append({**named, **correlated(tasks), **(tested(tasks, seed) if kind == TWIN else {})})
+                rows.append({**named, **correlated(tasks), **(tested(tasks, seed) if kind in TESTED else {})})
     out = pd.DataFrame(rows)
     return with_context(out) if len(out) else out
 
@@ -107,7 +113,7 @@ def correlated(tasks: pd.DataFrame) -> dict[str, Any]:
 
 
 def tested(tasks: pd.DataFrame, seed: int) -> dict[str, float]:
-    """The tests of a twin: interval and p of rho, partial rho given the base model zero-shot and given chance.
+    """The tests of a pair: interval and p of rho, partial rho given the base model zero-shot and given chance.
 
     `few_adds` is rho_few - rho_zero, with the 95 % percentile bootstrap over tasks.
     """
@@ -214,14 +220,14 @@ def few_adds(tasks: pd.DataFrame, seed: int) -> dict[str, float]:
 
 
 def with_context(rows: pd.DataFrame) -> pd.DataFrame:
-    """Adds Holm over the twins of a prompt, and `percentile` among the pairs of unrelated families of the prompt."""
+    """Adds Holm over the tested pairs of a prompt, and `percentile` among the prompt's pairs of unrelated families."""
     rows = rows.assign(percentile=NAN)
     for name in TESTS:
         corrected = rows.groupby("prompt")[name].transform(lambda values: adjust(values, "holm"))
         rows = rows.assign(**{f"{name}_holm": corrected})
     for _, part in rows.groupby("prompt"):
         context = part.loc[part["kind"] == UNRELATED, "rho"].dropna()
-        for at in part.index[(part["kind"] == TWIN) & part["rho"].notna() & (len(context) > 0)]:
+        for at in part.index[part["kind"].isin(TESTED) & part["rho"].notna() & (len(context) > 0)]:
             rows.loc[at, "percentile"] = stats.percentileofscore(context, rows.loc[at, "rho"], kind="mean")
-    order = rows["kind"].map([TWIN, FAMILY, UNRELATED].index)
+    order = rows["kind"].map([*TESTED, FAMILY, UNRELATED].index)
     return rows.assign(order=order).sort_values(["prompt", "order", "tuned", "base"]).drop(columns="order")

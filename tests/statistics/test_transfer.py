@@ -15,6 +15,7 @@ from src.statistics import transfer
 from src.statistics.transfer import CHANCE, FEW, TUNED, ZERO
 
 TABLE1 = [{"base": "base", "tuned": "tuned"}]
+FIGURE2 = {"left": "tuned zero-shot", "right": "elsewhere few-shot"}
 N = 12
 RISING = np.linspace(0.3, 0.9, N)
 
@@ -38,7 +39,7 @@ def noise(seed: int, n: int = N) -> Any:
 
 
 def test_the_same_order_is_one_and_the_base_model_zero_shot_stands_beside_it() -> None:
-    [row] = transfer.transfer(three(RISING, RISING**2, RISING[::-1]), TABLE1, 1).to_dict("records")
+    [row] = transfer.transfer(three(RISING, RISING**2, RISING[::-1]), TABLE1, FIGURE2, 1).to_dict("records")
     assert (row["kind"], row["n_tasks"], row["left_out"]) == ("twin", N, 0)
     assert row["rho"] == pytest.approx(1)
     assert row["rho_zero"] == pytest.approx(-1)
@@ -69,7 +70,7 @@ def test_skill_is_over_chance() -> None:
         side("base", False, chance, chance),
     ])  # fmt: skip
     accuracy = stats.spearmanr(chance + 0.001 * noise(1), chance - 0.001 * noise(2)).statistic
-    [row] = transfer.transfer(cells, TABLE1, 1).to_dict("records")
+    [row] = transfer.transfer(cells, TABLE1, FIGURE2, 1).to_dict("records")
     assert accuracy > 0.8
     assert row["rho"] < 0
     assert np.isnan(row["rho_zero"])  # it has no skill anywhere: nothing to rank
@@ -82,43 +83,48 @@ def test_gated_cells_are_left_out_counted_and_shown_beside() -> None:
     cells.loc[spoiled, "gates"] = "duplicates;equals_constant_policy"
     only_zero = (cells["model"] == "base") & (cells["shots"] == 0) & (cells["task"] == "t05")
     cells.loc[only_zero, "gates"] = "forced_choice_zero"
-    [row] = transfer.transfer(cells, TABLE1, 1).to_dict("records")
+    [row] = transfer.transfer(cells, TABLE1, FIGURE2, 1).to_dict("records")
     assert (row["n_tasks"], row["left_out"], row["n_controlled"]) == (N - 2, 2, N - 3)
     assert row["rho"] == pytest.approx(1)
     assert row["rho_with_gated"] < 0.5
 
 
 def test_a_gate_that_is_a_note_takes_no_cell_out() -> None:
-    [row] = transfer.transfer(three(RISING, RISING, noise(1), gates="duplicates"), TABLE1, 1).to_dict("records")
+    [row] = transfer.transfer(three(RISING, RISING, noise(1), gates="duplicates"), TABLE1, FIGURE2, 1).to_dict(
+        "records"
+    )
     assert row["left_out"] == 0
 
 
 def test_tasks_without_chance_are_in_no_correlation() -> None:
     cells = three(RISING, RISING, noise(1))
     cells.loc[cells["task"] == "t03", "chance_scored"] = np.nan
-    [row] = transfer.transfer(cells, TABLE1, 1).to_dict("records")
+    [row] = transfer.transfer(cells, TABLE1, FIGURE2, 1).to_dict("records")
     assert (row["n_tasks"], row["left_out"]) == (N - 1, 0)
 
 
 def test_too_few_tasks_have_no_row() -> None:
     few = transfer.FEWEST - 1
-    assert len(transfer.transfer(three(RISING[:few], RISING[:few], RISING[:few]), TABLE1, 1)) == 0
+    assert len(transfer.transfer(three(RISING[:few], RISING[:few], RISING[:few]), TABLE1, FIGURE2, 1)) == 0
 
 
-def test_twins_alone_are_tested_and_stand_among_the_unrelated() -> None:
+def test_named_pairs_alone_are_tested_and_stand_among_the_unrelated() -> None:
     cells = pd.concat([
         three(RISING, RISING, noise(1)),
         side("other", True, noise(2), family="g"), side("other", False, noise(3), family="g"),
         side("big", True, noise(4)), side("big", False, noise(5)),
+        side("elsewhere", True, RISING, family="g"), side("elsewhere", False, noise(6), family="g"),
     ])  # fmt: skip
-    rows = transfer.transfer(cells, TABLE1, 1).set_index("base")
-    assert rows["kind"].to_dict() == {"base": "twin", "big": "same_family", "other": "other_family"}
-    assert rows["p"].notna().to_dict() == {"base": True, "big": False, "other": False}
-    assert rows.loc["base", "percentile"] == 100
-    assert rows["percentile"].notna().sum() == 1
+    rows = transfer.transfer(cells, TABLE1, FIGURE2, 1).set_index("base")
+    assert rows["kind"].to_dict() == {
+        "base": "twin", "elsewhere": "figure2", "big": "same_family", "other": "other_family"
+    }  # fmt: skip
+    assert set(rows.index[rows["p"].notna()]) == {"base", "elsewhere"}
+    assert rows["percentile"].dropna().to_dict() == {"base": 100, "elsewhere": 100}  # neither is its own context
+    assert rows.loc["base", "p_holm"] == pytest.approx(2 * rows.loc["base", "p"])
 
 
-def test_holm_is_over_the_twins_of_one_prompt() -> None:
+def test_holm_is_over_the_pairs_of_one_prompt() -> None:
     rows = pd.DataFrame({"prompt": ["closed", "closed", "closed_adv"], "tuned": list("abc"), "base": list("abc"),
                          "kind": "twin", "rho": 0.5, "p": [0.01, 0.04, 0.04], "p_given_zero": [0.03, np.nan, 0.5],
                          "p_given_chance": 0.9})  # fmt: skip
