@@ -26,6 +26,7 @@ from src.base.metrics import (
     LINE_REJECTED,
     MEANS,
     NOT_ZERO_SHOT,
+    PROBABILITIES,
     TOO_FEW_SIZES,
 )
 from src.question.examples import Example
@@ -307,7 +308,8 @@ def own_scores(skill: float, seed: int = 1, n: int = 40, task: str = "phrase_rel
     fixed |= {"control": None, "variant": None}
     fixed |= {"data_sha256": "d", "completions_sha256": "c", "likelihood_picked": pick, "bertscore_picked": np.nan}
     metrics = {"exact_match": right, "likelihood": right, "edit_distance": 1.0}
-    absent = dict.fromkeys(["likelihood_plain", "likelihood_token", "bertscore_accuracy", "bertscore_f1"], np.nan)
+    unscored = ["likelihood_plain", "likelihood_token", "bertscore_accuracy", "bertscore_f1", *PROBABILITIES]
+    absent = dict.fromkeys(unscored, np.nan)
     return rows.assign(**fixed, **metrics, **absent)
 
 
@@ -341,6 +343,20 @@ def test_metrics_that_a_cell_does_not_have_make_no_row(setting):
     assert set(found.index) == {"exact_match", "likelihood", "edit_distance"}
     assert np.isnan(found.loc["edit_distance", "k"])
     assert not found.loc["likelihood", "primary"]
+
+
+def test_a_mean_of_log_likelihoods_has_no_test_and_an_impossible_option_no_end(setting):
+    scores = own_scores(0.5).assign(brier=0.5, gold_logprob=-1.0)
+    scores.loc[scores["example_id"] == scores["example_id"].iloc[0], "gold_logprob"] = -np.inf
+    found = own_cells(scores, setting)
+    assert found.loc["brier", "accuracy"] == 0.5
+    assert found.loc["gold_logprob", "accuracy"] == -np.inf
+    assert found.loc[["brier", "gold_logprob"], ["k", "p", "chance", "ci_low", "p_holm"]].isna().all(axis=None)
+
+
+def test_scores_of_an_older_collect_are_refused(setting):
+    with pytest.raises(UserError, match=r"no column brier\. .*dvc repro -f collect"):
+        own_rows(own_scores(0.5).drop(columns="brier"), setting)
 
 
 def test_the_order_of_the_scores_changes_nothing(setting):

@@ -16,6 +16,30 @@ ACCURACIES = (EXACT, BERT, *LIKELIHOODS)
 MEANS = ("bertscore_f1", "edit_distance")
 """Metrics that are means, not counts. They have no chance level and no k."""
 
+PROBABILITIES = (
+    "gold_logprob_plain",
+    "gold_probability_plain",
+    "wrong_probability_plain",
+    "gold_share_plain",
+    "brier_plain",
+    "gold_logprob",
+    "gold_share",
+    "brier",
+)
+"""Means too, of own cells only: what the log-likelihoods of the options say before one is picked
+(src/scoring/likelihood.py, `probability_scores`)."""
+
+LESS_IS_BETTER = ("edit_distance", "wrong_probability_plain", "brier_plain", "brier")
+"""Metrics that are the better the smaller they are. Of every other metric more is better."""
+
+STEPS = {
+    "sum of log p": ("gold_logprob_plain", "gold_probability_plain", "gold_share_plain", "brier_plain",
+                     LIKELIHOODS[1], EXACT),
+    "log p per character": ("gold_logprob", "gold_share", "brier", LIKELIHOODS[0], EXACT),
+}  # fmt: skip
+"""By what an option is scored by: the steps from its log-likelihood to accuracy, each worked out from the one before
+it, and last what the model writes (Schaeffer et al. 2024, arXiv 2406.04391)."""
+
 PICKS = {EXACT: "picked", BERT: "bertscore_picked", LIKELIHOODS[0]: "likelihood_picked"}
 """By metric, the column of scores.parquet that holds the option which the metric picks."""
 

@@ -13,7 +13,7 @@ from typing import Any
 from src.base import conf
 from src.base.errors import UserError
 from src.base.files import ROOT, whole
-from src.base.metrics import ACCURACIES, MEANS
+from src.base.metrics import ACCURACIES, MEANS, PROBABILITIES
 from src.base.schema import Cell, Compat, Encoder, Run
 from src.base.values import LONE, digest
 from src.engine.job import Completion, Likelihood, Proof
@@ -314,9 +314,9 @@ def summary(answers: Sequence[Answers], scores: Sequence[Score], primary: str) -
 def means_of(scores: Sequence[Score]) -> dict[str, float]:
     """Mean of each metric over examples, each the mean over its seeds and variants; absent where missing.
 
-    Fractions 0-1; edit distance: characters.
+    Fractions 0-1; edit distance: characters; log-likelihoods: nats; Brier: 0-2.
     """
-    values = {name: _by_example(scores, name) for name in (*ACCURACIES, *MEANS, "unparsed")}
+    values = {name: _by_example(scores, name) for name in (*ACCURACIES, *MEANS, *PROBABILITIES, "unparsed")}
     return {name: fmean(map(fmean, each)) for name, each in values.items() if each}
 
 

@@ -40,6 +40,15 @@ class Score:
     likelihood_plain: float | None  # share 0-1, sum of log p
     likelihood_token: float | None  # share 0-1, per token
     likelihood_picked: int | None  # the first of the likeliest per character
+    # of the options' log-likelihoods, before one is picked (likelihood.probability_scores); the same for every seed
+    gold_logprob_plain: float | None  # nats, the sum over tokens of the gold option
+    gold_probability_plain: float | None  # 0-1, the exponential of that
+    wrong_probability_plain: float | None  # the same of the other options together; less is better
+    gold_share_plain: float | None  # 0-1, softmax over the options
+    brier_plain: float | None  # 0-2, of that softmax; less is better
+    gold_logprob: float | None  # nats per character; more is better, as of the next
+    gold_share: float | None  # 0-1, softmax over the options of log p per character
+    brier: float | None  # 0-2, of that softmax; less is better
 
 
 def score_cell(

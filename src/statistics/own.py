@@ -25,7 +25,10 @@ OWN_SCORES = Path("data/scores.parquet")
 
 
 def own_rows(scores: pd.DataFrame, setting: Setting) -> pd.DataFrame:
-    """Every own cell and metric; scores: one row per (cell, example, seed)."""
+    """Every own cell and metric; scores: one row per (cell, example, seed). Raises UserError where a metric lacks."""
+    known = (*metrics.ACCURACIES, *metrics.MEANS, *metrics.PROBABILITIES)
+    if absent := [name for name in known if name not in scores]:
+        raise UserError(f"{OWN_SCORES} has no column {', '.join(absent)}. Make it again: dvc repro -f collect")
     return pd.DataFrame([row for _, cell in scores.groupby(OWN_KEY, sort=True) for row in own_cell(cell, setting)])
 
 
@@ -45,7 +48,7 @@ def own_cell(cell: pd.DataFrame, setting: Setting) -> Iterator[dict[str, Any]]:
         "ceiling": 1.0,
         "chance_assumed": task.chance_assumed,
     }
-    for metric in (*metrics.ACCURACIES, *metrics.MEANS):
+    for metric in (*metrics.ACCURACIES, *metrics.MEANS, *metrics.PROBABILITIES):
         wide = by_example(cell, metric).dropna(how="all")
         if wide.isna().any(axis=None):
             raise UserError(
@@ -98,12 +101,14 @@ def own_score(
     task: Task,
     setting: Setting,
 ) -> dict[str, Any]:
-    """Columns of one own metric; scores (seeds, n) in the order of `these`. Means carry a t interval, no count."""
+    """Columns of one own metric; scores (seeds, n) in the order of `these`. Means have no count, chance, interval."""
     y = scores.mean(axis=0)
-    out: dict[str, Any] = {"n": len(y), "accuracy": y.mean(), "seed_se": seed_se(scores), "guess": None}
+    finite = np.isfinite(scores).all()  # an impossible gold option has -inf
+    out: dict[str, Any] = {"n": len(y), "accuracy": y.mean(), "seed_se": seed_se(scores) if finite else NAN}
+    out["guess"] = None
     lost = cell.groupby("example_id")["unparsed"].mean().sort_index().to_numpy(dtype=float)
     out |= {"unparsed": lost.sum(), "k": NAN, "chance": NAN, "chance_scored": NAN, **NO_POLICY}
-    if metric in metrics.MEANS:
+    if metric in (*metrics.MEANS, *metrics.PROBABILITIES):
         return out
     tied = by_example(cell.assign(tied=cell[metric].astype(float) % 1 > 1e-9), "tied")
     out |= {"k": round(y.sum()), "ties": (tied > 0).any().mean()}
