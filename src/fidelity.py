@@ -98,6 +98,12 @@ def rebuilt_prefix(task: Task, prompt: str, tasks: Path) -> tuple[str | None, st
     return hashlib.sha256(text.encode()).hexdigest(), None
 
 
+def check_prepared(tasks: Path) -> None:
+    """Raises UserError where no task is prepared: then there is nothing to compare."""
+    if not any(tasks.glob("*.jsonl")):
+        raise UserError(f"{tasks} holds no prepared task. Make them: dvc repro prepare")
+
+
 # What each switch moves
 
 
@@ -207,18 +213,26 @@ def effect(pairs: Pairs) -> dict[str, Any]:
 def deviations(moves: Sequence[tuple[Mapping[str, Any], Pairs, Header]]) -> list[dict[str, Any]]:
     """Rows of DEVIATION_COLUMNS: each switch over all tasks of a prompt format and shots, switched minus fixed.
 
-    The interval resamples examples, in groups where they share a context. `p` is that of own.own_pair. A cell whose
-    BERTScore no rule touches counts as one without a difference.
+    The interval resamples examples, in groups where they share a context. `p` is that of own.own_pair. A cell that
+    shows no options on either side has no BERTScore, and is left out. A cell whose BERTScore no rule touches counts as
+    one without a difference.
     """
     pools: dict[tuple[Any, ...], list[tuple[Header, Pairs]]] = {}
     for row, pairs, head in moves:
         metrics = ("exact_match",) if head.lettered else ("exact_match", "bertscore_accuracy")
         for metric in metrics if pairs and not generated_with(head) else ():
+            if metric != "exact_match" and not options_on_both_sides(pairs):
+                continue
             key = (row["switch"], head.prompt, head.shots > 0, head.model, head.weights, metric)
             pools.setdefault(key, []).append((head, pairs))
     return [
         {**dict(zip(DEVIATION_COLUMNS, key, strict=False)), **over_tasks(pool, key[-1])} for key, pool in pools.items()
     ]
+
+
+def options_on_both_sides(pairs: Pairs) -> bool:
+    """Whether both scores of every pair come from a prompt that shows options."""
+    return all(one.n_options and other.n_options for one, other in pairs)
 
 
 def over_tasks(pool: Sequence[tuple[Header, Pairs]], metric: str) -> dict[str, Any]:
@@ -335,6 +349,7 @@ def main() -> None:
         if given.outputs:
             print(*write_reference(given.outputs, given.folder))
             return
+        check_prepared(examples.TASKS)
         frames = {
             "prefixes": table(prefix_rows(), PREFIX_COLUMNS),
             "prompts": table(shown_prompts(), SHOWN_COLUMNS),

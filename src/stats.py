@@ -6,18 +6,20 @@ gets under the published scorer, own rows against 1 / number of options.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from src.base import conf, grid, metrics
 from src.base.cli import command, stage, suite_line
 from src.base.errors import UserError
 from src.base.files import ROOT
-from src.base.frames import as_declared, read_frame, read_yaml, write_csv
+from src.base.frames import as_declared, differences, load_schemas, read_frame, read_yaml, write_csv
 from src.base.schema import Model, Task
 from src.question import examples
 from src.statistics import controls, power, scale, steps
@@ -86,7 +88,7 @@ def with_reference(own: pd.DataFrame | None, setting: Setting, folder: Path) -> 
     fresh = control_tables(own, setting) if own is not None and len(own) else {}
     out = {}
     for name in CONTROLS:
-        kept = pd.read_csv(folder / f"{name}.csv") if (folder / f"{name}.csv").exists() else None
+        kept = read_reference(folder / f"{name}.csv") if (folder / f"{name}.csv").exists() else None
         mine = fresh.get(name)
         suites = set() if mine is None else set(mine["suite"])
         parts = [mine, None if kept is None else kept[~kept["suite"].isin(suites)]]
@@ -94,6 +96,37 @@ def with_reference(own: pd.DataFrame | None, setting: Setting, folder: Path) -> 
         if parts:
             out[name] = pd.concat(parts, ignore_index=True).convert_dtypes()
     return out
+
+
+def read_reference(path: Path) -> pd.DataFrame:
+    """A committed frame, data/reference/<frame>.csv, as conf/frame/<frame>.yaml declares it.
+
+    Raises UserError that names the file, the line where it is known, and how to restore it.
+    """
+    restore = f"Restore it: git checkout {path}"
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = csv.reader(file)
+            width = len(next(lines, []))
+            uneven = next((lines.line_num for line in lines if len(line) != width), None)
+        table = pd.read_csv(path) if uneven is None else pd.DataFrame()
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path} is damaged: {str(error).strip()}. {restore}") from None
+    if uneven is not None:
+        raise UserError(f"{path}, line {uneven}: not as many values as the header has. {restore}")
+    schema = load_schemas(ROOT)[path.stem]
+    for field in schema.columns:
+        if field.dtype in ("int", "float") and field.name in table:
+            values = table[field.name]
+            (text,) = np.nonzero(values.notna() & pd.to_numeric(values, errors="coerce").isna())
+            if len(text):
+                line, value = int(text[0]) + 2, values.iloc[text[0]]
+                raise UserError(f"{path}, line {line}, column '{field.name}': {value!r} is not a number. {restore}")
+    odd = differences(schema, table)
+    odd += [] if len(table) else ["it has no row"]
+    if odd:
+        raise UserError(f"{path} is damaged: {'; '.join(odd)}. {restore}")
+    return table
 
 
 def read_setting(root: Path) -> Setting:
@@ -173,9 +206,9 @@ def main() -> None:
             print(*(folder / f"{name}.csv" for name in CONTROLS))
             return
         if given.own:
-            scores, csv = given.own
-            reference(scores, csv, ROOT)
-            print(csv)
+            scores, out = given.own
+            reference(scores, out, ROOT)
+            print(out)
             return
         print(suite_line(grid.params()), flush=True)
         tables = run(ROOT)

@@ -121,8 +121,9 @@ def write_cell(outputs: Path, name: str, said: str, options: tuple[str, ...], ta
     """A cell of one example, asked zero-shot, with the named compat switches on."""
     folder = str(changes.pop("folder", "a_model"))
     lettered = bool(changes.pop("lettered", False))
-    answer = options[target].removesuffix(".")
-    prompt = Prompt(f"{name}/0", name, "", "Which?", options, tuple(f" {o}" for o in options), target, answer)
+    answer = str(changes.pop("answer", "")) or options[target].removesuffix(".")
+    gold = target if options else None
+    prompt = Prompt(f"{name}/0", name, "", "Which?", options, tuple(f" {o}" for o in options), gold, answer)
     answers = [Answers(prompt, {0: Completion(said, 3, "eos")}, None)]
     asked, completed = digests(answers)
     head = Header(
@@ -167,6 +168,24 @@ def test_deviations_pool_the_tasks_of_a_condition(tmp_path: Path) -> None:
     assert moved["ci_high"] == 0.75
     assert (table.loc["batch_budget", "mean_diff"], table.loc["batch_budget", "cells_moved"]) == (0, 0)
     assert "template_leak" not in table.index
+
+
+def test_a_task_without_options_is_in_no_mean_of_bertscore_accuracy(tmp_path: Path) -> None:
+    """Two tasks show options and a third shows none. Exact match is a mean over three, BERTScore accuracy over two."""
+    for name, said, options in (("a", " x.", ("x.", "y.")), ("b", " x.", ("x.", "y.")), ("free", " x", ())):
+        write_cell(tmp_path, name, said, options, 0, answer="x")
+    found = list(fidelity.effects(tmp_path, lambda _: Words()))  # type: ignore[arg-type, return-value]
+    table = fidelity.table(fidelity.deviations(found), fidelity.DEVIATION_COLUMNS).set_index("metric")
+    assert (table.loc["exact_match", "cells"] == 3).all()
+    assert (table.loc["bertscore_accuracy", "cells"] == 2).all()
+    assert (table.loc["bertscore_accuracy", "n"] == 2).all()
+
+
+def test_without_a_prepared_task_the_stage_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no prepared task\. Make them: dvc repro prepare"):
+        fidelity.check_prepared(tmp_path)
+    (tmp_path / "one.jsonl").touch()
+    fidelity.check_prepared(tmp_path)
 
 
 MOVED = {  # (task, switch): exact match fixed, switched

@@ -17,6 +17,7 @@ from src.base.errors import UserError
 from src.base.files import ROOT
 from src.base.frames import inert, write_csv
 from src.base.metrics import EMERGENCE_COLUMNS, SERIES_KEY
+from src.base.schema import Task
 from src.pages import findings
 from src.pages.tables import FORMATS, load_tables
 
@@ -35,7 +36,8 @@ def cell(source: str, model: str, task: str, number: int, **more: object) -> dic
         "condition": "closed_zero" if source == "own" else None, "shots": 0, "task": task, "metric": "exact_match",
         "family": "gpt", "n": n, "k": k, "accuracy": k / n, "ci_low": max(0, k / n - 0.1),
         "ci_high": min(1, k / n + 0.1), "chance": 0.25, "chance_scored": 0.25, "trivial": 0.3, "trivial_cv": None,
-        "p": 0.0004 * number, "p_holm": 0.01, "above_raw": k / n > 0.25, "above": k > 20,
+        "p": 0.0004 * number, "p_below": 0.9, "p_short": 0.8, "p_trivial_short": 0.7,
+        "p_holm": 0.01, "above_raw": k / n > 0.25, "above": k > 20,
         "unparsed": 3 if source == "own" else None, "gates": "duplicates" if number % 5 == 0 else "", "primary": True,
         "fingerprint": f"{number:012x}", "data_sha256": f"{number:064x}", "completions_sha256": f"{number + 99:064x}",
         "weights": FORMULA if source == "own" else None,
@@ -394,3 +396,25 @@ def test_a_project_without_own_runs_still_reports(tmp_path: Path) -> None:
     report.build(root)
     assert "No own cell has been computed yet." in (root / "reports/index.html").read_text()
     assert json.loads((root / "reports/metrics.json").read_text())["own"] == {}
+
+
+def test_mean_accuracy_and_mean_chance_are_of_the_same_tasks() -> None:
+    """A task without a chance level is in neither mean and in no denominator; it is counted beside them."""
+    cells = all_cells()
+    rows = cells[cells["source"] == "own"].reset_index(drop=True)
+    rows.loc[0, ["chance", "accuracy"]] = [None, 1.0]
+    found = findings.own_summary(rows)["local_model"]["conditions"]["closed_zero"]
+    assert (found["tasks"], found["untested"]) == (len(rows) - 1, 1)
+    assert found["accuracy"] == pytest.approx(rows["accuracy"].iloc[1:].mean(), abs=1e-6)
+    assert found["above_raw"] == rows["above_raw"].iloc[1:].sum()
+
+
+def test_controls_are_told_by_the_metric_of_most_tasks_with_how_many_these_are() -> None:
+    head = {"control": "input_swapped", "condition": "c", "prompt": "closed"}
+    metric = {"a": "exact_match", "b": "likelihood", "d": "likelihood"}
+    alone = [{"task": task, "metric": name, "n_tasks": 1} for task, name in (*metric.items(), ("a", "likelihood"))]
+    whole = [{"task": "all tasks", "metric": "exact_match", "n_tasks": 1}]
+    whole += [{"task": "all tasks", "metric": "likelihood", "n_tasks": 2}]
+    rows = pd.DataFrame([head | each for each in alone + whole])
+    (found,) = findings.of_controls(rows, {task: Task(metric={"closed": name}) for task, name in metric.items()})
+    assert (found["task"], found["metric"], found["n_tasks"]) == ("all tasks", "likelihood", 2)

@@ -409,3 +409,43 @@ def test_scores_that_are_missing_or_damaged_are_one_line(tmp_path: Path, content
     with pytest.raises(UserError, match=said):
         stats.reference(scores, tmp_path / "out.csv", ROOT)
     assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda lines: [*lines[:3], lines[3] + ",more", *lines[4:]], "line 4: not as many values"),
+        (lambda lines: [*lines[:3], lines[3][:40]], "line 4: not as many values"),
+        (lambda lines: [lines[0].replace("accuracy", "akkuracy"), *lines[1:]], "accuracy is declared and not made"),
+        (
+            lambda lines: [*lines[:2], lines[2].replace(",16,", ",sixteen,", 1), *lines[3:]],
+            "line 3, column 'n': 'sixteen'",
+        ),
+        (lambda lines: lines[:1], "has no row"),
+        (lambda lines: [], "is damaged"),
+        (lambda lines: ["\udcff"], "is damaged"),
+    ],
+    ids=["long", "cut", "column", "number", "header", "empty", "bytes"],
+)
+@pytest.mark.parametrize("name", stats.CONTROLS)
+def test_a_damaged_committed_result_is_one_line_that_says_how_to_restore_it(tmp_path: Path, spoil, said, name) -> None:
+    lines = (ROOT / stats.REFERENCE / f"{name}.csv").read_text(encoding="utf-8").splitlines()
+    path = tmp_path / f"{name}.csv"
+    path.write_bytes("\n".join(spoil(lines)).encode("utf-8", "surrogateescape"))
+    with pytest.raises(UserError, match=said) as caught:
+        stats.with_reference(None, None, tmp_path)  # type: ignore[arg-type]
+    assert f"{path}" in str(caught.value)
+    assert f"git checkout {path}" in str(caught.value)
+
+
+def test_a_committed_row_over_all_tasks_is_the_mean_over_the_examples_of_its_tasks():
+    """None holds a task that lacks the metric: it is what its own task rows give, and says how many these are."""
+    table = stats.read_reference(ROOT / stats.REFERENCE / "controls.csv")
+    key = ["suite", "model", "condition", "control", "metric"]
+    alone, whole = table[table["task"] != "all tasks"], table[table["task"] == "all tasks"].set_index(key)
+    by = alone.assign(right=alone["n"] * alone["mean_diff"]).groupby(key)
+    tasks, n, right = by["task"].nunique(), by["n"].sum(), by["right"].sum()
+    assert len(whole) > 20
+    assert whole["n_tasks"].to_dict() == tasks[whole.index].to_dict()
+    assert whole["n"].to_dict() == n[whole.index].to_dict()
+    assert whole["mean_diff"].to_dict() == pytest.approx((right / n)[whole.index].to_dict(), abs=2e-6)

@@ -48,6 +48,9 @@ MARGIN = 0.05
 """Five points: the margin behind the stars of the paper, and the bound of equivalence."""
 
 
+ALL_TASKS = "all tasks"
+"""What stands for the task in a row over all tasks that have its metric."""
+
 F1, EXPLORATORY = "F1", "exploratory"
 RESAMPLED = "resampled"
 """The control condition that takes other few-shot exemplars than the published ones."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from src.base import conf, grid
 from src.base.frames import read_frame, read_yaml
-from src.base.metrics import OWN, PUBLISHED
+from src.base.metrics import ALL_TASKS, OWN, PUBLISHED
+from src.base.schema import Task
 from src.base.verdict import verdict_counts
 from src.pages.tables import load_tables, records, rows_of
 
@@ -40,13 +41,17 @@ def _model_summary(rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def _condition_summary(rows: pd.DataFrame) -> dict[str, Any]:
+    """Means over the tasks that have a chance level; over all tasks where none has. `untested` are the others."""
+    known = rows[rows["chance"].notna()]
+    everything, rows = rows, rows if known.empty else known
     return {
         "tasks": len(rows),
+        "untested": len(everything) - len(rows),
         "accuracy": rounded(share_of(rows, "accuracy")),
         "chance": rounded(share_of(rows, "chance")),
         "above_raw": int(rows["above_raw"].fillna(False).astype(bool).sum()),
         "above_holm": int(rows["above"].fillna(False).astype(bool).sum()),
-        "unparsed_share": rounded(_unparsed(rows)),
+        "unparsed_share": rounded(_unparsed(everything)),
     }
 
 
@@ -134,10 +139,20 @@ def control_summary(root: Path) -> list[dict[str, Any]]:
     """Over all tasks: the conditions whose options were shifted or stood under another example's input."""
     if not (root / "data/stats/controls.parquet").exists():
         return []
-    rows = read_frame(root, "data/stats/controls.parquet")
-    primary = rows["metric"].eq("bertscore_accuracy").where(rows["prompt"] == "closed", rows["metric"] == "exact_match")
-    told = rows["control"].isin(["input_swapped", "shifts"]) & primary.astype(bool) & (rows["task"] == "all tasks")
-    return records(rows[told].sort_values(["control", "condition"]))
+    return of_controls(read_frame(root, "data/stats/controls.parquet"), conf.members("task", Task))
+
+
+def of_controls(rows: pd.DataFrame, tasks: Mapping[str, Task]) -> list[dict[str, Any]]:
+    """The rows over all tasks of controls.parquet, one a condition: by the metric that is primary in most of its tasks.
+
+    `n_tasks` of a row says how many tasks that are. The others are judged by another metric.
+    """
+    told = rows[rows["control"].isin(["input_swapped", "shifts"])].sort_values(["control", "condition"])
+    alone = told[told["task"] != ALL_TASKS]
+    primary = [tasks[row.task].primary(row.prompt) == row.metric for row in alone.itertuples()]
+    most = alone[primary].groupby("condition")["metric"].agg(lambda metric: metric.mode().iloc[0])
+    whole = told[told["task"] == ALL_TASKS]
+    return records(whole[whole["metric"] == whole["condition"].map(most)])
 
 
 def summaries(root: Path, cells: pd.DataFrame) -> dict[str, Any]:

@@ -21,9 +21,9 @@ from src.statistics.tests import adjust, wilson
 
 CELL = ["suite", "model", "prompt"]
 COLUMNS = (
-    "suite", "model", "weights", "task", "prompt", "shots", "control", "condition", "metric", "n", "groups", "chance",
-    "plain_accuracy", "control_accuracy", "mean_diff", "ci_low", "ci_high", "test", "p", "p_holm", "consistent",
-    "balanced_accuracy", "balanced_chance", "plain_fingerprint", "fingerprint",
+    "suite", "model", "weights", "task", "prompt", "shots", "control", "condition", "metric", "n", "n_tasks", "groups",
+    "chance", "plain_accuracy", "control_accuracy", "mean_diff", "ci_low", "ci_high", "test", "p", "p_holm",
+    "consistent", "balanced_accuracy", "balanced_chance", "plain_fingerprint", "fingerprint",
 )  # fmt: skip
 
 SHIFT_COLUMNS = (
@@ -31,16 +31,18 @@ SHIFT_COLUMNS = (
     "ci_high", "chance", "mean_over_shifts", "first_share", "fingerprint",
 )  # fmt: skip
 
-SHIFTS, CONTENT_FREE, PRIOR_CORRECTED, ALL_TASKS = "shifts", "content_free", "prior_corrected", "all tasks"
+SHIFTS, CONTENT_FREE, PRIOR_CORRECTED = "shifts", "content_free", "prior_corrected"
+ALL_TASKS = metrics.ALL_TASKS
 METRIC, ALWAYS = metrics.EXACT, metrics.LIKELIHOODS[0]
 
 
 def controls(scores: pd.DataFrame, tasks: Mapping[str, Task], items: Mapping[str, Items], seed: int) -> pd.DataFrame:
     """One row (COLUMNS) per control cell and metric, and one over all tasks: plain minus control, paired by example.
 
-    scores: scores.parquet. The metrics are the task's primary one and likelihood. A row over all tasks resamples and
-    flips whole tasks. p_holm: over the tasks of one condition and metric. `prior_corrected` is the plain cell chosen
-    by prior-corrected instead of plain likelihood, where its content-free twin was run.
+    scores: scores.parquet. The metrics are the task's primary one and likelihood. A row over all tasks holds the tasks
+    that have its metric, `n_tasks` of them, and resamples and flips whole tasks. p_holm: over the tasks of one
+    condition and metric. `prior_corrected` is the plain cell chosen by prior-corrected instead of plain likelihood,
+    where its content-free twin was run.
     """
     rows: list[dict[str, Any]] = []
     for _, block in scores.groupby([*CELL, scores["shots"] > 0], sort=True):
@@ -78,10 +80,10 @@ def _condition(
     for (what, metric), found in sides.items():
         head = {**shared, "control": what, "metric": metric}
         for task, x, y, facts in found:
-            yield {**head, "task": task, **facts, **_paired(x, y, f"{condition} / {task}", seed)}
+            yield {**head, "task": task, "n_tasks": 1, **facts, **_paired(x, y, f"{condition} / {task}", seed)}
         if len(found) > 1:
             x, y = (pd.concat([_of_task(each[side], each[0]) for each in found]) for side in (1, 2))
-            yield {**head, "task": ALL_TASKS, **_paired(x, y, condition, seed)}
+            yield {**head, "task": ALL_TASKS, "n_tasks": len(found), **_paired(x, y, condition, seed)}
 
 
 def _compared(

@@ -13,6 +13,7 @@ import pandas as pd
 
 from src.base import metrics
 from src.statistics.power import rank_correlations
+from src.statistics.setting import SEED
 
 CELL = ["suite", "model", "condition", "prompt", "shots", "task"]
 """What names an own cell."""
@@ -51,7 +52,7 @@ def step_correlations(cells: pd.DataFrame) -> pd.DataFrame:
     for (suite, model, condition), cell in rows.groupby(["suite", "model", "condition"], sort=True):
         for scored_by, names in metrics.STEPS.items():
             chain = cell[cell["metric"].isin(names)]
-            found = rank_correlations(chain, "value", f"{suite} / {model} / {condition}")
+            found = rank_correlations(chain, "value", f"{suite} / {model} / {condition}", SEED)
             parts.append(found.assign(scored_by=scored_by))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 

@@ -119,3 +119,19 @@ def test_prior_corrected_choice_is_set_against_the_plain_one_where_a_twin_was_ru
     table = controls.controls(pd.DataFrame(plain + free).convert_dtypes(), TASKS, {}, 1)
     found = one(table, "likelihood", controls.PRIOR_CORRECTED)
     assert (found["plain_accuracy"], found["control_accuracy"], found["mean_diff"]) == (0, 1, -1)
+
+
+def test_a_row_over_all_tasks_holds_the_tasks_that_have_its_metric_and_says_how_many() -> None:
+    metric = {"a": "exact_match", "b": "exact_match", "c": "exact_match", "d": "likelihood", "e": "likelihood"}
+    parts = [
+        row(i, condition, int(i > 1), 0, control) | {"task": task, "example_id": f"{task}/{i}"}
+        for task in metric
+        for i in range(4)
+        for condition, control in (("c", None), ("c_swapped", "input_swapped"))
+    ]
+    tasks = {task: Task(metric={"closed_adv": name}) for task, name in metric.items()}
+    table = controls.controls(pd.DataFrame(parts).convert_dtypes(), tasks, {}, 1)
+    alone, whole = table[table["task"] != controls.ALL_TASKS], table[table["task"] == controls.ALL_TASKS]
+    assert (alone["n_tasks"] == 1).all()
+    assert whole.set_index("metric")["n_tasks"].to_dict() == {"exact_match": 3, "likelihood": 5}
+    assert whole.set_index("metric")["n"].to_dict() == {"exact_match": 12, "likelihood": 20}
