@@ -94,7 +94,7 @@ def _lines(x: Array, accuracy: Array, n: Array, scatter: bool, without_smallest:
     kept = ~np.isnan(y[:, :-1])
     if without_smallest:
         kept[np.arange(len(y)), kept.argmax(axis=1)] = False
-    if scatter or (kept.sum(axis=1) == 2).all():  # a line through two models is exact: no regression to fit
+    if scatter:
         line = weighted_lines(x[:-1], np.where(kept, y[:, :-1], NAN), v[:, :-1], tau2)
         eta, variance, fit_p = line.at(x[-1]), line.variance(x[-1]), line.fit_p
     else:

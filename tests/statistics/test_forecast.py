@@ -216,7 +216,7 @@ def test_a_task_with_two_smaller_models_has_no_row_and_no_say() -> None:
     unjudged = rows[~((rows["task"] == "t4") & (rows["model"] == "m3"))]  # its largest is not the largest of all
     pd.testing.assert_frame_equal(found, forecasts(unjudged, scatter=True))
     assert forecasts(rows[rows["model"] != "m0"], scatter=True).empty
-    assert [*forecasts(rows.iloc[:0], scatter=True).columns] == [*FORECAST]
+    assert {*FORECAST} <= {*forecasts(rows.iloc[:0], scatter=True).columns}
 
 
 def test_other_families_and_other_metrics_do_not_move_a_forecast() -> None:
