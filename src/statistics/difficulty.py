@@ -17,6 +17,7 @@ import pandas as pd
 from src.base import metrics
 from src.base.schema import Model
 from src.statistics.items import Array
+from src.statistics.tests import DECIMALS
 
 BINS = ("hard", "middle", "easy")
 FEWEST_SIZES = 3
@@ -69,7 +70,7 @@ def bins_of(easiness: Array) -> list[str]:
 
     Ranks are of values rounded to nine decimals.
     """
-    rank = pd.Series(np.round(easiness, 9)).rank(method="average").to_numpy()
+    rank = pd.Series(np.round(easiness, DECIMALS)).rank(method="average").to_numpy()
     place = np.floor((rank - 0.5) / len(rank) * len(BINS)).astype(int)
     return [BINS[i] for i in place]
 

@@ -37,12 +37,12 @@ def own_plain(cells: pd.DataFrame) -> pd.DataFrame:
     return cells[(cells["source"] == metrics.OWN) & cells["control"].isna()]
 
 
-def step_correlations(cells: pd.DataFrame) -> pd.DataFrame:
+def step_correlations(cells: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Rank correlation over tasks of every two steps, for each own model, condition and normalisation.
 
-    More is better everywhere: the metrics LESS_IS_BETTER have their sign turned. Values are rounded to nine decimals.
-    Only tasks whose options are scored count, so that all steps of a row are of the same tasks. No correlation over
-    fewer than four tasks. `over` names suite, model and condition; `scored_by` the normalisation.
+    More is better everywhere: the metrics LESS_IS_BETTER have their sign turned. Only tasks whose options are scored
+    count, so that all steps of a row are of the same tasks. No correlation over fewer than four tasks. `over` names
+    suite, model and condition; `scored_by` the normalisation.
     """
     rows = own_plain(cells)
     scored = pd.MultiIndex.from_frame(rows.loc[rows["metric"] == metrics.LIKELIHOODS[0], CELL])
@@ -52,18 +52,18 @@ def step_correlations(cells: pd.DataFrame) -> pd.DataFrame:
     for (suite, model, condition), cell in rows.groupby(["suite", "model", "condition"], sort=True):
         for scored_by, names in metrics.STEPS.items():
             chain = cell[cell["metric"].isin(names)]
-            found = rank_correlations(chain, "value", f"{suite} / {model} / {condition}", SEED)
+            found = rank_correlations(chain, "value", f"{suite} / {model} / {condition}", seed)
             parts.append(found.assign(scored_by=scored_by))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def oriented(rows: pd.DataFrame) -> Any:
-    """Each row's value with the sign that makes more better, rounded to nine decimals, shape (rows,)."""
+    """Each row's value with the sign that makes more better, shape (rows,)."""
     sign = np.where(rows["metric"].isin(metrics.LESS_IS_BETTER), -1.0, 1.0)
-    return np.round(sign * rows["accuracy"].to_numpy(dtype=float), 9)
+    return sign * rows["accuracy"].to_numpy(dtype=float)
 
 
-def tables(cells: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def tables(cells: pd.DataFrame, seed: int = SEED) -> dict[str, pd.DataFrame]:
     """The frames of own steps by file name; none where no own cell has scored options, or no two tasks compare."""
-    found = {"own_steps": steps(cells), "step_correlations": step_correlations(cells)}
+    found = {"own_steps": steps(cells), "step_correlations": step_correlations(cells, seed)}
     return {name: frame for name, frame in found.items() if len(frame)}

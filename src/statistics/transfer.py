@@ -21,10 +21,8 @@ from src.statistics.contrasts import pairs_of
 from src.statistics.factorial import skill
 from src.statistics.items import NAN, Array
 from src.statistics.overlap import claimed
-from src.statistics.tests import OUTSIDE_95, adjust
+from src.statistics.tests import DECIMALS, OUTSIDE_95, adjust, rank_correlation, ranks
 
-ACTING = ("forced_choice_zero", "equals_constant_policy", "exact_match_above_bertscore", "exemplars_in_test_set")
-"""Gates that take a cell out."""
 PROMPTS = ("closed", "closed_adv")
 FEWEST = 8
 """Tasks under which there is no correlation: of fewer, only one near 1 could be told from none."""
@@ -73,9 +71,9 @@ def skills(cells: pd.DataFrame) -> Cells:
     rows = cells[cells["primary"] & (cells["source"] == metrics.PUBLISHED) & cells["prompt"].isin(PROMPTS)]
     chance = rows["chance_scored"].astype(float)
     rows = rows.assign(
-        skill=np.round(skill(rows["accuracy"].astype(float), chance), 9),
-        chance=np.round(chance, 9),
-        gated=[not set(ACTING).isdisjoint(names.split(";")) for names in rows["gates"]],
+        skill=np.round(skill(rows["accuracy"].astype(float), chance), DECIMALS),
+        chance=np.round(chance, DECIMALS),
+        gated=[metrics.acting(names) for names in rows["gates"]],
     )
     rows = rows.dropna(subset=["skill"]).set_index("task").sort_index()
     groups = rows.groupby([rows["model"], rows["prompt"], rows["shots"] > 0])
@@ -118,10 +116,11 @@ def tested(tasks: pd.DataFrame, seed: int) -> dict[str, float]:
     `few_adds` is rho_few - rho_zero, with the 95 % percentile bootstrap over tasks.
     """
     pair, three = tasks[~tasks["gated"]], tasks[~tasks["gated_zero"]]
-    low, high = interval(rho(pair[TUNED], pair[FEW]), len(pair))
-    out = {"ci_low": low, "ci_high": high, "p": permutation_p(pair, (), seed)}
+    known = len(pair) >= FEWEST
+    _, low, high, p = rank_correlation(pair[TUNED], pair[FEW], seed) if known else (NAN, NAN, NAN, NAN)
+    out = {"ci_low": low, "ci_high": high, "p": p}
     for name, rows in ((ZERO, three), (CHANCE, pair)):
-        out |= {f"rho_given_{name}": partial_rho(rows, name), f"p_given_{name}": permutation_p(rows, (name,), seed)}
+        out |= {f"rho_given_{name}": partial_rho(rows, name), f"p_given_{name}": permutation_p(rows, name, seed)}
     return out | few_adds(three, seed)
 
 
@@ -131,17 +130,6 @@ def rho(x: Any, y: Any) -> float:
     if len(x) < FEWEST or np.ptp(x) == 0 or np.ptp(y) == 0:
         return NAN
     return float(stats.spearmanr(x, y).statistic)
-
-
-def interval(value: float, n: int) -> tuple[float, float]:
-    """95 % interval of Spearman's rho over n tasks (Bonett and Wright 2000, Psychometrika 65, 23).
-
-    tanh(atanh(rho) +- z sqrt((1 + rho^2 / 2) / (n - 3))); null where rho is, or where it is -1 or 1.
-    """
-    if np.isnan(value) or abs(value) > 1 - 1e-9:
-        return NAN, NAN
-    half = stats.norm.isf(OUTSIDE_95 / 2) * np.sqrt((1 + value**2 / 2) / (n - 3))
-    return float(np.tanh(np.arctanh(value) - half)), float(np.tanh(np.arctanh(value) + half))
 
 
 def partial_rho(tasks: pd.DataFrame, given: str) -> float:
@@ -160,18 +148,18 @@ def partial_rho(tasks: pd.DataFrame, given: str) -> float:
     return float(pg.partial_corr(tasks, x=TUNED, y=FEW, covar=given, method="spearman")["r"].iloc[0])
 
 
-def permutation_p(tasks: pd.DataFrame, given: Sequence[str], seed: int) -> float:
-    """Two-sided p of the (partial) Spearman correlation of tuned and few, from DRAWS seeded permutations of tasks.
+def permutation_p(tasks: pd.DataFrame, given: str, seed: int) -> float:
+    """Two-sided p of the partial Spearman correlation of tuned and few given a column, from DRAWS seeded permutations.
 
-    Given a column, what is permuted is what that column leaves of the ranks of `few`: Freedman and Lane (1983), the
-    scheme that Anderson and Legendre (1999, J. Stat. Comput. Simul. 62, 271) find closest to its level. (draws as far
-    or farther + 1) / (draws + 1), so that p is never 0 (scipy). Null where the correlation is.
+    What is permuted is what the column leaves of the ranks of `few`: Freedman and Lane (1983), the scheme that Anderson
+    and Legendre (1999, J. Stat. Comput. Simul. 62, 271) find closest to its level. (draws as far or farther + 1) /
+    (draws + 1), so that p is never 0 (scipy). Null where the correlation is.
     """
-    if np.isnan(partial_rho(tasks, given[0]) if given else rho(tasks[TUNED], tasks[FEW])):
+    if np.isnan(partial_rho(tasks, given)):
         return NAN
-    ranks = {name: stats.rankdata(tasks[name].to_numpy(dtype=float)) for name in (TUNED, FEW, *given)}
-    basis, _ = np.linalg.qr(np.column_stack([np.ones(len(tasks)), *(ranks[name] for name in given)]))
-    left, right = (residual(ranks[name], basis) for name in (TUNED, FEW))
+    by = {name: ranks(tasks[name].to_numpy(dtype=float)) for name in (TUNED, FEW, given)}
+    basis, _ = np.linalg.qr(np.column_stack([np.ones(len(tasks)), by[given]]))
+    left, right = (residual(by[name], basis) for name in (TUNED, FEW))
 
     def statistic(shuffled: Array, axis: int) -> Array:
         rest = residual(shuffled, basis)
@@ -200,8 +188,8 @@ def few_adds(tasks: pd.DataFrame, seed: int) -> dict[str, float]:
         return {}
 
     def gain(tuned: Array, few: Array, zero: Array, axis: int) -> Array:
-        ranks = [stats.zscore(stats.rankdata(each, axis=axis), axis=axis) for each in (tuned, few, zero)]
-        gained: Array = (ranks[0] * (ranks[1] - ranks[2])).mean(axis=axis)
+        scores = [stats.zscore(stats.rankdata(each, axis=axis), axis=axis) for each in (tuned, few, zero)]
+        gained: Array = (scores[0] * (scores[1] - scores[2])).mean(axis=axis)
         return gained
 
     tuned, few, zero = (tasks[name].to_numpy(dtype=float) for name in (TUNED, FEW, ZERO))

@@ -31,7 +31,10 @@ def rho(found: pd.DataFrame, a: str, b: str) -> float:
 
 def test_a_brier_score_that_says_the_same_correlates_upwards() -> None:
     found = steps.step_correlations(
-        cells({"likelihood": [0.9, 0.8, 0.6, 0.7, 0.5, 0.4], "gold_logprob": FALLING, "brier": [-x for x in FALLING]})
+        seed=1,
+        cells=cells(
+            {"likelihood": [0.9, 0.8, 0.6, 0.7, 0.5, 0.4], "gold_logprob": FALLING, "brier": [-x for x in FALLING]}
+        ),
     )
     assert rho(found, "gold_logprob", "brier") == pytest.approx(1)  # less Brier is better
     # one swap of neighbours among six: 1 - 6 * 2 / (6 * 35)
@@ -41,7 +44,8 @@ def test_a_brier_score_that_says_the_same_correlates_upwards() -> None:
 
 def test_the_two_normalisations_are_not_mixed() -> None:
     found = steps.step_correlations(
-        cells(dict.fromkeys(("likelihood", "likelihood_plain", "gold_logprob", "gold_logprob_plain"), FALLING))
+        seed=1,
+        cells=cells(dict.fromkeys(("likelihood", "likelihood_plain", "gold_logprob", "gold_logprob_plain"), FALLING)),
     )
     pairs = set(zip(found["scored_by"], found["metric_a"], found["metric_b"], strict=True))
     assert pairs == {
