@@ -20,14 +20,13 @@ from src.base.files import ROOT
 from src.base.frames import as_declared, read_frame, read_yaml, write_csv
 from src.base.schema import Model, Task
 from src.question import examples
-from src.statistics import controls, overlap, power, questions, scale, steps
+from src.statistics import controls, overlap, pooled, power, questions, scale, steps
 from src.statistics.difficulty import by_difficulty
 from src.statistics.items import Items, items_of
 from src.statistics.own import OWN_SCORES, own_rows
 from src.statistics.published import gain_loss, published_rows, read_published
 from src.statistics.rows import complete
 from src.statistics.setting import Setting
-<<<<<<< HEAD
 from src.statistics.table2 import (
     chance_sensitivity,
     emergence,
@@ -35,10 +34,7 @@ from src.statistics.table2 import (
     table4_manual,
     with_and_without_scatter,
 )
-=======
-from src.statistics.table2 import chance_sensitivity, emergence, of_table2, table4_manual
 from src.statistics.transfer import transfer
->>>>>>> 2e4f022206588ffd7a4afde24100adc968f934c7
 
 PUBLISHED_SCORES = Path("data/published/scores.csv")
 PUBLISHED_TABLES = Path("data/published/tables.yaml")
@@ -71,6 +67,7 @@ def build(
         **steps.tables(cells),
         **difficulty(own, setting),
         "transfer": transfer(cells, setting.tables["table1"], setting.tables["claims"]["figure2"], setting.seed),
+        "pooled": pooled.pooled(cells, setting.tables["table1"], setting.seed),
         "questions": questions.questions(
             table2, sides, setting.tables["claims"]["figure2"], pairs, setting.alpha, setting.seed
         ),
