@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 HASHES = {"fingerprint ": "fingerprint", "data ": "data_sha256"}  # label on the page: column
 PAGE = "conf/table/_page.yaml"
-FILTERS = {
+FILTERS: dict[str, Callable[..., Any]] = {
     "slug": statements.slug,
     "sentence": statements.sentence,
     "capital": statements.capital,
@@ -209,6 +209,7 @@ def page_of(root: Path, made: Made) -> str:
             questions={section.question: section for section in sections if section.question},
             audit=audit,
             known=known,
+            choice=lambda name: page["choices"].get(name, f"the choice of {name.replace('_', ' ')}"),
             switches=switches.switches(root, audit),
             by_choice=switches.by_choice(root, audit),
             tables=made.tables,

@@ -164,7 +164,7 @@ def forests(claims: Iterable[Claim]) -> list[list[Claim]]:
 
 
 def lines_of(claims: Sequence[Claim]) -> list[tuple[str, list[Statement | None]]]:
-    """By task or pair the statement of each claim, None where it has none; the largest number of the first claim first."""
+    """By task or pair the statement of each claim, None where it has none; the largest number first."""
     by_item = [{str(each.row["item"]): each for each in claim.statements} for claim in claims]
     items = list(dict.fromkeys(item for each in by_item for item in each))
 
@@ -247,7 +247,7 @@ def slug(text: str) -> str:
 
 def readable(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row with spaces for underscores in what is read as prose; keys of other frames stay."""
-    keys = ("claim", "fingerprint", "inference")
+    keys = ("claim", "fingerprint", "inference", "turns_on")
     return {
         name: value.replace("_", " ") if isinstance(value, str) and name not in keys else value
         for name, value in row.items()
@@ -306,7 +306,7 @@ def axis(rows: Sequence[Mapping[str, Any]], unit: str) -> tuple[float, float]:
 
 
 def _end_texts(unit: str, ends: tuple[float, float]) -> tuple[str, str]:
-    plain = unit in FIXED_AXES and ends[0] == 0 or unit == COUNT
+    plain = (unit in FIXED_AXES and ends[0] == 0) or unit == COUNT
     low, high = (f"{end:g}" if plain else f"{end:+g}".replace("-", "−") for end in ends)
     return low, high
 
@@ -338,5 +338,7 @@ def _marks(rows: Sequence[Mapping[str, Any]], ends: tuple[float, float]) -> tupl
         at = _place(float(row["value"]), ends)
         taken = {mark.lane for mark in marks if at - mark.at < LANE_WIDTH}
         lane = next(lane for lane in range(len(marks) + 1) if lane not in taken)
-        marks.append(Mark(at, lane, str(row["word"]), f"{row['item']}: {value_text(row)}, {row['word']}".replace("_", " ")))
+        marks.append(
+            Mark(at, lane, str(row["word"]), f"{row['item']}: {value_text(row)}, {row['word']}".replace("_", " "))
+        )
     return tuple(marks)

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.base.frames import read_frame
+from src.base.verdict import BOTH, HOLDS, NEITHER, OPPOSITE
 from src.pages.statements import FOLDER, Audit
 from src.pages.tables import is_missing
 
 if TYPE_CHECKING:
     import pandas as pd
 
-OUTCOMES = {1: "+", 0: "0", -1: "-"}
+OUTCOMES = {HOLDS: "+", NEITHER: "0", OPPOSITE: "-", BOTH: "2"}
+COUNTED = {"holds": HOLDS, "neither": NEITHER, "opposite": OPPOSITE, "both": BOTH}
 NO_RESULT, NOT_MADE = "x", "."
 FILE = f"{FOLDER}/analyses.parquet"
 
@@ -22,9 +24,9 @@ FILE = f"{FOLDER}/analyses.parquet"
 def switches(root: Path, audit: Audit | None) -> dict[str, Any]:
     """{choices, reasons, claims}: by claim its choices, its analyses, and one line of results for each statement.
 
-    choices: by name its levels, all claims together. An analysis is a list of level numbers, in the order of the claim's
-    choices. A statement is [anchor, number of the rule's own analysis, one character of results for each analysis,
-    {analysis: reason}]. Characters: + holds, - the opposite holds, 0 neither, x no result, . not made.
+    choices: by name its levels, all claims together. An analysis is a list of level numbers, in the order of the
+    claim's choices. A statement is [anchor, number of the rule's own analysis, one character of results for each
+    analysis, {analysis: reason}]. Characters: + holds, - the opposite holds, 0 neither, 2 both, x no result, . not made.
     """
     if audit is None:
         return {"choices": {}, "reasons": [], "claims": {}}
@@ -32,9 +34,11 @@ def switches(root: Path, audit: Audit | None) -> dict[str, Any]:
     frame = frame.assign(item=frame["item"].fillna(""), taken=[json.loads(each) for each in frame["taken"]])
     choices = _levels(frame["taken"])
     reasons = sorted({str(each) for each in frame["reason"].dropna()})
-    by_claim = {name: rows for name, rows in frame.groupby("claim", sort=False)}
+    by_claim = dict(list(frame.groupby("claim", sort=False)))
     claims = {
-        claim.name: _claim(by_claim[claim.name], {str(s.row["item"] or ""): s.anchor for s in claim.statements}, choices, reasons)
+        claim.name: _claim(
+            by_claim[claim.name], {str(s.row["item"] or ""): s.anchor for s in claim.statements}, choices, reasons
+        )
         for claim in audit.claims
         if claim.name in by_claim
     }
@@ -54,7 +58,9 @@ def _claim(
     rows: pd.DataFrame, anchors: Mapping[str, str], choices: Mapping[str, Sequence[str]], reasons: Sequence[str]
 ) -> dict[str, Any]:
     names = list(_levels(rows["taken"]))
-    codes = [tuple(choices[name].index(str(each[name])) if name in each else -1 for name in names) for each in rows["taken"]]
+    codes = [
+        tuple(choices[name].index(str(each[name])) if name in each else -1 for name in names) for each in rows["taken"]
+    ]
     analyses = sorted(set(codes))
     number = {code: place for place, code in enumerate(analyses)}
     lines = []
@@ -95,7 +101,7 @@ def _choice_rows(rows: pd.DataFrame) -> list[dict[str, Any]]:
     for choice, levels in _levels(taken).items():
         for level in levels if len(levels) > 1 else ():
             part = rows["outcome"][[str(each.get(choice)) == level for each in taken]]
-            counts = {name: int((part == value).sum()) for name, value in (("holds", 1), ("neither", 0), ("opposite", -1))}
+            counts = {name: int((part == value).sum()) for name, value in COUNTED.items()}
             words = {"choice": choice.replace("_", " "), "level": level.replace("_", " ")}
             lines.append({**words, **counts, "none": int(part.isna().sum())})
     return lines

@@ -61,7 +61,7 @@ addEventListener("afterprint", () => closed.forEach(each => { each.open = false;
 // Filters and switches. The state is in the address, behind "#?".
 const form = document.querySelector("form.panel");
 const data = JSON.parse(document.getElementById("switches").textContent);
-const words = { "+": "holds", "-": "opposite holds", "0": "neither", "x": "no result", ".": "not computed" };
+const words = { "+": "holds", "-": "opposite holds", "0": "neither", "2": "both hold", "x": "no result", ".": "not computed" };
 const statements = all("li.statement").map(item => ({ item, text: item.textContent.toLowerCase(), now: item.querySelector(".now") }));
 const byId = new Map(statements.map(each => [each.item.id, each]));
 for (const claim of Object.values(data.claims)) {
@@ -98,7 +98,7 @@ function show() {
   const now = state(), set = {};
   for (const [name, value] of Object.entries(now)) if (name.startsWith("set-")) set[name.slice(4)] = value;
   const switched = Object.keys(set).length > 0;
-  const seen = { "+": 0, "-": 0, "0": 0, "x": 0, ".": 0 };
+  const seen = { "+": 0, "-": 0, "0": 0, "2": 0, "x": 0, ".": 0 };
   let count = 0, moved = 0;
   for (const one of statements) {
     const { word, question, item } = one.item.dataset;
@@ -107,13 +107,13 @@ function show() {
       const [rule] = result(one, {});
       const [other, reason, touched] = result(one, set);
       mark = other;
-      move = touched && other !== rule;
+      move = other !== rule && other !== ".";
       one.now.hidden = !switched;
       one.now.className = "now" + (move ? " moved" : "");
-      one.now.textContent = !touched ? `Under these choices: as by the rule (${words[rule]}).`
+      one.now.textContent = !touched || other === rule ? `Under these choices: as by the rule (${words[rule]}).`
         : `Under these choices: ${words[other]}${reason ? ` (${reason})` : ""}. By the rule: ${words[rule]}.`;
     }
-    const visible = (!now.word || now.word === word) && (!now.question || now.question === question) && (!now.item || now.item === item)
+    const visible = (!now.word || now.word === word) && (!now.question || now.question === question) && (!now.task || now.task === item)
       && (!now.text || now.text.toLowerCase().split(/\s+/).every(part => one.text.includes(part)))
       && (!now.result || now.result === mark) && (!now.moved || move);
     one.item.hidden = !visible;
