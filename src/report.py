@@ -19,7 +19,7 @@ from src.base.files import ROOT
 from src.base.frames import column_list, differences, load_schemas, read_frame, write_csv
 from src.base.metrics import OWN, PUBLISHED
 from src.pages.findings import metrics, summaries
-from src.pages.page import draw, load_figures, page_of, page_table, shown_cells, with_hashes
+from src.pages.page import Made, draw, load_figures, page_of
 from src.pages.tables import load_tables, rows_of, write_table
 
 if TYPE_CHECKING:
@@ -66,7 +66,6 @@ def build(root: Path) -> None:
     rows = {table.name: rows_of(root, table) for table in tables}
     cells = read_frame(root, "data/stats/cells.parquet")
     public = {table.name: table for table in tables if not table.quotes_data}
-    known = shown_cells(tables, rows, cells)
     numbers = summaries(root, cells)
     with staged(root) as folder:
         for table in tables:
@@ -75,8 +74,7 @@ def build(root: Path) -> None:
         drawn = {name: drawing for name, drawing in drawings.items() if drawing}
         write_plots(root, cells, folder / "reports/plots")
         (folder / "reports/metrics.json").write_text(json.dumps(metrics(numbers), indent=2, sort_keys=True) + "\n")
-        html_of = {name: page_table(with_hashes(rows[name], cells), table, known) for name, table in public.items()}
-        page = page_of(root, public, rows, html_of, drawn, cells, numbers)
+        page = page_of(root, Made(public, rows, drawn, cells, numbers))
         (folder / "reports/index.html").write_text(page, encoding="utf-8")
 
 

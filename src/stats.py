@@ -22,11 +22,7 @@ from src.base.files import ROOT
 from src.base.frames import as_declared, differences, load_schemas, read_frame, read_yaml, write_csv
 from src.base.schema import Model, Task
 from src.question import examples
-<<<<<<< HEAD
-from src.statistics import controls, power, scale, steps
-=======
-from src.statistics import controls, overlap, pooled, power, questions, scale, steps
->>>>>>> b152914ed9a29efc0461140a548fdc40dac37078
+from src.statistics import controls, pooled, power, scale, steps
 from src.statistics.difficulty import by_difficulty
 from src.statistics.items import Items, items_of
 from src.statistics.own import OWN_SCORES, own_rows
@@ -72,13 +68,7 @@ def build(
         **steps.tables(cells),
         **difficulty(own, setting),
         "transfer": transfer(cells, setting.tables["table1"], setting.tables["claims"]["figure2"], setting.seed),
-<<<<<<< HEAD
-=======
         "pooled": pooled.pooled(cells, setting.tables["table1"], setting.seed),
-        "questions": questions.questions(
-            table2, sides, setting.tables["claims"]["figure2"], pairs, setting.alpha, setting.seed
-        ),
->>>>>>> b152914ed9a29efc0461140a548fdc40dac37078
     }
 
 

@@ -3,6 +3,7 @@
 import csv
 import html
 import io
+import itertools
 import json
 import re
 import shutil
@@ -18,6 +19,7 @@ from src.base.files import ROOT
 from src.base.frames import inert, write_csv
 from src.base.metrics import EMERGENCE_COLUMNS, SERIES_KEY
 from src.base.schema import Task
+from src.base.verdict import WORDS
 from src.pages import findings
 from src.pages.tables import FORMATS, load_tables
 
@@ -129,44 +131,62 @@ def power(cells: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(**{f"power_{n}{how}": 0.3 for n in (5, 10) for how in ("", "_bonferroni")})
 
 
-def specifications() -> pd.DataFrame:
-    rows = [
-        {
-            "analysis": f"rule: {rule}; tasks: {tasks}",
-            "taken": json.dumps({"rule": rule, "tasks": tasks}),
-            "count": int(rule == "raw"),
-            "value": float(rule == "raw"),
-            "holds": rule == "raw",
-        }
-        for rule in ("raw", "holm")
-        for tasks in ("all", "some")
-    ]
-    return pd.DataFrame(rows).assign(claim="table2_emergent", statement="something emerges", measured="Tasks")
+CHOICES = {"bar": ("chance", "content_free"), "prompt": ("closed", "closed_adv")}
+STATEMENTS = (
+    ("main", "", "RQ1", "supported", 0.4), ("tasks", TASKS[0], "RQ1", "supported", 0.3),
+    ("tasks", TASKS[1], "RQ1", "depends", 0.2),
+    ("tasks", EVIL, "RQ1", "contradicted", -0.1), ("pairs", "a against b", "RQ4", "undetermined", 0.0),
+    ("pairs", "a against c", "RQ4", "not comparable", None),
+)  # fmt: skip
+"""Claim, item, question, word and value of the audit's rows."""
 
 
 def audit(cells: pd.DataFrame) -> pd.DataFrame:
-    text = dict.fromkeys(("claim", "statement", "place", "rule", "why", "flip"), FORMULA)
-    numbers = dict.fromkeys(("value", "low", "high", "p", "holds_in", "analyses"), 1.0)
-    rows = [{"item": item, "verdict": "follows", **text, **numbers} for item in ("", EVIL)]
-    judged = [None, *(row[1] for row in JUDGED)]
-    rows += [{**rows[0], "item": EVIL, "verdict": verdict} for _, _, verdict in JUDGED]
-    return pd.DataFrame(rows).assign(criterion=[None, *judged], fingerprint=cells["fingerprint"].iloc[0])
-
-
-JUDGED = (
-    ("RQ1", "emergent", "within noise"), ("RQ2", "kappa", "contradicted"), ("RQ3", "memorisable_with_skill", "follows"),
-    ("RQ4", "a against b, closed", "follows"), ("RQ4", "a against b, closed_adv", "within noise"),
-)  # fmt: skip
-
-
-def questions() -> pd.DataFrame:
-    others = [
-        ("RQ1", "absence_supported"), ("RQ1", "untestable"), ("RQ2", "percentile_among_placebo_pairs"),
-        ("RQ2", "kappa_few_minus_zero"), ("RQ3", "formal_tasks"),
+    text = dict.fromkeys(("place", "said", "interval", "correction", "detectable_of", "rule", "why", "flip"), FORMULA)
+    tests = dict.fromkeys(("p_for", "p_against", "detectable", "power_observed", "power_matters", "matters"), 0.05)
+    counts = dict.fromkeys(("holds_in", "opposite_in", "neither_in", "no_result_in"), 1)
+    empty = dict.fromkeys(("reason", "pooled", "reply", "bar", "turns_on", "turns_share"))
+    rows = [
+        {
+            "claim": claim, "item": item, "question": question, "word": word, "value": value, "inference": claim,
+            "statement": f"{item or claim}: {word}", "low": value and value - 0.1, "high": value and value + 0.1,
+            "reference": 0.0, "unit": "difference", "n": 20, "analyses": 3, "fingerprint": cells["fingerprint"].iloc[0],
+            **text, **tests, **counts, **empty, "turns_on": "bar" if word == "depends" else None,
+        }
+        for claim, item, question, word, value in STATEMENTS
     ]  # fmt: skip
-    numbers = {"value": 1.0, "low": -0.1, "high": 0.1, "p": 0.5, "n": 20, "detectable": 0.2, "tasks": EVIL}
-    named = [*(row[:2] for row in JUDGED), *others]
-    return pd.DataFrame([{"question": question, "criterion": name, **numbers} for question, name in named])
+    return pd.DataFrame(rows)
+
+
+def analyses() -> pd.DataFrame:
+    """Under the rule each statement has the result of its word; with another bar it is the opposite, or nothing."""
+    by_rule = {"supported": 1, "contradicted": -1, "depends": 1, "undetermined": 0, "not comparable": None}
+    rows = []
+    for claim, item, _, word, _ in STATEMENTS:
+        for bar, prompt in itertools.product(*CHOICES.values()):
+            switched = None if by_rule[word] is None else -by_rule[word]
+            outcome = by_rule[word] if bar == "chance" else switched
+            taken = {"bar": bar, "prompt": prompt} if claim != "main" else {"bar": bar}
+            primary = (bar, prompt) == ("chance", "closed")
+            rows.append({
+                "claim": claim, "item": item, "taken": json.dumps(taken), "analysis": str(taken), "primary": primary,
+                "value": 0.1, "low": 0.0, "high": 0.2, "p_for": 0.5, "p_against": 0.5, "outcome": outcome,
+                "reason": "on_the_floor" if outcome is None else None, "n": 20,
+            })  # fmt: skip
+    return pd.DataFrame(rows).drop_duplicates(["claim", "item", "taken"])
+
+
+def inferences(rows: pd.DataFrame) -> pd.DataFrame:
+    words = {"main": "supported", "tasks": "depends", "pairs": "undetermined"}
+    counts = dict.fromkeys(("supported", "contradicted", "depends", "undetermined", "not_comparable"), 1)
+    kept = rows.drop_duplicates("claim")[["inference", "question", "statement"]]
+    return kept.assign(word=kept["inference"].map(words), rows=1, **counts)
+
+
+def joint() -> pd.DataFrame:
+    return pd.DataFrame(
+        [{"claim": "main", "analyses": 2, "holds": 1, "expected": 0.5, "p_joint": 0.2, "of": "shuffled tasks"}]
+    )
 
 
 def project(root: Path) -> Path:
@@ -182,9 +202,10 @@ def project(root: Path) -> Path:
         "overlap_figure5": figure5(cells),
         "contrasts": contrasts(),
         "power": power(cells),
-        "questions": questions(),
         "../audit/audit": audit(cells),
-        "../audit/specifications": specifications(),
+        "../audit/analyses": analyses(),
+        "../audit/inferences": inferences(audit(cells)),
+        "../audit/joint": joint(),
     }
     (root / "data/audit").mkdir(parents=True)
     for name, frame in frames.items():
@@ -341,7 +362,7 @@ def test_each_number_carries_its_source(built: Path) -> None:
     page = (built / "reports/index.html").read_text()
     row = all_cells().query("model == 'local_model'").iloc[0]
     title = f"own · fingerprint {row['fingerprint']} · data {row['data_sha256'][:12]}"
-    assert f'title="{title}" data-go="#cell-{row["fingerprint"]}"' in page
+    assert f'<tr title="{title}" data-go="#cell-{row["fingerprint"]}">' in page
     assert f'<tr id="cell-{row["fingerprint"]}">' in page
 
 
@@ -365,14 +386,34 @@ def test_metrics_count_what_the_frames_say(built: Path) -> None:
     assert found["published"]["table2"]["tests"] == len(TASKS)
 
 
-def test_the_questions_have_the_words_of_the_audit_everywhere(built: Path) -> None:
-    found = json.loads((built / "reports/metrics.json").read_text())["published"]
-    assert [found[f"RQ{i}"] for i in (1, 2, 3)] == ["within noise", "contradicted", "follows"]
-    assert found["RQ4"] == {"follows": 1, "within noise": 1, "contradicted": 0, "cannot be checked": 0}
-    table = pd.read_csv(built / "reports/tables/questions.csv").dropna(subset=["verdict"])
-    assert list(zip(table["question"], table["criterion"], table["verdict"], strict=True)) == list(JUDGED)
+def test_metrics_and_page_count_inferences_apart_from_rows(built: Path) -> None:
+    counts = json.loads((built / "reports/metrics.json").read_text())["audit"]
+    assert {word: n for word, n in counts["inferences"].items() if n} == {
+        "supported": 1,
+        "depends": 1,
+        "undetermined": 1,
+    }
+    words = [word for _, _, _, word, _ in STATEMENTS]
+    assert counts["rows"] == {word: words.count(word) for word in WORDS}
     page = re.sub(r"\s+", " ", (built / "reports/index.html").read_text())
-    assert "follows in 1, is contradicted in 0 and within noise in 1" in page
+    assert f"makes {len(STATEMENTS)} statements that can be checked" in page
+    assert "rest on 3 independent inferences. The published scores support 1 of these and contradict none." in page
+
+
+def test_every_statement_stands_on_the_page_with_its_word(built: Path) -> None:
+    page = (built / "reports/index.html").read_text()
+    for claim, item, _, word, _ in STATEMENTS:
+        text = f"{item or claim}: {word}".replace("_", " ")
+        assert html.escape(text[0].upper() + text[1:], quote=False).replace('"', "&#34;") in page
+    assert page.count('<li class="statement"') == len(STATEMENTS)
+
+
+def test_an_audit_that_has_not_run_leaves_the_rest_of_the_page(tmp_path: Path) -> None:
+    root = project(tmp_path)
+    shutil.rmtree(root / "data/audit")
+    report.build(root)
+    assert "The audit has not been run yet." in (root / "reports/index.html").read_text()
+    assert "audit" not in json.loads((root / "reports/metrics.json").read_text())
 
 
 def test_a_task_without_a_verdict_is_in_no_count_of_an_overlap() -> None:

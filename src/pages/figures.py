@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +50,7 @@ STYLE = {
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "legend.frameon": False,
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",
     "savefig.facecolor": "white",
 }
 
@@ -321,33 +320,6 @@ def _contrast_kind(rows: pd.DataFrame) -> pd.Series:
     return differs.map({True: "differs", False: "neither"}).mask(equivalent & ~differs, "equivalent")
 
 
-def curve(figure: Figure, rows: pd.DataFrame) -> tuple[Plot, str]:
-    """Above: the value of each analysis, smallest first; below: which condition of each factor it takes."""
-    rows = rows.sort_values(["value", "analysis"], kind="stable").reset_index(drop=True)
-    taken = [json.loads(each) for each in rows["taken"]]
-    ways = [(factor, way) for factor in taken[0] for way in dict.fromkeys(each[factor] for each in taken)]
-    plot, (top, below) = plt.subplots(
-        2, 1, figsize=(7.6, 2.2 + 0.2 * len(ways)), sharex=True, height_ratios=(1.6, 0.2 * len(ways))
-    )
-    for holds, colour in ((True, BLUE), (False, GREY)):
-        some = rows.index[rows["holds"] == holds]
-        top.scatter(
-            some, rows.loc[some, "value"], s=9, color=colour, label=f"{'holds' if holds else 'fails'} ({len(some)})"
-        )
-    top.set_ylabel(rows["measured"].iloc[0])
-    top.legend(loc="upper left", fontsize=8)
-    colours = rows["holds"].map({True: BLUE, False: GREY})
-    for y, (factor, way) in enumerate(reversed(ways)):
-        at = [x for x, each in enumerate(taken) if each[factor] == way]
-        below.scatter(at, [y] * len(at), marker="|", s=16, linewidths=1, color=list(colours[at]))
-    below.set_yticks(range(len(ways)), [f"{factor}: {way}".replace("_", " ") for factor, way in reversed(ways)])
-    below.tick_params(axis="y", length=0, labelcolor="black", labelsize=7.5)
-    below.set_xlabel("Analyses, in this order")
-    plot.tight_layout()
-    held = int(rows["holds"].sum())
-    return plot, f"{rows['statement'].iloc[0]}: {len(rows)} analyses in the order of their value; it holds in {held}."
-
-
 def power(figure: Figure, rows: pd.DataFrame) -> tuple[Plot, str]:
     """Points over chance that each task finds with 80 % power, against its number of examples."""
     plot, axis = plt.subplots(figsize=(7.6, 4.2))
@@ -423,7 +395,6 @@ KINDS: dict[str, Callable[[Figure, Any], tuple[Any, str]]] = {
     "overlap": overlap,
     "several": several,
     "forest": forest,
-    "curve": curve,
     "power": power,
     "shifts": shifts,
 }

@@ -11,8 +11,8 @@ from src.base import conf, grid
 from src.base.frames import read_frame, read_yaml
 from src.base.metrics import ALL_TASKS, OWN, PUBLISHED
 from src.base.schema import Task
-from src.base.verdict import verdict_counts
-from src.pages.tables import load_tables, records, rows_of
+from src.pages import statements
+from src.pages.tables import records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,42 +97,10 @@ def overlap_summary(rows: pd.DataFrame, statistics: pd.DataFrame) -> dict[str, A
     }
 
 
-def audit_summary(root: Path) -> dict[str, Any]:
-    """How many claims got each verdict, the verdicts of the main ones, and in how many analyses each grid holds."""
-    if not (root / "data/audit").exists():
-        return {}
-    rows, curves = (read_frame(root, f"data/audit/{name}.parquet") for name in ("audit", "specifications"))
-    return {
-        "claims": len(rows),
-        "verdicts": verdict_counts(list(rows["verdict"])),
-        "main": records(rows[rows["item"] == ""][["statement", "verdict", "why"]]),
-        "curves": [curve_summary(claim, each) for claim, each in curves.groupby("claim", sort=True)],
-    }
-
-
-def curve_summary(claim: Any, analyses: pd.DataFrame) -> dict[str, Any]:
-    """In how many analyses a claim holds, and the conditions under which it never does while it does under others."""
-    parts = {holds: {part for text in each for part in json.loads(text).items()}
-             for holds, each in analyses.groupby("holds")["taken"]}  # fmt: skip
-    never = sorted(parts.get(False, set()) - parts[True]) if True in parts else []
-    return {
-        "claim": claim,
-        "statement": analyses["statement"].iloc[0],
-        "holds": int(analyses["holds"].sum()),
-        "analyses": len(analyses),
-        "never": [f"{factor}: {way}".replace("_", " ") for factor, way in never],
-    }
-
-
-def question_summary(root: Path) -> dict[str, Any]:
-    """The rows of table questions: question -> criterion -> row, with the audit's verdict where it has one."""
-    table = next((each for each in load_tables(root) if each.name == "questions"), None)
-    if table is None or not (root / table.frame).exists():
-        return {}
-    found: dict[str, Any] = {}
-    for row in records(rows_of(root, table)):
-        found.setdefault(row["question"], {})[row["criterion"]] = row
-    return found
+def audit_summary(root: Path) -> dict[str, dict[str, int]]:
+    """How many independent inferences, and how many rows, have each word; nothing where the audit has not run."""
+    audit = statements.load(root, {}, ())
+    return {"inferences": audit.words, "rows": audit.row_words} if audit else {}
 
 
 def control_summary(root: Path) -> list[dict[str, Any]]:
@@ -165,7 +133,6 @@ def summaries(root: Path, cells: pd.DataFrame) -> dict[str, Any]:
         ),
         "agreement": records(read_frame(root, "data/stats/agreement.parquet")),
         "audit": audit_summary(root),
-        "questions": question_summary(root),
         "controls": control_summary(root),
     }
 
@@ -177,22 +144,15 @@ def metrics(numbers: Mapping[str, Any]) -> dict[str, Any]:
     overlap = {key: numbers["overlap"][key] for key in ("tasks", "agree")}
     sizes = {key: emergence[key] for key in ("tasks", "tests")}
     published = {"table2": {**sizes, **counts}, "figure2": overlap}
-    audit = {"audit": numbers["audit"]["verdicts"]} if numbers["audit"] else {}
-    answers = {question: answer(rows) for question, rows in numbers["questions"].items()}
+    audit = {"audit": numbers["audit"]} if numbers["audit"] else {}
     whole = ("cells", "unparsed_share")  # flat, for each key is a column of `dvc exp show`
     own = {model: {k: m[k] for k in whole} | m["conditions"] for model, m in numbers["own"].items()}
-    return {"own": own, "published": {**published, **answers}, **audit}
+    return {"own": own, "published": published, **audit}
 
 
 def rounded(value: float | None) -> float | None:
     """The value to six digits behind the point."""
     return None if value is None else round(value, 6)
-
-
-def answer(rows: Mapping[str, Mapping[str, Any]]) -> Any:
-    """The audit's verdict on a question; where it has several, how many of each."""
-    verdicts = [row["verdict"] for row in rows.values() if row["verdict"]]
-    return verdicts[0] if len(verdicts) == 1 else verdict_counts(verdicts)
 
 
 def gaps(root: Path) -> list[dict[str, str]]:

@@ -217,9 +217,13 @@ def to_html(rows: pd.DataFrame, table: Table) -> str:
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 
 
-@cache
-def environment() -> jinja2.Environment:
+def environment(filters: Mapping[str, Callable[..., Any]] | None = None) -> jinja2.Environment:
     """The templates of tables and page. Autoescape is on: what comes from data shows as text, never as markup."""
+    return _environment(tuple((filters or {}).items()))
+
+
+@cache
+def _environment(filters: tuple[tuple[str, Callable[..., Any]], ...]) -> jinja2.Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -233,6 +237,8 @@ def environment() -> jinja2.Environment:
     made.filters |= {name: lambda value, form=form: MISSING if is_missing(value) else form(value)
                      for name, form in FORMATS.items() if name not in ("list",)}  # fmt: skip
     made.filters["quoted"] = lambda text: Markup(html.escape(text))  # &#x27; and &quot;
+    made.filters.update(filters)
+    made.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     return made
 
 
