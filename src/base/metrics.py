@@ -65,6 +65,7 @@ TOO_FEW_SIZES, NOT_ZERO_SHOT = "too_few_sizes", "not_zero_shot"
 GATE_ZERO = "forced_choice_zero"
 GATE_EXACT_ABOVE = "exact_match_above_bertscore"
 GATE_CONSTANT = "equals_constant_policy"
+GATE_CONSTANT_MAYBE = "may_equal_constant_policy"
 GATE_EXACT_ZERO = "exact_match_zero_bertscore_chance"
 GATE_UNPARSED = "unparsed_share"
 GATE_TIES = "tie_share"
@@ -76,7 +77,7 @@ GATE_DUPLICATES = "duplicates"
 GATE_CEILING = "ceiling"
 GATE_MODEL = "model_outside_table1"
 GATE_TASK = "task_outside_table2"
-ITEM_GATES = (GATE_N, GATE_EXEMPLARS, GATE_N_ABOVE, GATE_SIBLINGS, GATE_DUPLICATES, GATE_CONSTANT)
+ITEM_GATES = (GATE_N, GATE_EXEMPLARS, GATE_N_ABOVE, GATE_SIBLINGS, GATE_DUPLICATES, GATE_CONSTANT, GATE_CONSTANT_MAYBE)
 """Gates that need the task's items."""
 
 ACTING = (GATE_ZERO, GATE_CONSTANT, GATE_EXACT_ABOVE, GATE_EXEMPLARS, GATE_N_ABOVE)
@@ -91,7 +92,8 @@ def acting(gates: str) -> bool:
 GATES = {
     GATE_ZERO: "forced-choice accuracy is exactly 0 with n >= 100",
     GATE_EXACT_ABOVE: "exact match lies above BERTScore accuracy by more than 5 points (rows of BERTScore accuracy)",
-    GATE_CONSTANT: "accuracy equals that of a constant policy to the last example",
+    GATE_CONSTANT: "accuracy equals that of a constant policy to the last example, rare by guessing (under 1 in 20)",
+    GATE_CONSTANT_MAYBE: "accuracy equals that of a constant policy, as guessing does in 1 of 20 cases or more",
     GATE_EXACT_ZERO: "exact match is 0 while BERTScore accuracy is near chance (rows of BERTScore accuracy)",
     GATE_UNPARSED: "more than a fifth of the answers name no option (rows of exact match)",
     GATE_TIES: "more than a twentieth of the choices are ties",

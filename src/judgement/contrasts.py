@@ -34,17 +34,26 @@ def t_test(d: Array) -> tuple[float, float]:
 
 
 def wilcoxon(d: Array) -> tuple[float, float]:
-    """The same by signed ranks, of differences rounded to nine decimals (scipy)."""
-    d = np.round(d, 9)
-    if not d.any():
-        return 1.0, 0.0
-    ends = [_signed_rank(d - bound, way) for bound, way in ((MARGIN, "less"), (-MARGIN, "greater"))]
-    return _signed_rank(d, "two-sided"), max(ends)
+    """The same by signed ranks, of differences rounded to nine decimals; exact, ties included."""
+    down, up = signed_rank(d)
+    return min(1.0, 2 * min(down, up)), max(signed_rank(d - MARGIN)[0], signed_rank(d + MARGIN)[1])
 
 
-def _signed_rank(d: Array, way: str) -> float:
-    d = np.round(d, 9)
-    return float(stats.wilcoxon(d, alternative=way).pvalue) if d.any() else 1.0
+def signed_rank(d: Array) -> tuple[float, float]:
+    """(p that the differences lie below 0, p that they lie above) of Wilcoxon's signed-rank test.
+
+    Exact under random signs of the ranks at hand, so ties need no correction; zeros are left out. scipy counts these
+    signs by drawing them all, which takes a hundred times as long.
+    """
+    d = np.round(d[np.round(d, 9) != 0], 9)
+    if not len(d):
+        return 1.0, 1.0
+    doubled = np.rint(2 * stats.rankdata(np.abs(d))).astype(int)  # ranks of ties are halves
+    weights = np.ones(1)
+    for rank in doubled:
+        weights = (np.pad(weights, (0, rank)) + np.pad(weights, (rank, 0))) / 2
+    positive = int(doubled[d > 0].sum())
+    return float(weights[: positive + 1].sum()), float(weights[positive:].sum())
 
 
 TESTS: Mapping[str, Callable[[Array], tuple[float, float]]] = {"paired t": t_test, "Wilcoxon": wilcoxon}
@@ -124,7 +133,10 @@ def families(
             rule=rule and (test, words, gates) == ("paired t", "Holm", OUT), moved=moved if rule else None,
             shown=tuple(name for name in shown if gates == OUT or found[back(name)].left_out),
             power=lambda item, tests: found[back(item)].power(tests, alpha),
-            facts=lambda item: {"left_out": len(found[back(item)].left_out), "all_tasks": len(found[back(item)].values)},
+            facts=lambda item: {
+                "left_out": len(found[back(item)].left_out),
+                "all_tasks": len(found[back(item)].values),
+            },
         )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ from src.statistics.tests import OUTSIDE_95, adjust
 BARS = (CHANCE, CONTENT_FREE)
 BARE = "bare comparison"
 DRAWS = 2000
+NEEDED = ("model", "metric", "n", "k", "accuracy", "chance_scored", "chance", "trivial", "p", "p_below", "gates")
 ONE_VERDICT = "one side has the same verdict on every task"
 ODDS = 10.0
 """The odds ratio at which the power of an overlap is told."""
@@ -51,15 +52,15 @@ def sides(scores: Scores, figure: Mapping[str, Any], prompt: str) -> list[pd.Dat
     """Both sides of Figure 2 on its tasks."""
     both = [scores.side(*claimed(figure[name]), prompt) for name in ("left", "right")]
     tasks = both[0].index.intersection(both[1].index).difference([figure["excluded"]])
-    return [each.loc[tasks] for each in both]
+    return [each.loc[tasks, list(NEEDED)] for each in both]
 
 
 def tested(scores: Scores, rows: pd.DataFrame, prompt: str, bar: str, k: Mapping[str, int] | None = None) -> Array:
     """(tasks, 2): P(k or more) at the bar, P(k or fewer) at five points over it; k: other numbers right by task."""
     found = []
-    for row in rows.itertuples():
-        at = [scores.tails(row.Index, prompt, int(row.n), each) for each in (bar, CHANCE)]
-        tails, right = at[0] or at[1], int((k or {}).get(row.Index, row.k))
+    for task, n, own in zip(rows.index, rows["n"], rows["k"], strict=True):
+        at = [scores.tails(task, prompt, int(n), each) for each in (bar, CHANCE)]
+        tails, right = at[0] or at[1], int((k or {}).get(task, own))
         found.append((NAN, NAN) if tails is None else (tails.above[right], tails.short[right]))
     return np.array(found, dtype=float)
 

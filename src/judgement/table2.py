@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from src.base.metrics import EXACT as EXACT_MATCH
+from src.base.metrics import MARGIN
 from src.judgement.family import CORRECTIONS, Family, frame_of
 from src.judgement.scores import (
     CHANCE,
@@ -26,7 +29,7 @@ from src.judgement.scores import (
     failed,
     on_the_floor,
 )
-from src.statistics.forecast import Against, clipped, logit_variance
+from src.statistics.forecast import FAR, Against, clipped, logit_variance
 from src.statistics.items import NAN
 from src.statistics.scale import forecasts
 from src.statistics.table2 import paper_verdicts
@@ -66,7 +69,11 @@ class Cell:
 
     def against(self, k: int, choices: Choices) -> Mapping[str, float] | None:
         """The columns of `Against` with k right; None without a forecast, or where its line is rejected."""
-        line = self.lines[SCATTER[choices["scatter"]], SIZES[choices["sizes"]]]
+        return self._against(k, SCATTER[choices["scatter"]], SIZES[choices["sizes"]])
+
+    @cache  # noqa: B019 - a cell lives as long as the command
+    def _against(self, k: int, scatter: bool, without_smallest: bool) -> Mapping[str, float] | None:
+        line = self.lines[scatter, without_smallest]
         if line is None or line["fit_p"] < self.scores.alpha:
             return None
         n = float(self.row.n)
@@ -79,6 +86,12 @@ class Cell:
         """Why there is no forecast to judge by; None where there is one."""
         line = self.lines[SCATTER[choices["scatter"]], SIZES[choices["sizes"]]]
         return NO_FORECAST if line is None else REJECTED if line["fit_p"] < self.scores.alpha else None
+
+    def facts(self, choices: Choices) -> dict[str, Any]:
+        """What the sentences of a claim name."""
+        names = ("k", "n", "accuracy", "chance_scored", "trivial", "ci_low", "ci_high", "fingerprint")
+        line = self.lines[SCATTER[choices.get("scatter", next(iter(SCATTER)))], SIZES[choices.get("sizes", next(iter(SIZES)))]]
+        return {name: getattr(self.row, name) for name in names} | {"forecast": line["forecast"] if line else NAN}
 
     def reason(self, gates: str) -> str | None:
         """Why the cell is not compared: an acting gate, or a wrong format where exact match decides."""
@@ -137,6 +150,8 @@ class Table2:
             rows = {task: self._of(cell, taken, said, row(cell, cell.k, taken)) for task, cell in cells.items()}
             yield Family(
                 taken=taken, rows=frame_of(rows), correction=method, some=some, moved=moved if here else None,
+                facts=lambda task, cells=cells, taken=taken: cells[task].facts(taken),
+                power=lambda task, tests, cells=cells, taken=taken, row=row: power(row, cells[task], taken, tests),
                 rule=here and method == CORRECTIONS["Holm"] and gates == OUT
                 and all(level == ways[0] for level, ways in zip(levels, choices.values(), strict=True)),
                 shown=None if some else tuple(task for task, cell in cells.items() if self._differs(cell, taken)),
@@ -202,6 +217,35 @@ def emergent_row(cell: Cell, k: int, choices: Choices) -> dict[str, Any]:
     over = accuracy - max(line["forecast"], cell.row.tested)
     small = min(1.0, 2 * min(short, found["p_short_five"]))
     return {"value": over, "effect": float(np.max([up, bar, found["p_jump"]])), "small": small}
+
+
+def power(row: Callable[..., dict[str, Any]], cell: Cell, choices: Choices, tests: int) -> dict[str, Any]:
+    """POWER of the claim's row at alpha / tests: of its test of an effect, where the number right is binomial.
+
+    detectable: the smallest value found with 80 % power. matters: five points over the bar, ten over a forecast.
+    """
+    n, alpha = int(cell.row.n), cell.scores.alpha / tests
+    base = row(cell, cell.k, choices)
+    if base.get("value") is None:
+        return {}
+    offset = base["value"] - cell.k / n  # value = accuracy + offset
+    found = bisect_left(range(n + 1), True, key=lambda k: _found(row(cell, k, choices), alpha))  # more right, smaller p
+    zero = 0.0 if row is not above_row else cell.row.tested
+    matters = zero + (FAR if row is line_row else MARGIN)
+    if found > n:
+        return {"matters": matters, "power_observed": 0.0, "power_matters": 0.0}
+    at = np.linspace(0, 1, 1001)
+    powers = stats.binom.sf(found - 1, n, at)
+    enough = at[powers >= 0.8]
+    return {
+        "detectable": float(enough[0]) + offset if len(enough) else NAN, "matters": matters,
+        "power_observed": float(stats.binom.sf(found - 1, n, cell.k / n)),
+        "power_matters": float(stats.binom.sf(found - 1, n, np.clip(matters - offset, 0, 1))),
+    }  # fmt: skip
+
+
+def _found(row: Mapping[str, Any], alpha: float) -> bool:
+    return row.get("effect", NAN) < alpha and row.get("sign", 1.0) > 0
 
 
 def above(scores: Scores) -> Iterator[Family]:

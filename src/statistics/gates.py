@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from src.base import metrics
 from src.base.schema import Task
@@ -15,7 +16,7 @@ from src.statistics import items
 from src.statistics.items import Array, Items
 from src.statistics.setting import Setting, primary_metric
 
-MANY_UNPARSED, MANY_TIES = 1 / 5, 1 / 20
+MANY_UNPARSED, MANY_TIES, RARE = 1 / 5, 1 / 20, 1 / 20
 """Shares of the answers above which a gate is raised."""
 
 PRINTED = 1.5e-6
@@ -113,5 +114,14 @@ def item_gates(row: Any, setting: Setting) -> set[str]:
     if these.duplicates:
         raised.add(metrics.GATE_DUPLICATES)
     if row.source == metrics.PUBLISHED and not np.isnan(row.trivial) and row.n == len(these.ids):
-        raised |= {metrics.GATE_CONSTANT} if equals_policy(row.n, row.accuracy, policy_counts(these)) else set()
+        counts = policy_counts(these)
+        by_guessing = coincidence(these, frozenset(counts)) < RARE
+        gate = metrics.GATE_CONSTANT if by_guessing else metrics.GATE_CONSTANT_MAYBE
+        raised |= {gate} if equals_policy(row.n, row.accuracy, counts) else set()
     return raised
+
+
+@cache
+def coincidence(these: Items, counts: frozenset[int]) -> float:
+    """The chance that a uniform guesser gets a number right that is one of `counts`."""
+    return float(stats.poisson_binom.pmf(sorted(counts), 1 / these.n_options).sum())

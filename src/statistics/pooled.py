@@ -269,7 +269,7 @@ def rq2(fitted: Fitted, seed: int) -> list[dict[str, Any]]:
     ]
     mean, covariance = fitted.posterior.at(points_at(points))
     root = np.linalg.cholesky(covariance + 1e-9 * np.eye(len(mean)))
-    draws = mean + np.random.default_rng(seed).standard_interval((DRAWS, len(mean))) @ root.T
+    draws = mean + np.random.default_rng(seed).standard_normal((DRAWS, len(mean))) @ root.T
     tuned_zero, base_few, base_zero = np.split(draws, 3, axis=1)
     few, zero = correlation(tuned_zero, base_few), correlation(tuned_zero, base_zero)
     return [

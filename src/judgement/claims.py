@@ -1,0 +1,108 @@
+"""conf/claim: what the paper says, where, by which rule it is judged, and how a row of the audit reads."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from src.base.errors import UserError
+from src.base.frames import read_yaml
+from src.judgement import contrasts, correlations, graded, overlap, table2
+from src.judgement.family import Family
+from src.judgement.scores import Scores
+
+TESTS: Mapping[str, Callable[..., Iterable[Family]]] = {
+    "above": table2.above,
+    "predictable": table2.predictable,
+    "emergent": table2.emergent,
+    "any_emergent": table2.any_emergent,
+    "table2_count": overlap.table2_count,
+    "tasks_agree": overlap.tasks_agree,
+    "beyond_margins": overlap.beyond_margins,
+    "beyond_zero_shot": overlap.beyond_zero_shot,
+    "figure2_count": overlap.figure2_count,
+    "figure5_count": overlap.figure5_count,
+    "difference_in_differences": contrasts.difference_in_differences,
+    "exemplars_help": partial(contrasts.exemplars, up=True),
+    "exemplars_change_nothing": partial(contrasts.exemplars, up=False),
+    "memorisable": correlations.memorisable,
+    "metrics_agree": correlations.metrics_agree,
+    "by_hand": graded.by_hand,
+}
+"""By name in conf/claim, the families of a claim. docs/statistics.md says what each tests."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """conf/claim/<name>.yaml. Texts in braces name what a row knows."""
+
+    name: str
+    question: str
+    place: str  # where the paper says it
+    test: str  # a key of TESTS
+    rule: str  # in words
+    says: Mapping[str, str]  # if_yes (and if_no): what the paper claims of an item, in short
+    statement: Mapping[str, str]  # if_yes (and if_no): the claim in a sentence
+    why: str  # the numbers behind the word, in a sentence
+    unit: str  # of the value: accuracy, difference, correlation, kappa or count
+    of: Mapping[str, str] = field(default_factory=dict)  # what the test is told beside the scores
+    inference: str = "{claim}"  # the independent inference that a row belongs to
+    interval: str = ""  # what low and high are
+    reference: str | None = None  # the value of no effect: a number, or a name that a row knows
+    bar: str | None = None  # the content-free bar, a name that a row knows
+    corrected: str = ""  # what Holm goes over, after "Holm over 21"
+    detectable_of: str = ""  # what `detectable` is
+    moves: Mapping[str, Any] | None = None  # what flips count: {of, from, by, digits}
+    pooled: str | None = None  # the estimate of the hierarchical model beside it: `estimate_of` in frame pooled
+    reply: str | None = None  # what an author answers
+
+    @property
+    def two_sided(self) -> bool:
+        """Whether the paper says yes of some items and no of others."""
+        return "if_no" in self.statement
+
+    def families(self, scores: Scores) -> list[Family]:
+        """Every family of the claim's test."""
+        return list(TESTS[self.test](scores, **self.of))
+
+
+def load_claims(root: Path) -> list[Claim]:
+    """Every conf/claim/*.yaml. Raises UserError that names the file and the key where one is odd."""
+    claims = []
+    for path in sorted((root / "conf/claim").glob("*.yaml")):
+        given = dict(read_yaml(path))
+        try:
+            claim = Claim(name=path.stem, **given)
+        except TypeError as error:
+            known = ", ".join(each.name for each in fields(Claim) if each.name != "name")
+            said = str(error).replace("Claim.__init__()", "a claim")
+            raise UserError(f"conf/claim/{path.name}: {said}. A claim has: {known}") from error
+        if claim.test not in TESTS:
+            raise UserError(f"conf/claim/{path.name}: no test {claim.test!r}. Known: {', '.join(TESTS)}")
+        claims.append(claim)
+    return claims
+
+
+class _Printer(string.Formatter):
+    """str.format for a row: a missing number prints as a dash, a p below .001 as such."""
+
+    def format_field(self, value: Any, spec: str) -> str:
+        if value is None or value != value:
+            return "–"
+        if spec == "p":
+            return "p < .001" if value < 0.001 else f"p = {value:.3f}".replace("= 0.", "= .")
+        return str(super().format_field(value, spec))
+
+
+def written(claim: Claim, template: str, row: Mapping[str, Any]) -> str:
+    """A template with the row's values in it. Raises UserError that names the claim where it names another."""
+    try:
+        return str(_Printer().vformat(template, (), dict(row)))
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError(
+            f"conf/claim/{claim.name}.yaml: {template!r} cannot be written: {error}. A row knows: {', '.join(sorted(row))}"
+        ) from error
