@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src.base.verdict import NO_NUMBER, word_counts
+from src.base.verdict import NO_NUMBER, NOT_COMPARABLE, word_counts
 from src.judgement.claims import Claim, written
 from src.judgement.family import HOLM, Family
 from src.judgement.rows import Words, analyses, flipping_tasks, flips, judged
@@ -155,8 +155,10 @@ def _flips(
 ) -> dict[str, Any]:
     """What would change the word: the nearest numbers on either side, or single tasks that are left out."""
     words = Words(families, item, alpha)
-    if word in (NO_NUMBER,):
-        return {"flip": "A number in the paper's released scores."}
+    if word == NO_NUMBER:
+        return {"flip": "A number in the released scores."}
+    if word == NOT_COMPARABLE:
+        return {"flip": "Scores that can be compared: no number right changes what the reason says."}
     if claim.moves is None or knows["value"] != knows["value"]:
         tasks = list(flipping_tasks(words))
         if not words.families[words.rule].tasks:

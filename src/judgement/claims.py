@@ -45,8 +45,8 @@ class Claim:
     place: str  # where the paper says it
     test: str  # a key of TESTS
     rule: str  # in words
-    says: Mapping[str, str]  # if_yes (and if_no): what the paper claims of an item, in short
-    statement: Mapping[str, str]  # if_yes (and if_no): the claim in a sentence
+    says: Mapping[str, str]  # what the paper claims of an item, in short: if_yes, an effect; if_no, none
+    statement: Mapping[str, str]  # the same in a sentence
     why: str  # the numbers behind the word, in a sentence
     unit: str  # of the value: accuracy, difference, correlation, kappa or count
     of: Mapping[str, str] = field(default_factory=dict)  # what the test is told beside the scores
