@@ -285,6 +285,8 @@ def test_either_theme_can_be_read(browser: Browser, page: Path, scheme: str) -> 
         text = brightness(browser, selector)[0]
         high, low = max(text, ground), min(text, ground)
         assert (high + 0.05) / (low + 0.05) >= 4.5, selector
+    plain = browser.run('getComputedStyle(document.querySelector("svg.plot text:not([style*=fill])")).fill')
+    assert plain == browser.run("getComputedStyle(document.body).color")
 
 
 def test_the_theme_can_be_switched_and_is_kept(browser: Browser, page: Path) -> None:

@@ -61,7 +61,7 @@ addEventListener("afterprint", () => closed.forEach(each => { each.open = false;
 // Filters and switches. The state is in the address, behind "#?".
 const form = document.querySelector("form.panel");
 const data = JSON.parse(document.getElementById("switches").textContent);
-const words = { "+": "holds", "-": "opposite holds", "0": "neither", "2": "both hold", "x": "no result", ".": "not computed" };
+const words = { "+": "holds", "-": "opposite holds", "0": "neither", "2": "both hold", "x": "no result", ".": "not made together" };
 const statements = all("li.statement").map(item => ({ item, text: item.textContent.toLowerCase(), now: item.querySelector(".now") }));
 const byId = new Map(statements.map(each => [each.item.id, each]));
 for (const claim of Object.values(data.claims)) {
