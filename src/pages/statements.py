@@ -228,7 +228,7 @@ def _claim(name: str, rows: Sequence[Mapping[str, Any]], titles: Mapping[str, st
         title=titles.get(name) or (capital(str(rows[0]["statement"])) if len(rows) == 1 else str(rows[0]["place"])),
         question=str(rows[0]["question"]),
         statements=statements,
-        marks=() if len(rows) == 1 else _marks(over, ends),
+        marks=() if len(rows) == 1 else marks_of(over, ends),
         ends=_end_texts(str(over[0]["unit"]), ends),
         centred=ends[0] < 0,
     )
@@ -320,7 +320,7 @@ def strip_of(row: Mapping[str, Any], ends: tuple[float, float]) -> Strip:
     form = FORMS.get(row["unit"], FORMATS["signed"])
     parts = [
         value_text(row) or "no number",
-        "" if reference is None else f"no effect at {form(row['reference'])}",
+        "" if reference is None else f"no effect at {form(row['reference']) if row['reference'] else 0}",
         "" if bar is None else f"content-free answers at {form(row['bar'])}",
     ]
     return Strip(at, low, high, reference, bar, _end_texts(str(row["unit"]), ends), "; ".join(filter(None, parts)))
@@ -331,7 +331,7 @@ def _place(value: float, ends: tuple[float, float]) -> float:
     return round(EDGE + (100 - 2 * EDGE) * min(1.0, max(0.0, share)), 1)
 
 
-def _marks(rows: Sequence[Mapping[str, Any]], ends: tuple[float, float]) -> tuple[Mark, ...]:
+def marks_of(rows: Sequence[Mapping[str, Any]], ends: tuple[float, float]) -> tuple[Mark, ...]:
     """A mark for each row that has a number; one that would cover another stands a lane higher."""
     marks: list[Mark] = []
     for row in sorted((row for row in rows if not is_missing(row["value"])), key=lambda row: float(row["value"])):

@@ -145,6 +145,9 @@ if (form) {
   show();
 }
 addEventListener("hashchange", () => {
-  if (form && location.hash.startsWith("#?")) { restore(); show(); } else openTarget();
+  if (!form || !location.hash.startsWith("#?")) { openTarget(); return; }
+  restore();
+  show();
+  document.getElementById("statements").scrollIntoView();
 });
 openTarget();
