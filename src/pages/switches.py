@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ FILE = f"{FOLDER}/analyses.parquet"
 def switches(root: Path, audit: Audit | None) -> dict[str, Any]:
     """{choices, reasons, claims}: by claim its choices, its analyses, and one line of results for each statement.
 
-    choices: by name its levels, all claims together. An analysis is a list of level numbers, in the order of the
+    choices: by name its levels, all claims together; those that most claims make first. An analysis is a list of level numbers, in the order of the
     claim's choices. A statement is [anchor, number of the rule's own analysis, one character of results for each
     analysis, {analysis: reason}]. Characters: + holds, - the opposite holds, 0 neither, 2 both, x no result, . not
     made. Analyses that do not count, for they are no other than an earlier one, are among them.
@@ -33,7 +34,8 @@ def switches(root: Path, audit: Audit | None) -> dict[str, Any]:
         return {"choices": {}, "reasons": [], "claims": {}}
     frame = read_frame(root, FILE)
     frame = frame.assign(item=frame["item"].fillna(""), taken=[json.loads(each) for each in frame["taken"]])
-    choices = levels_of(frame["taken"])
+    used = Counter(choice for _, rows in frame.groupby("claim") for choice in levels_of(rows["taken"]))
+    choices = dict(sorted(levels_of(frame["taken"]).items(), key=lambda pair: -used[pair[0]]))
     reasons = sorted({str(each) for each in frame["reason"].dropna()})
     by_claim = dict(list(frame.groupby("claim", sort=False)))
     claims = {

@@ -141,6 +141,8 @@ if (form) {
   form.addEventListener("input", () => { show(); remember(); });
   form.addEventListener("submit", event => event.preventDefault());
   form.querySelector("button.reset").addEventListener("click", () => { form.reset(); show(); remember(); });
+  const narrow = matchMedia("(max-width: 60rem)").matches;  // there the choices would push the list off the screen
+  form.querySelector("details.choose").open = !narrow || location.hash.includes("set-");
   if (location.hash.startsWith("#?")) { restore(); document.getElementById("statements").scrollIntoView(); }
   show();
 }
