@@ -25,10 +25,11 @@ FILE = f"{FOLDER}/analyses.parquet"
 def switches(root: Path, audit: Audit | None) -> dict[str, Any]:
     """{choices, reasons, claims}: by claim its choices, its analyses, and one line of results for each statement.
 
-    choices: by name its levels, all claims together; those that most claims make first. An analysis is a list of level numbers, in the order of the
-    claim's choices. A statement is [anchor, number of the rule's own analysis, one character of results for each
-    analysis, {analysis: reason}]. Characters: + holds, - the opposite holds, 0 neither, 2 both, x no result, . not
-    made. Analyses that do not count, for they are no other than an earlier one, are among them.
+    choices: by name its levels, all claims together; those that most claims make first. An analysis is a list of
+    level numbers, in the order of the claim's choices. A statement is [anchor, number of the rule's own analysis, one
+    character of results for each analysis, {analysis: reason}]. Characters: + holds, - the opposite holds, 0 neither,
+    2 both, x no result, . not made. Analyses that do not count, for they are no other than an earlier one, are among
+    them.
     """
     if audit is None:
         return {"choices": {}, "reasons": [], "claims": {}}
