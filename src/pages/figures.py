@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 
 from src.base import metrics
 from src.base.metrics import MARGIN, OWN, PUBLISHED
+from src.pages.choices import COUNTED, by_choice
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +35,14 @@ VERDICTS = {
     metrics.LINE_REJECTED: "line rejected",
     metrics.INCONCLUSIVE: "inconclusive",
 }
+
+RESULTS = {
+    "holds": ("holds", BLUE, None),
+    "neither": ("neither", "#d5d5d5", None),
+    "both": ("both hold", ORANGE, ".."),
+    "opposite": ("opposite holds", VERMILION, "//"),
+}
+"""What an analysis gives, from left to right: its label, colour and hatching."""
 
 PANEL_COLUMNS = 4
 STYLE = {
@@ -320,6 +329,28 @@ def _contrast_kind(rows: pd.DataFrame) -> pd.Series:
     return differs.map({True: "differs", False: "neither"}).mask(equivalent & ~differs, "equivalent")
 
 
+def choices(figure: Figure, rows: pd.DataFrame) -> tuple[Plot, str]:
+    """One bar a level of each choice: the share of analyses in which the claim holds, its opposite, neither, both."""
+    bars = [each for each in by_choice(rows) if any(each[name] for name in RESULTS)]
+    plot, axis = plt.subplots(figsize=(7.6, 0.3 * len(bars) + 1.2))
+    height = list(range(len(bars)))[::-1]
+    left = [0.0] * len(bars)
+    for name, (label, colour, hatch) in RESULTS.items():
+        wide = [each[name] / sum(each[n] for n in RESULTS) for each in bars]
+        if any(wide):
+            axis.barh(height, wide, left=left, color=colour, hatch=hatch, height=0.7, label=label, edgecolor="white")
+        left = [before + more for before, more in zip(left, wide, strict=True)]
+    axis.set_yticks(height, [f"{each['choice']}: {each['level']}" for each in bars])
+    axis.tick_params(axis="y", length=0, labelcolor="black")
+    axis.set_xlim(0, 1)
+    axis.set_xlabel("Share of the analyses that give a result")
+    plot.legend(loc="upper center", ncols=len(RESULTS), fontsize=8)
+    plot.tight_layout(rect=(0, 0, 1, 1 - 0.35 / plot.get_figheight()))
+    known = rows["outcome"].dropna()
+    counted = ", ".join(f"{label} in {int((known == COUNTED[name]).sum())}" for name, (label, _, _) in RESULTS.items())
+    return plot, f"Results of {len(known)} analyses by choice, one bar a level. Over all: {counted}."
+
+
 def power(figure: Figure, rows: pd.DataFrame) -> tuple[Plot, str]:
     """Points over chance that each task finds with 80 % power, against its number of examples."""
     plot, axis = plt.subplots(figsize=(7.6, 4.2))
@@ -395,6 +426,7 @@ KINDS: dict[str, Callable[[Figure, Any], tuple[Any, str]]] = {
     "overlap": overlap,
     "several": several,
     "forest": forest,
+    "choices": choices,
     "power": power,
     "shifts": shifts,
 }

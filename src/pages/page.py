@@ -211,7 +211,7 @@ def page_of(root: Path, made: Made) -> str:
             known=known,
             choice=lambda name: page["choices"].get(name, f"the choice of {name.replace('_', ' ')}"),
             switches=switches.switches(root, audit),
-            by_choice=switches.by_choice(root, audit),
+            by_choice=switches.results_by_choice(root, audit),
             tables=made.tables,
             html={name: page_table(rows, made.tables[name], known) for name, rows in html_rows.items()},
             rows={name: len(made.rows[name]) for name in made.tables},

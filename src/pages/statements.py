@@ -79,6 +79,7 @@ class Claim:
     marks: tuple[Mark, ...]  # one a statement, where the claim has several
     ends: tuple[str, str]
     centred: bool  # whether no effect lies in the middle of the marks' axis
+    unit: str  # what most of its numbers are
 
     @property
     def single(self) -> bool:
@@ -222,16 +223,24 @@ def _claim(name: str, rows: Sequence[Mapping[str, Any]], titles: Mapping[str, st
         for anchor, row in zip(anchors, rows, strict=True)
     )
     over = [over_reference(row) for row in rows]
-    ends = axis([{**row, "low": None, "high": None, "bar": None} for row in over], str(over[0]["unit"]))
+    unit = _commonest(str(row["unit"]) for row in over if not is_missing(row["value"]))
+    drawn = [row for row in over if str(row["unit"]) == unit]
+    ends = axis([{**row, "low": None, "high": None, "bar": None} for row in drawn], unit)
     return Claim(
         name=name,
         title=titles.get(name) or (capital(str(rows[0]["statement"])) if len(rows) == 1 else str(rows[0]["place"])),
         question=str(rows[0]["question"]),
         statements=statements,
-        marks=() if len(rows) == 1 else _marks(over, ends),
-        ends=_end_texts(str(over[0]["unit"]), ends),
+        marks=() if len(rows) == 1 else marks_of(drawn, ends),
+        ends=_end_texts(unit, ends),
         centred=ends[0] < 0,
+        unit=_commonest(str(row["unit"]) for row in rows if not is_missing(row["value"])),
     )
+
+
+def _commonest(values: Iterable[str]) -> str:
+    """The value that comes most often; "" of none."""
+    return next((value for value, _ in Counter(values).most_common(1)), "")
 
 
 def _anchors(claim: str, items: Sequence[str]) -> list[str]:
@@ -320,7 +329,7 @@ def strip_of(row: Mapping[str, Any], ends: tuple[float, float]) -> Strip:
     form = FORMS.get(row["unit"], FORMATS["signed"])
     parts = [
         value_text(row) or "no number",
-        "" if reference is None else f"no effect at {form(row['reference'])}",
+        "" if reference is None else f"no effect at {form(row['reference']) if row['reference'] else 0}",
         "" if bar is None else f"content-free answers at {form(row['bar'])}",
     ]
     return Strip(at, low, high, reference, bar, _end_texts(str(row["unit"]), ends), "; ".join(filter(None, parts)))
@@ -331,7 +340,7 @@ def _place(value: float, ends: tuple[float, float]) -> float:
     return round(EDGE + (100 - 2 * EDGE) * min(1.0, max(0.0, share)), 1)
 
 
-def _marks(rows: Sequence[Mapping[str, Any]], ends: tuple[float, float]) -> tuple[Mark, ...]:
+def marks_of(rows: Sequence[Mapping[str, Any]], ends: tuple[float, float]) -> tuple[Mark, ...]:
     """A mark for each row that has a number; one that would cover another stands a lane higher."""
     marks: list[Mark] = []
     for row in sorted((row for row in rows if not is_missing(row["value"])), key=lambda row: float(row["value"])):

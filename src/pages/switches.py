@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.base.frames import read_frame
 from src.base.verdict import BOTH, HOLDS, NEITHER, OPPOSITE
+from src.pages.choices import by_choice, levels_of
 from src.pages.statements import FOLDER, Audit
 from src.pages.tables import is_missing
 
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 OUTCOMES = {HOLDS: "+", NEITHER: "0", OPPOSITE: "-", BOTH: "2"}
-COUNTED = {"holds": HOLDS, "neither": NEITHER, "opposite": OPPOSITE, "both": BOTH}
 NO_RESULT, NOT_MADE = "x", "."
 FILE = f"{FOLDER}/analyses.parquet"
 
@@ -24,15 +25,18 @@ FILE = f"{FOLDER}/analyses.parquet"
 def switches(root: Path, audit: Audit | None) -> dict[str, Any]:
     """{choices, reasons, claims}: by claim its choices, its analyses, and one line of results for each statement.
 
-    choices: by name its levels, all claims together. An analysis is a list of level numbers, in the order of the
-    claim's choices. A statement is [anchor, number of the rule's own analysis, one character of results for each
-    analysis, {analysis: reason}]. Characters: + holds, - the opposite holds, 0 neither, 2 both, x no result, . not made.
+    choices: by name its levels, all claims together; those that most claims make first. An analysis is a list of
+    level numbers, in the order of the claim's choices. A statement is [anchor, number of the rule's own analysis, one
+    character of results for each analysis, {analysis: reason}]. Characters: + holds, - the opposite holds, 0 neither,
+    2 both, x no result, . not made. Analyses that do not count, for they are no other than an earlier one, are among
+    them.
     """
     if audit is None:
         return {"choices": {}, "reasons": [], "claims": {}}
     frame = read_frame(root, FILE)
     frame = frame.assign(item=frame["item"].fillna(""), taken=[json.loads(each) for each in frame["taken"]])
-    choices = _levels(frame["taken"])
+    used = Counter(choice for _, rows in frame.groupby("claim") for choice in levels_of(rows["taken"]))
+    choices = dict(sorted(levels_of(frame["taken"]).items(), key=lambda pair: -used[pair[0]]))
     reasons = sorted({str(each) for each in frame["reason"].dropna()})
     by_claim = dict(list(frame.groupby("claim", sort=False)))
     claims = {
@@ -45,19 +49,10 @@ def switches(root: Path, audit: Audit | None) -> dict[str, Any]:
     return {"choices": choices, "reasons": [each.replace("_", " ") for each in reasons], "claims": claims}
 
 
-def _levels(taken: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """By choice, every level that some analysis takes, in the order in which they come."""
-    found: dict[str, dict[str, None]] = {}
-    for each in taken:
-        for choice, level in each.items():
-            found.setdefault(choice, {})[str(level)] = None
-    return {choice: list(levels) for choice, levels in found.items()}
-
-
 def _claim(
     rows: pd.DataFrame, anchors: Mapping[str, str], choices: Mapping[str, Sequence[str]], reasons: Sequence[str]
 ) -> dict[str, Any]:
-    names = list(_levels(rows["taken"]))
+    names = list(levels_of(rows["taken"]))
     codes = [
         tuple(choices[name].index(str(each[name])) if name in each else -1 for name in names) for each in rows["taken"]
     ]
@@ -83,25 +78,9 @@ def _results(rows: pd.DataFrame, analyses: int, reasons: Sequence[str]) -> tuple
     return primary, "".join(results), why
 
 
-def by_choice(root: Path, audit: Audit | None) -> dict[str, list[dict[str, Any]]]:
-    """By claim, a row for each level of each choice: how many analyses give each result.
-
-    A claim without another analysis is left out, and so is a choice with one level.
-    """
+def results_by_choice(root: Path, audit: Audit | None) -> dict[str, list[dict[str, Any]]]:
+    """By claim what `by_choice` gives; a claim without another analysis is left out."""
     if audit is None:
         return {}
-    frame = read_frame(root, FILE)
-    found = {str(name): _choice_rows(rows) for name, rows in frame.groupby("claim", sort=False)}
+    found = {str(name): by_choice(rows) for name, rows in read_frame(root, FILE).groupby("claim", sort=False)}
     return {name: rows for name, rows in found.items() if rows}
-
-
-def _choice_rows(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    taken = [json.loads(each) for each in rows["taken"]]
-    lines = []
-    for choice, levels in _levels(taken).items():
-        for level in levels if len(levels) > 1 else ():
-            part = rows["outcome"][[str(each.get(choice)) == level for each in taken]]
-            counts = {name: int((part == value).sum()) for name, value in COUNTED.items()}
-            words = {"choice": choice.replace("_", " "), "level": level.replace("_", " ")}
-            lines.append({**words, **counts, "none": int(part.isna().sum())})
-    return lines

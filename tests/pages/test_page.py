@@ -139,7 +139,9 @@ def test_links_lead_somewhere(browser: Browser, page: Path) -> None:
     jumps = browser.run('[...document.querySelectorAll("[data-go]")].map(each => each.dataset.go)')
     ids = set(browser.run('[...document.querySelectorAll("[id]")].map(each => each.id)'))
     assert jumps
-    assert {link[1:] for link in [*links, *jumps] if link.startswith("#")} <= ids
+    assert {link[1:] for link in [*links, *jumps] if link.startswith("#") and link[1] != "?"} <= ids
+    states = {link for link in links if link.startswith("#?")}
+    assert states == {f"#?question={question}" for question in {row[1] for row in ROWS if row[2]}}
     assert [link for link in links if not link.startswith("#") and not (page.parent / link).is_file()] == []
 
 
@@ -247,6 +249,14 @@ def test_the_address_keeps_filters_and_choices(browser: Browser, page: Path) -> 
     assert browser.run("location.hash") == ""
 
 
+def test_a_link_shows_the_statements_of_a_question(browser: Browser, page: Path) -> None:
+    browser.open(page, 1400)
+    browser.run(
+        """document.querySelector('a[href="#?question=RQ4"]').click(); new Promise(done => setTimeout(done, 200))"""
+    )
+    assert browser.run(SHOWN) == [row for row in ROWS if row[1] == "RQ4"]
+
+
 def test_an_unknown_state_in_the_address_shows_everything(browser: Browser, page: Path) -> None:
     browser.open(page, 1400, "#?word=nonsense&set-bar=nonsense&other=1")
     assert browser.run(SHOWN) == ROWS
@@ -285,6 +295,8 @@ def test_either_theme_can_be_read(browser: Browser, page: Path, scheme: str) -> 
         text = brightness(browser, selector)[0]
         high, low = max(text, ground), min(text, ground)
         assert (high + 0.05) / (low + 0.05) >= 4.5, selector
+    plain = browser.run('getComputedStyle(document.querySelector("svg.plot text:not([style*=fill])")).fill')
+    assert plain == browser.run("getComputedStyle(document.body).color")
 
 
 def test_the_theme_can_be_switched_and_is_kept(browser: Browser, page: Path) -> None:

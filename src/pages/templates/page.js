@@ -61,7 +61,7 @@ addEventListener("afterprint", () => closed.forEach(each => { each.open = false;
 // Filters and switches. The state is in the address, behind "#?".
 const form = document.querySelector("form.panel");
 const data = JSON.parse(document.getElementById("switches").textContent);
-const words = { "+": "holds", "-": "opposite holds", "0": "neither", "2": "both hold", "x": "no result", ".": "not computed" };
+const words = { "+": "holds", "-": "opposite holds", "0": "neither", "2": "both hold", "x": "no result", ".": "not made together" };
 const statements = all("li.statement").map(item => ({ item, text: item.textContent.toLowerCase(), now: item.querySelector(".now") }));
 const byId = new Map(statements.map(each => [each.item.id, each]));
 for (const claim of Object.values(data.claims)) {
@@ -141,10 +141,15 @@ if (form) {
   form.addEventListener("input", () => { show(); remember(); });
   form.addEventListener("submit", event => event.preventDefault());
   form.querySelector("button.reset").addEventListener("click", () => { form.reset(); show(); remember(); });
+  const narrow = matchMedia("(max-width: 60rem)").matches;  // there the choices would push the list off the screen
+  form.querySelector("details.choose").open = !narrow || location.hash.includes("set-");
   if (location.hash.startsWith("#?")) { restore(); document.getElementById("statements").scrollIntoView(); }
   show();
 }
 addEventListener("hashchange", () => {
-  if (form && location.hash.startsWith("#?")) { restore(); show(); } else openTarget();
+  if (!form || !location.hash.startsWith("#?")) { openTarget(); return; }
+  restore();
+  show();
+  document.getElementById("statements").scrollIntoView();
 });
 openTarget();
