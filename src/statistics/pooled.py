@@ -52,8 +52,6 @@ PROMPTS = {"closed": -0.5, "closed_adv": 0.5}
 PLAIN = "closed"
 """The format of Table 2, in which RQ1 to RQ3 are asked."""
 
-ACTING = (metrics.GATE_ZERO, metrics.GATE_CONSTANT, metrics.GATE_EXEMPLARS)
-"""Gates that act on every metric (docs/statistics.md). GATE_EXACT_ABOVE acts on BERTScore accuracy alone."""
 ON_FLOOR = 0.05
 """A cell is on the floor where a guesser gets as few or fewer right with a probability below this."""
 TOO_MANY = 0.5
@@ -107,7 +105,7 @@ def pooled(cells: pd.DataFrame, table1: Sequence[Mapping[str, Any]], seed: int) 
             variances = posterior.variances
             fitted = Fitted(seen, asked, posterior)
         parts.append(pd.DataFrame(estimates(fitted, table1, seed)).assign(gates_act=gates_act, cells=len(seen)))
-    out = pd.concat(parts, ignore_index=True).reindex(columns=list(COLUMNS))
+    out = pd.concat(parts, ignore_index=True).reindex(columns=list(COLUMNS)).astype({"note": object})
     numbers = ["estimate", "low", "high", "prob_positive", "points", "points_low", "points_high"]
     out[numbers] = out[numbers].astype(float).map(lambda value: float(f"{value:.4g}"))
     return out
@@ -145,10 +143,7 @@ def coded(cells: pd.DataFrame) -> pd.DataFrame:
 
 def comparable(rows: pd.DataFrame, gates_act: bool) -> pd.Series:
     """Which coded cells stay: not on the floor, no acting gate, and most tasks of the model and condition stay too."""
-    names = [set(str(each).split(";")) for each in rows["gates"]]
-    failed = pd.Series([bool(each & set(ACTING)) for each in names], rows.index, dtype=bool)
-    above = pd.Series([metrics.GATE_EXACT_ABOVE in each for each in names], rows.index, dtype=bool)
-    failed |= above & (rows["metric"] == metrics.BERT)
+    failed = rows["gates"].map(metrics.acting)
     leaves = (rows["p_fewer"] < ON_FLOOR) | (failed & gates_act)
     share = leaves.groupby([rows["model"], rows["prompt"], rows["few"]]).transform("mean")
     return ~leaves & (share < TOO_MANY)
@@ -161,9 +156,11 @@ def estimates(fitted: Fitted | None, table1: Sequence[Mapping[str, Any]], seed: 
     return [*rq1(fitted), *rq2(fitted, seed), *rq3(fitted), *rq4(fitted, pairs_of(table1))]
 
 
-def null(question: str, estimate_of: str, item: str = "", note: str = "", scale: str = "logit") -> dict[str, Any]:
+def null(
+    question: str, estimate_of: str, item: str = "", note: str | None = None, scale: str = "logit"
+) -> dict[str, Any]:
     """A row without a number."""
-    return {"question": question, "estimate_of": estimate_of, "item": item, "scale": scale, "note": note or None}
+    return {"question": question, "estimate_of": estimate_of, "item": item, "scale": scale, "note": note}
 
 
 def points_at(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -269,7 +266,7 @@ def rq2(fitted: Fitted, seed: int) -> list[dict[str, Any]]:
     ]
     mean, covariance = fitted.posterior.at(points_at(points))
     root = np.linalg.cholesky(covariance + 1e-9 * np.eye(len(mean)))
-    draws = mean + np.random.default_rng(seed).standard_interval((DRAWS, len(mean))) @ root.T
+    draws = mean + np.random.default_rng(seed).standard_normal((DRAWS, len(mean))) @ root.T
     tuned_zero, base_few, base_zero = np.split(draws, 3, axis=1)
     few, zero = correlation(tuned_zero, base_few), correlation(tuned_zero, base_zero)
     return [
@@ -325,8 +322,11 @@ def rq4(fitted: Fitted, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]
         return [null("RQ4", name, note="needs base and tuned models, zero-shot and few-shot, in one format")]
     out = []
     for item, these in (("", formats), *((each, [each]) for each in formats)):
-        points = [{**row, "format": PROMPTS[prompt]} for prompt in these for row in four]
-        found = contrast(fitted, points, [weight / len(these) for _ in these for weight in FEW_LESS_ZERO])
+        found = contrast(
+            fitted,
+            [{**row, "format": PROMPTS[prompt]} for prompt in these for row in four],
+            [weight / len(these) for _ in these for weight in FEW_LESS_ZERO],
+        )
         out.append({**null("RQ4", name, item), **interval(*found, at_mean(fitted), df)})
     sizes = fitted.asked.groupby("model")["size"].first()
     for (base, tuned), prompt in product(pairs, PROMPTS):
@@ -336,7 +336,7 @@ def rq4(fitted: Fitted, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]
         if not {(model, prompt, row["few"]) for model, row in zip(models, four, strict=True)} <= asked:
             out.append(null("RQ4", name, item, "one of the four conditions has no cell that can be compared"))
             continue
-        points = [
+        points: list[dict[str, Any]] = [
             {**row, "format": PROMPTS[prompt], "model": model, "size": sizes[model]}
             for model, row in zip(models, four, strict=True)
         ]
