@@ -234,6 +234,7 @@ def rq1(fitted: Fitted) -> list[dict[str, Any]]:
         above = interval(
             *contrast(fitted, [row, line], [1, -1]),
             lambda value, top=top: float(expit(top) - expit(top - value)),  # type: ignore[misc]
+            fitted.df("model"),
         )
         out += [{**null("RQ1", name, row["task"]), **found} for name, found in zip(names, (skill, above), strict=True)]
     mean_above = interval(
