@@ -246,7 +246,9 @@ def rq1(fitted: Fitted) -> list[dict[str, Any]]:
 def rq2(fitted: Fitted, seed: int) -> list[dict[str, Any]]:
     """Correlation over tasks of tuned zero-shot skill with base few-shot skill, and with base zero-shot skill.
 
-    Plain format, mean size, a model at the line. Median and quantiles of `DRAWS` draws of the posterior.
+    Plain format, mean size, a model at the line. Median and quantiles of `DRAWS` draws of the posterior. To Fisher's z
+    of a draw comes the normal error with variance 1 / (tasks - 3), since the tasks stand for others. The difference of
+    the two is that of these tasks.
     """
     names = (
         "correlation over tasks: tuned zero-shot with base few-shot",
@@ -257,8 +259,8 @@ def rq2(fitted: Fitted, seed: int) -> list[dict[str, Any]]:
     tasks = rows.drop_duplicates("task")
     combinations = ((0.5, -0.5), (-0.5, 0.5), (-0.5, -0.5))
     missing = [each for each in combinations if not ((rows["tuned"] == each[0]) & (rows["few"] == each[1])).any()]
-    if missing or len(tasks) < FEWEST or PLAIN not in set(rows["prompt"]):
-        note = "needs tuned zero-shot, base few-shot and base zero-shot cells of three tasks"
+    if missing or len(tasks) <= FEWEST or PLAIN not in set(rows["prompt"]):
+        note = "needs tuned zero-shot, base few-shot and base zero-shot cells of four tasks"
         return [null("RQ2", name, note=note, scale="correlation") for name in names]
     points = [
         {"task": row.task, "memorisable": row.memorisable, "format": PROMPTS[PLAIN], "tuned": tuned, "few": few}
@@ -267,12 +269,15 @@ def rq2(fitted: Fitted, seed: int) -> list[dict[str, Any]]:
     ]
     mean, covariance = fitted.posterior.at(points_at(points))
     root = np.linalg.cholesky(covariance + 1e-9 * np.eye(len(mean)))
-    draws = mean + np.random.default_rng(seed).standard_normal((DRAWS, len(mean))) @ root.T
+    rng = np.random.default_rng(seed)
+    draws = mean + rng.standard_normal((DRAWS, len(mean))) @ root.T
     tuned_zero, base_few, base_zero = np.split(draws, 3, axis=1)
     few, zero = correlation(tuned_zero, base_few), correlation(tuned_zero, base_zero)
+    other_tasks = rng.standard_normal(DRAWS) / np.sqrt(len(tasks) - 3)
+    sampled = (np.tanh(np.arctanh(each) + other_tasks) for each in (few, zero))
     return [
         {**null("RQ2", name, scale="correlation"), **of_draws(values)}
-        for name, values in zip(names, (few, zero, few - zero), strict=True)
+        for name, values in zip(names, (*sampled, few - zero), strict=True)
     ]
 
 

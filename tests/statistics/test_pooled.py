@@ -76,6 +76,17 @@ def test_a_planted_slope_of_memorisable_is_found():
     assert row["low"] > 0
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_correlation_over_tasks_is_that_of_the_true_skills(seed):
+    cells = grid(seed, tasks=14, level=1.6)
+    plain = cells[cells["prompt"] == "closed"].groupby(["tuned", "shots", "task"])["line"].mean()
+    rows = found(cells, "RQ2")
+    for row, (shots, name) in zip(rows.itertuples(), ((5, "few-shot"), (0, "zero-shot")), strict=False):
+        truth = np.corrcoef(plain[True, 0], plain[False, shots])[0, 1]
+        assert row.estimate_of.endswith(name)
+        assert row.low < truth < row.high
+
+
 def coverage(seeds: range) -> pd.Series:
     """Share of the 95 % intervals that hold the truth, by what is estimated."""
     hits: dict[str, list[bool]] = {name: [] for name in ("skill", "jump", "interaction", "slope")}
