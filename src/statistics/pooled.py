@@ -3,7 +3,7 @@
 A cell is a task, a model, a prompt format, and zero or few exemplars. Its k = accuracy x n of n right (unrounded) are
 seen as the empirical logit log((k + 1/2) / (n - k + 1/2)), which is normal with the known variance
 1 / (k + 1/2) + 1 / (n - k + 1/2) around the cell's logit (Gart and Zweifel 1967, Biometrika 54, 181). That stands for
-the binomial likelihood: no n is small, and a cell at 0 weighs almost nothing.
+the binomial likelihood: a published cell has 29 examples or more, and one at 0 weighs almost nothing.
 
 The logit of chance is an offset. So the modelled value is the log odds ratio against a guesser: 0 at chance, and
 negative below it. (A model of (accuracy - chance) / (1 - chance) has no place for a cell below chance.)
