@@ -148,8 +148,8 @@ def fit(points: pd.DataFrame, y: Array, noise: Array, terms: Terms, variances: A
 
 
 def search(objective: Callable[[Array], Any], start: Array, bounds: Sequence[Any]) -> tuple[Array, float]:
-    """The optimizer that scikit-learn calls: L-BFGS-B to a gradient of .005, far below the rounding of `fit`."""
+    """The optimizer that scikit-learn calls: L-BFGS-B to a gradient of .01, far below the rounding of `fit`."""
     found = minimize(
-        objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"gtol": 5e-3, "ftol": 1e-12}
+        objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"gtol": 1e-2, "ftol": 1e-12}
     )
     return np.asarray(found.x), float(found.fun)

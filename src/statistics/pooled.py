@@ -3,7 +3,7 @@
 A cell is a task, a model, a prompt format, and zero or few exemplars. Its k = accuracy x n of n right (unrounded) are
 seen as the empirical logit log((k + 1/2) / (n - k + 1/2)), which is normal with the known variance
 1 / (k + 1/2) + 1 / (n - k + 1/2) around the cell's logit (Gart and Zweifel 1967, Biometrika 54, 181). That stands for
-the binomial likelihood: no n is small, and a cell at 0 weighs almost nothing.
+the binomial likelihood: a published cell has 29 examples or more, and one at 0 weighs almost nothing.
 
 The logit of chance is an offset. So the modelled value is the log odds ratio against a guesser: 0 at chance, and
 negative below it. (A model of (accuracy - chance) / (1 - chance) has no place for a cell below chance.)
@@ -52,8 +52,6 @@ PROMPTS = {"closed": -0.5, "closed_adv": 0.5}
 PLAIN = "closed"
 """The format of Table 2, in which RQ1 to RQ3 are asked."""
 
-ACTING = (metrics.GATE_ZERO, metrics.GATE_CONSTANT, metrics.GATE_EXEMPLARS)
-"""Gates that act on every metric (docs/statistics.md). GATE_EXACT_ABOVE acts on BERTScore accuracy alone."""
 ON_FLOOR = 0.05
 """A cell is on the floor where a guesser gets as few or fewer right with a probability below this."""
 TOO_MANY = 0.5
@@ -107,7 +105,7 @@ def pooled(cells: pd.DataFrame, table1: Sequence[Mapping[str, Any]], seed: int) 
             variances = posterior.variances
             fitted = Fitted(seen, asked, posterior)
         parts.append(pd.DataFrame(estimates(fitted, table1, seed)).assign(gates_act=gates_act, cells=len(seen)))
-    out = pd.concat(parts, ignore_index=True).reindex(columns=list(COLUMNS))
+    out = pd.concat(parts, ignore_index=True).reindex(columns=list(COLUMNS)).astype({"note": object})
     numbers = ["estimate", "low", "high", "prob_positive", "points", "points_low", "points_high"]
     out[numbers] = out[numbers].astype(float).map(lambda value: float(f"{value:.4g}"))
     return out
@@ -145,10 +143,7 @@ def coded(cells: pd.DataFrame) -> pd.DataFrame:
 
 def comparable(rows: pd.DataFrame, gates_act: bool) -> pd.Series:
     """Which coded cells stay: not on the floor, no acting gate, and most tasks of the model and condition stay too."""
-    names = [set(str(each).split(";")) for each in rows["gates"]]
-    failed = pd.Series([bool(each & set(ACTING)) for each in names], rows.index, dtype=bool)
-    above = pd.Series([metrics.GATE_EXACT_ABOVE in each for each in names], rows.index, dtype=bool)
-    failed |= above & (rows["metric"] == metrics.BERT)
+    failed = rows["gates"].map(metrics.acting)
     leaves = (rows["p_fewer"] < ON_FLOOR) | (failed & gates_act)
     share = leaves.groupby([rows["model"], rows["prompt"], rows["few"]]).transform("mean")
     return ~leaves & (share < TOO_MANY)
@@ -161,9 +156,11 @@ def estimates(fitted: Fitted | None, table1: Sequence[Mapping[str, Any]], seed: 
     return [*rq1(fitted), *rq2(fitted, seed), *rq3(fitted), *rq4(fitted, pairs_of(table1))]
 
 
-def null(question: str, estimate_of: str, item: str = "", note: str = "", scale: str = "logit") -> dict[str, Any]:
+def null(
+    question: str, estimate_of: str, item: str = "", note: str | None = None, scale: str = "logit"
+) -> dict[str, Any]:
     """A row without a number."""
-    return {"question": question, "estimate_of": estimate_of, "item": item, "scale": scale, "note": note or None}
+    return {"question": question, "estimate_of": estimate_of, "item": item, "scale": scale, "note": note}
 
 
 def points_at(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -237,6 +234,7 @@ def rq1(fitted: Fitted) -> list[dict[str, Any]]:
         above = interval(
             *contrast(fitted, [row, line], [1, -1]),
             lambda value, top=top: float(expit(top) - expit(top - value)),  # type: ignore[misc]
+            fitted.df("model"),
         )
         out += [{**null("RQ1", name, row["task"]), **found} for name, found in zip(names, (skill, above), strict=True)]
     mean_above = interval(
@@ -248,7 +246,9 @@ def rq1(fitted: Fitted) -> list[dict[str, Any]]:
 def rq2(fitted: Fitted, seed: int) -> list[dict[str, Any]]:
     """Correlation over tasks of tuned zero-shot skill with base few-shot skill, and with base zero-shot skill.
 
-    Plain format, mean size, a model at the line. Median and quantiles of `DRAWS` draws of the posterior.
+    Plain format, mean size, a model at the line. Median and quantiles of `DRAWS` draws of the posterior. To Fisher's z
+    of a draw comes the normal error with variance 1 / (tasks - 3), since the tasks stand for others. The difference of
+    the two is that of these tasks.
     """
     names = (
         "correlation over tasks: tuned zero-shot with base few-shot",
@@ -259,8 +259,8 @@ def rq2(fitted: Fitted, seed: int) -> list[dict[str, Any]]:
     tasks = rows.drop_duplicates("task")
     combinations = ((0.5, -0.5), (-0.5, 0.5), (-0.5, -0.5))
     missing = [each for each in combinations if not ((rows["tuned"] == each[0]) & (rows["few"] == each[1])).any()]
-    if missing or len(tasks) < FEWEST or PLAIN not in set(rows["prompt"]):
-        note = "needs tuned zero-shot, base few-shot and base zero-shot cells of three tasks"
+    if missing or len(tasks) <= FEWEST or PLAIN not in set(rows["prompt"]):
+        note = "needs tuned zero-shot, base few-shot and base zero-shot cells of four tasks"
         return [null("RQ2", name, note=note, scale="correlation") for name in names]
     points = [
         {"task": row.task, "memorisable": row.memorisable, "format": PROMPTS[PLAIN], "tuned": tuned, "few": few}
@@ -269,12 +269,15 @@ def rq2(fitted: Fitted, seed: int) -> list[dict[str, Any]]:
     ]
     mean, covariance = fitted.posterior.at(points_at(points))
     root = np.linalg.cholesky(covariance + 1e-9 * np.eye(len(mean)))
-    draws = mean + np.random.default_rng(seed).standard_normal((DRAWS, len(mean))) @ root.T
+    rng = np.random.default_rng(seed)
+    draws = mean + rng.standard_normal((DRAWS, len(mean))) @ root.T
     tuned_zero, base_few, base_zero = np.split(draws, 3, axis=1)
     few, zero = correlation(tuned_zero, base_few), correlation(tuned_zero, base_zero)
+    other_tasks = rng.standard_normal(DRAWS) / np.sqrt(len(tasks) - 3)
+    sampled = (np.tanh(np.arctanh(each) + other_tasks) for each in (few, zero))
     return [
         {**null("RQ2", name, scale="correlation"), **of_draws(values)}
-        for name, values in zip(names, (few, zero, few - zero), strict=True)
+        for name, values in zip(names, (*sampled, few - zero), strict=True)
     ]
 
 
@@ -325,8 +328,11 @@ def rq4(fitted: Fitted, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]
         return [null("RQ4", name, note="needs base and tuned models, zero-shot and few-shot, in one format")]
     out = []
     for item, these in (("", formats), *((each, [each]) for each in formats)):
-        points = [{**row, "format": PROMPTS[prompt]} for prompt in these for row in four]
-        found = contrast(fitted, points, [weight / len(these) for _ in these for weight in FEW_LESS_ZERO])
+        found = contrast(
+            fitted,
+            [{**row, "format": PROMPTS[prompt]} for prompt in these for row in four],
+            [weight / len(these) for _ in these for weight in FEW_LESS_ZERO],
+        )
         out.append({**null("RQ4", name, item), **interval(*found, at_mean(fitted), df)})
     sizes = fitted.asked.groupby("model")["size"].first()
     for (base, tuned), prompt in product(pairs, PROMPTS):
@@ -336,7 +342,7 @@ def rq4(fitted: Fitted, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]
         if not {(model, prompt, row["few"]) for model, row in zip(models, four, strict=True)} <= asked:
             out.append(null("RQ4", name, item, "one of the four conditions has no cell that can be compared"))
             continue
-        points = [
+        points: list[dict[str, Any]] = [
             {**row, "format": PROMPTS[prompt], "model": model, "size": sizes[model]}
             for model, row in zip(models, four, strict=True)
         ]
