@@ -32,8 +32,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src import collect, release, report, run, stats
-from src.audit import audit_frames
+from src import audit, collect, release, report, run, stats
 from src.base import grid
 from src.base.errors import UserError
 from src.base.files import ROOT
@@ -196,10 +195,7 @@ def recomputed_tables(root: Path) -> dict[str, str]:
     Writes data/stats and data/audit there. What data/fidelity holds is taken as it is.
     """
     stats.run(root)
-    audit, curves = audit_frames(root, float(grid.params(root / "params.yaml")["alpha"]))
-    (root / "data/audit").mkdir(exist_ok=True)
-    for name, frame in {"audit": audit, "specifications": curves}.items():
-        frame.to_parquet(root / f"data/audit/{name}.parquet", index=False)
+    audit.write(audit.audit_frames(root, float(grid.params(root / "params.yaml")["alpha"])), root)
     tables = [t for t in load_tables(root) if "*" in t.frame or (root / t.frame.partition("#")[0]).exists()]
     return {t.name: to_csv(rows_of(root, t), t) for t in tables if not t.quotes_data}
 

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "cell": ("base", "question", "source", "engine", "scoring"),
     "lab": ("base", "question", "source", "engine", "scoring", "cell"),
     "statistics": ("base", "question"),
+    "judgement": ("base", "statistics"),
     "pages": ("base",),
 }
 """Each folder of src/ and the folders it may import. A command (a .py directly in src/) may import every folder."""
@@ -30,8 +31,8 @@ DOORS = {
     "torch": {"engine", "scoring.bertscore", "source.weights"},
     "transformers": {"engine", "scoring.bertscore", "source.weights"},
     "mlflow": {"lab.runs"},
-    "pingouin": {"statistics"},
-    "statsmodels": {"statistics", "lab.progress"},
+    "pingouin": {"statistics", "judgement"},
+    "statsmodels": {"statistics", "judgement", "lab.progress"},
     "matplotlib": {"pages.figures", "lab.facts"},
     "bert_score": {"scoring.bertscore"},
     "hydra": {"base.conf", "base.grid", "lab.progress", "run"},

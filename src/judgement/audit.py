@@ -12,6 +12,8 @@ import pandas as pd
 from src.base.verdict import NO_NUMBER, NOT_COMPARABLE, word_counts
 from src.judgement.claims import Claim, written
 from src.judgement.family import HOLM, Family
+from src.judgement.joint import COLUMNS as JOINT
+from src.judgement.joint import joint
 from src.judgement.rows import Words, analyses, flipping_tasks, flips, judged
 from src.judgement.scores import NO_CHANCE, Scores
 from src.judgement.word import family_word
@@ -35,19 +37,23 @@ INFERENCE = (
 
 
 def frames(claims: Sequence[Claim], scores: Scores, pooled: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """audit, analyses and inferences. pooled: the estimates of the hierarchical model (data/stats/pooled.parquet)."""
+    """audit, analyses, inferences and joint. pooled: the estimates of the hierarchical model (data/stats/pooled.parquet)."""
     statements: list[dict[str, Any]] = []
     every: list[dict[str, Any]] = []
+    together: list[dict[str, Any] | None] = []
     for claim in claims:
         families = claim.families(scores)
         found = analyses(families, scores.alpha)
         every += [{"claim": claim.name, **row} for row in found]
         statements += rows(claim, families, found, scores, pooled)
+        if claim.permuted:
+            together.append(joint(claim.name, claim.permuted, families, scores.alpha, scores.setting.seed))
     audit = pd.DataFrame(statements, columns=list(STATEMENT))
     return {
         "audit": audit,
         "analyses": pd.DataFrame(every, columns=list(ANALYSIS)),
-        "inferences": inferences(audit, claims),
+        "inferences": inferences(audit),
+        "joint": pd.DataFrame([each for each in together if each], columns=list(JOINT)),
     }
 
 
@@ -60,7 +66,9 @@ def rows(
     for rule in rules:
         for item in rule.items:
             of_item = [row for row in found if row["item"] == item]
-            out.append(_row(claim, rule, [each for each in families if item in each.items], item, of_item, scores, pooled))
+            out.append(
+                _row(claim, rule, [each for each in families if item in each.items], item, of_item, scores, pooled)
+            )
     return out
 
 
@@ -78,7 +86,11 @@ def _row(
     knows |= {"item": item, "claim": claim.name, "prompt": item.rpartition(", ")[2]}
     knows |= _sides(this, up) | effects(rule, item) | dict(rule.facts(item) if rule.facts and not rule.some else {})
     beside = _pooled(claim, item, rule, scores, pooled, knows)
-    power = dict(rule.power(item, max(rule.tests, 1))) if rule.power and not rule.some and this["outcome"] is not None else {}
+    power = (
+        dict(rule.power(item, max(rule.tests, 1)))
+        if rule.power and not rule.some and this["outcome"] is not None
+        else {}
+    )
     turned = _flips(claim, families, item, result["word"], knows, scores.alpha)
     shown = {name: this[name] for name in ("value", "low", "high", "p_for", "p_against", "n")}
     if claim.unit == "count":
@@ -125,7 +137,11 @@ def effects(rule: Family, item: str) -> dict[str, float]:
     from src.judgement.family import corrected
 
     at, arrays = rule.rows.index.get_loc(item), corrected(rule.arrays, rule.correction)
-    return {"p_effect": float(arrays["effect"][at]), "p_small": float(arrays["small"][at]), "sign": float(arrays["sign"][at])}
+    return {
+        "p_effect": float(arrays["effect"][at]),
+        "p_small": float(arrays["small"][at]),
+        "sign": float(arrays["sign"][at]),
+    }
 
 
 def _pooled(
@@ -174,14 +190,18 @@ def _flips(
 
     found = flips(words)
     parts = [f"{number(s):.{moves['digits']}f} {moves['of']} would make it “{words.at(s)}”" for s in found]
-    text = f"{'; '.join(parts)} (it is {now:.{moves['digits']}f})." if parts else f"No number of {moves['of']} changes the word."
+    text = (
+        f"{'; '.join(parts)} (it is {now:.{moves['digits']}f})."
+        if parts
+        else f"No number of {moves['of']} changes the word."
+    )
     if moves["digits"]:
         text = text.replace("No number of", "No")
     ends = {("flip_low" if s < 0 else "flip_high"): number(s) for s in found}
     return {"flip": text, **ends}
 
 
-def inferences(audit: pd.DataFrame, claims: Sequence[Claim]) -> pd.DataFrame:
+def inferences(audit: pd.DataFrame) -> pd.DataFrame:
     """One row (INFERENCE) for each independent inference, with the words of its rows."""
     out = []
     for name, part in audit.groupby("inference", sort=False):
@@ -199,7 +219,9 @@ def _place(part: pd.DataFrame) -> str:
     """Where the statements of an inference stand, or the one thing that they are about."""
     items = part["item"].unique()
     if len(items) == 1 and items[0]:
-        return f"Table 2 on {items[0].replace('_', ' ')}" if part["place"].str.startswith("Table 2").all() else str(items[0])
+        return (
+            f"Table 2 on {items[0].replace('_', ' ')}"
+            if part["place"].str.startswith("Table 2").all()
+            else str(items[0])
+        )
     return str(re.split(r"[:,]", part["place"].iloc[0])[0])
-
-

@@ -57,6 +57,7 @@ class Claim:
     corrected: str = ""  # what Holm goes over, after "Holm over 21"
     detectable_of: str = ""  # what `detectable` is
     moves: Mapping[str, Any] | None = None  # what flips count: {of, from, by, digits}
+    permuted: str | None = None  # what a joint test permutes, in words; no test without it
     pooled: str | None = None  # the estimate of the hierarchical model beside it: `estimate_of` in frame pooled
     reply: str | None = None  # what an author answers
 

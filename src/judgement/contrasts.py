@@ -66,11 +66,14 @@ class Differences:
     values: pd.Series
     left_out: Mapping[str, str]
 
+    def kept(self, gates: str) -> pd.Series:
+        """The differences of the tasks that count."""
+        return self.values.drop(index=list(self.left_out)) if gates == OUT else self.values
+
     @cache  # noqa: B019 - the differences live as long as the command
     def row(self, test: str, gates: str, shift: float = 0.0) -> dict[str, Any]:
         """ROW of the mean difference; shift: added to each difference."""
-        kept = self.values.drop(index=list(self.left_out)) if gates == OUT else self.values
-        d, all_tasks = kept.to_numpy(dtype=float) + shift, len(self.values)
+        d, all_tasks = self.kept(gates).to_numpy(dtype=float) + shift, len(self.values)
         if gates == OUT and 2 * len(self.left_out) >= all_tasks:
             reasons = pd.Series(self.left_out).value_counts()
             return {"n": len(d), "reason": f"{len(self.left_out)} of {all_tasks} tasks left: " + "; ".join(
@@ -85,7 +88,7 @@ class Differences:
 
     def power(self, tests: int, alpha: float) -> dict[str, float]:
         """The mean difference found with 80 % power, and the power at two others: paired t at alpha / tests."""
-        d = self.values.drop(index=list(self.left_out)).to_numpy(dtype=float)
+        d = self.kept(OUT).to_numpy(dtype=float)
         at = np.linspace(0, 1, 1001)
         n, sd = len(d), float(d.std(ddof=1))
         if n < FEWEST or not sd:
@@ -133,6 +136,10 @@ def families(
             rule=rule and (test, words, gates) == ("paired t", "Holm", OUT), moved=moved if rule else None,
             shown=tuple(name for name in shown if gates == OUT or found[back(name)].left_out),
             power=lambda item, tests: found[back(item)].power(tests, alpha),
+            null=(lambda draws, gates=gates: {
+                name: draws.signed(found[back(name)].kept(gates)) for name in shown if len(found[back(name)].kept(gates))
+            }) if test == "paired t" and method == CORRECTIONS["Holm"] else None,
+            tasks=tuple(sorted({task for each in found.values() for task in each.values.index})),
             facts=lambda item: {
                 "left_out": len(found[back(item)].left_out),
                 "all_tasks": len(found[back(item)].values),
@@ -163,5 +170,3 @@ def exemplars(scores: Scores, model: str, *, up: bool) -> Iterator[Family]:
         found = {m: d for m, d in each.items() if d}
         taken, rule = {"prompt": prompt, "metric": metric}, (prompt, metric) == VIEWS[0]
         yield from families(found, up, ("",), taken, scores.alpha, rule=rule, named={model: ""})
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 
 from src.base.metrics import EXACT as EXACT_MATCH
 from src.judgement.family import CORRECTIONS, Family, frame_of
+from src.judgement.joint import Null, rank_correlations
 from src.judgement.scores import CLOSED, PROMPTS, Scores, failed, on_the_floor
 from src.statistics.factorial import skill
 from src.statistics.power import mirage
@@ -46,16 +48,20 @@ def memorisable(scores: Scores) -> Iterator[Family]:
         def without(task: str, pairs: pd.DataFrame = pairs) -> pd.DataFrame:
             return frame_of({"": correlated(pairs.drop(index=task, errors="ignore"), scores.setting.seed)})
 
+        def null(draws: Null, pairs: pd.DataFrame = pairs) -> dict[str, Any]:
+            return {"": rank_correlations(draws.permuted(pairs["x"]), pairs["y"].to_numpy())}
+
         yield Family(
-            taken={"prompt": prompt, "skill": how, "tasks": which}, shown=("",), without=without,
+            taken={"prompt": prompt, "skill": how, "tasks": which}, shown=("",), without=without, null=null,
             rule=(prompt, how, which) == (CLOSED, next(iter(SKILLS)), next(iter(TASKS))),
             rows=frame_of({"": correlated(pairs, scores.setting.seed)}), tasks=tuple(pairs.index),
-            power=lambda _, tests, n=len(pairs), rho=_rho(pairs, scores.setting.seed): power(n, rho, scores.alpha),
+            power=partial(_power, pairs, scores),
         )  # fmt: skip
 
 
-def _rho(pairs: pd.DataFrame, seed: int) -> float:
-    return rank_correlation(pairs["x"], pairs["y"], seed)[0]
+def _power(pairs: pd.DataFrame, scores: Scores, _: str, tests: int) -> dict[str, float]:
+    rho = rank_correlation(pairs["x"], pairs["y"], scores.setting.seed)[0]
+    return power(len(pairs), rho, scores.alpha / tests)
 
 
 def correlated(pairs: pd.DataFrame, seed: int, kind: str = "spearman") -> dict[str, Any]:
@@ -89,5 +95,5 @@ def metrics_agree(scores: Scores) -> Iterator[Family]:
         yield Family(
             taken={"correlation": kind.capitalize(), "correction": words}, rows=frame_of(rows), correction=method,
             rule=(kind, words) == (KINDS[0], "Holm"), shown=tuple(pairs),
-            power=lambda item, tests: power(len(pairs[item]), rows[item].get("value", 0.0), scores.alpha / tests),
+            power=lambda item, tests: _power(pairs[item], scores, item, tests),
         )  # fmt: skip

@@ -66,11 +66,16 @@ class Family:
     rows: pd.DataFrame  # ROW, indexed by item
     correction: str = NONE
     rule: bool = False  # whether these are the choices of the claim's rule
-    shown: tuple[str, ...] | None = None  # the items that this adds an analysis of; others only take part in corrections
+    shown: tuple[str, ...] | None = (
+        None  # the items that this adds an analysis of; others only take part in corrections
+    )
     judged: Callable[[Arrays], tuple[Array, Array]] = claimed
     moved: Callable[[str, int], Mapping[str, Any] | None] | None = None  # (item, steps) -> its row; None: not so far
     without: Callable[[str], pd.DataFrame] | None = None  # the rows with one task left out
-    tasks: tuple[str, ...] = ()  # those that can be left out
+    tasks: tuple[str, ...] = ()  # those that can be left out, or permuted
+    null: Callable[[Any], Mapping[str, Array]] | None = (
+        None  # joint.Null -> by item its value (draws,) without an effect
+    )
     power: Callable[[str, int], Mapping[str, Any]] | None = None  # (item, tests of the family) -> POWER
     facts: Callable[[str], Mapping[str, Any]] | None = None  # what the templates of conf/claim name
     some: bool = False  # the claim is that one item or more is so: one row for all, without a name
@@ -122,7 +127,9 @@ class Family:
         return None if found is pd.NA else int(found)
 
 
-def _results(rows: Arrays, method: str, judged: Callable[[Arrays], tuple[Array, Array]], alpha: float) -> dict[str, Any]:
+def _results(
+    rows: Arrays, method: str, judged: Callable[[Arrays], tuple[Array, Array]], alpha: float
+) -> dict[str, Any]:
     p_for, p_against = judged(corrected(rows, method))
     outcome = outcomes(p_for, p_against, alpha)
     outcome[rows["partial"] & ~(np.fmin(p_for, p_against) < alpha)] = pd.NA

@@ -103,7 +103,9 @@ def tasks_agree(scores: Scores) -> Iterator[Family]:
             )  # fmt: skip
 
 
-def verdicts(scores: Scores, each: Sequence[pd.DataFrame], prompt: str, bar: str, judged: str, gates: str) -> pd.DataFrame:
+def verdicts(
+    scores: Scores, each: Sequence[pd.DataFrame], prompt: str, bar: str, judged: str, gates: str
+) -> pd.DataFrame:
     """(tasks, sides) of bools: above the bar; tasks on which a side has no verdict are left out."""
     gone = {row.Index for rows in each for row in rows.itertuples() if _excused(row, gates)}
     keep = [task for task in each[0].index if task not in gone]
@@ -126,8 +128,12 @@ def _taken(choices: tuple[str, str, str, str]) -> dict[str, Any]:
     prompt, bar, judged, gates = choices
     return {
         "taken": {"prompt": prompt, "bar": bar, "above by": judged, "gates": gates},
-        "rule": choices == (CLOSED, CHANCE, "Holm", OUT), "shown": ("",),
+        "rule": _is_rule(choices), "shown": ("",),
     }  # fmt: skip
+
+
+def _is_rule(choices: tuple[str, ...]) -> bool:
+    return choices == (CLOSED, CHANCE, "Holm", OUT)
 
 
 def beyond_margins(scores: Scores) -> Iterator[Family]:
@@ -169,9 +175,14 @@ def beyond_margins(scores: Scores) -> Iterator[Family]:
                     "power_observed": overlap_power(n, left, right, scores.alpha, max(observed, 1.0)),
                     "power_matters": overlap_power(n, left, right, scores.alpha, ODDS)}  # fmt: skip
 
+        def null(draws: Any, above: pd.DataFrame = above) -> dict[str, Array]:
+            right = draws.permuted(above[1]) if len(above) else np.empty((0, 0))
+            return {"": kappas(np.broadcast_to(above[0].to_numpy(), right.shape), right)}
+
         yield Family(
-            rows=frame_of({"": of_square(square_without())}), moved=moved, facts=facts, power=power, **_taken(choices)
-        )
+            rows=frame_of({"": of_square(square_without())}), moved=moved if _is_rule(choices) else None, facts=facts, power=power, null=null,
+            tasks=tuple(above.index), **_taken(choices),
+        )  # fmt: skip
 
 
 def beyond_zero_shot(scores: Scores) -> Iterator[Family]:
@@ -196,7 +207,9 @@ def beyond_zero_shot(scores: Scores) -> Iterator[Family]:
             gains = kappas(values[draws][:, :, 0], values[draws][:, :, 1]) - kappas(
                 values[draws][:, :, 2], values[draws][:, :, 3])  # fmt: skip
             gains = gains[~np.isnan(gains)]
-            value = float(kappas(values[None, :, 0], values[None, :, 1])[0] - kappas(values[None, :, 2], values[None, :, 3])[0])
+            value = float(
+                kappas(values[None, :, 0], values[None, :, 1])[0] - kappas(values[None, :, 2], values[None, :, 3])[0]
+            )
             if np.isnan(value) or not len(gains):
                 return {"n": n, "reason": ONE_VERDICT}
             low, high = np.quantile(gains, [OUTSIDE_95 / 2, 1 - OUTSIDE_95 / 2])
@@ -236,7 +249,9 @@ def bare(scores: Scores, rows: pd.DataFrame, baseline: str) -> pd.Series:
     """Above a stated baseline by bare comparison, by task; null without a baseline."""
     printed = {row["task"]: row["baseline"] / 100 for row in scores.tables["table4"]}
     column = rows["chance" if baseline == BASELINES[1] else "chance_scored"]
-    level = column.index.map(printed).to_series(index=column.index).fillna(column) if baseline == BASELINES[2] else column
+    level = (
+        column.index.map(printed).to_series(index=column.index).fillna(column) if baseline == BASELINES[2] else column
+    )
     return (rows["accuracy"] > level).astype("boolean").mask(level.isna())
 
 
@@ -273,5 +288,3 @@ def table2_count(scores: Scores) -> Iterator[Family]:
         return int(above.sum()), int(above.notna().sum())
 
     yield from _recounts(scores, count, len(paper))
-
-

@@ -154,4 +154,3 @@ def flipping_tasks(words: Words) -> Iterator[str]:
 
 SIDES = {HOLDS: "the claim", OPPOSITE: "its opposite", BOTH: "both", 0: "neither"}
 """Words for what an analysis gives."""
-

@@ -90,7 +90,9 @@ class Cell:
     def facts(self, choices: Choices) -> dict[str, Any]:
         """What the sentences of a claim name."""
         names = ("k", "n", "accuracy", "chance_scored", "trivial", "ci_low", "ci_high", "fingerprint")
-        line = self.lines[SCATTER[choices.get("scatter", next(iter(SCATTER)))], SIZES[choices.get("sizes", next(iter(SIZES)))]]
+        line = self.lines[
+            SCATTER[choices.get("scatter", next(iter(SCATTER)))], SIZES[choices.get("sizes", next(iter(SIZES)))]
+        ]
         return {name: getattr(self.row, name) for name in names} | {"forecast": line["forecast"] if line else NAN}
 
     def reason(self, gates: str) -> str | None:
@@ -131,8 +133,12 @@ class Table2:
         }
 
     def families(
-        self, row: Callable[[Cell, int, Choices], dict[str, Any]], choices: Mapping[str, tuple[str, ...]], said: str,
-        *, some: bool = False,
+        self,
+        row: Callable[[Cell, int, Choices], dict[str, Any]],
+        choices: Mapping[str, tuple[str, ...]],
+        said: str,
+        *,
+        some: bool = False,
     ) -> Iterator[Family]:
         """The families of a claim: every way to take the choices. The first level of each choice is the rule's."""
         for (prompt, metric), *levels, (words, method), gates in itertools.product(
