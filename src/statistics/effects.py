@@ -19,6 +19,7 @@ from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Hyperparameter, Kernel
+from threadpoolctl import threadpool_limits
 
 from src.statistics.items import Array
 
@@ -135,6 +136,11 @@ def fit(points: pd.DataFrame, y: Array, noise: Array, terms: Terms, variances: A
     logarithms are rounded to two digits, so that every processor goes on with the same ones. Where variances are given,
     these are taken.
     """
+    with threadpool_limits(1):  # matrices this small are slower on several threads, and sums differ with their number
+        return _fit(points, y, noise, terms, variances)
+
+
+def _fit(points: pd.DataFrame, y: Array, noise: Array, terms: Terms, variances: Array | None) -> Posterior:
     codes: dict[str, int] = {}
     design = rows_of(points, terms, codes)
     if variances is None:
