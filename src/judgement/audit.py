@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,8 +15,8 @@ from src.judgement.claims import Claim, written
 from src.judgement.family import HOLM, Family
 from src.judgement.joint import COLUMNS as JOINT
 from src.judgement.joint import joint
-from src.judgement.rows import Words, analyses, flipping_tasks, flips, judged
-from src.judgement.scores import NO_CHANCE, Scores
+from src.judgement.rows import SIDES, Words, analyses, flipping_tasks, flips, judged
+from src.judgement.scores import IN, NO_CHANCE, Scores
 from src.judgement.word import family_word
 from src.statistics.items import NAN
 
@@ -103,16 +104,30 @@ def _row(
         "reference": _named(claim.reference, knows), "bar": _named(claim.bar, knows),
         "correction": f"Holm over {rule.tests} {claim.corrected}" if claim.corrected and rule.correction == HOLM else "none",
         "detectable_of": claim.detectable_of or None, **power, **result, **beside, **turned,
-        "why": _why(claim, result, knows), "fingerprint": knows.get("fingerprint"),
+        "why": _why(claim, result, knows, of_item), "fingerprint": knows.get("fingerprint"),
     }  # fmt: skip
 
 
-def _why(claim: Claim, result: Mapping[str, Any], knows: Mapping[str, Any]) -> str:
-    """The numbers behind a word; without a result of the rule, the reason, and what the numbers would say."""
-    numbers = "" if knows["value"] != knows["value"] else written(claim, claim.why, knows)
-    if result["rule_gives"] is None:
-        return f"{str(result['reason']).capitalize()}. {numbers}".strip()
-    return numbers
+def _why(
+    claim: Claim, result: Mapping[str, Any], knows: Mapping[str, Any], of_item: Sequence[Mapping[str, Any]]
+) -> str:
+    """The numbers behind a word; without a result of the rule, the reason, and what the analysis with all cells gives."""
+    if result["rule_gives"] is not None:
+        return written(claim, claim.why, knows)
+    reason = str(result["reason"])
+    kept = _with_all(of_item)
+    if kept is None or kept["outcome"] is None:
+        return f"{reason[:1].upper()}{reason[1:]}."
+    numbers = written(claim, "{value:+.3f} ({p_for:p} for the claim, {p_against:p} for its opposite)", {
+        name: NAN if kept[name] is None else kept[name] for name in ("value", "p_for", "p_against")})  # fmt: skip
+    return f"{reason[:1].upper()}{reason[1:]}. With all cells: {SIDES[kept['outcome']]}, {numbers}."
+
+
+def _with_all(of_item: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The analysis that differs from the rule only in that it keeps the cells that failed a gate or sit on a floor."""
+    rule = next(json.loads(row["taken"]) for row in of_item if row["primary"])
+    wanted = rule | {"gates": IN}
+    return next((row for row in of_item if "gates" in rule and json.loads(row["taken"]) == wanted), None)
 
 
 def _named(name: str | None, knows: Mapping[str, Any]) -> float | None:

@@ -149,7 +149,7 @@ def beyond_margins(scores: Scores) -> Iterator[Family]:
                 return {"n": n, "reason": ONE_VERDICT}
             up, down = stats.hypergeom.sf(both - 1, n, left, right), stats.hypergeom.cdf(both, n, left, right)
             kappa = cohens_kappa(square)
-            return {"value": kappa.kappa, "low": kappa.kappa_low, "high": kappa.kappa_upp, "n": n,
+            return {"value": kappa.kappa, "low": max(kappa.kappa_low, -1.0), "high": min(kappa.kappa_upp, 1.0), "n": n,
                     "effect": min(up, down), "sign": 1.0 if up <= down else -1.0}  # fmt: skip
 
         def square_without(left_out: str | None = None, above: Any = above) -> Array:

@@ -152,5 +152,5 @@ def flipping_tasks(words: Words) -> Iterator[str]:
             yield task
 
 
-SIDES = {HOLDS: "the claim", OPPOSITE: "its opposite", BOTH: "both", 0: "neither"}
+SIDES = {HOLDS: "the claim holds", OPPOSITE: "its opposite holds", BOTH: "both hold", 0: "neither holds"}
 """Words for what an analysis gives."""
