@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +15,7 @@ from scipy import stats
 
 from src.base.metrics import MARGIN
 from src.judgement.family import CORRECTIONS, Family, frame_of
-from src.judgement.scores import CLOSED, EXACT, IN, LETTERED, OUT, PRIMARY, PROMPTS, Scores, failed, on_the_floor
+from src.judgement.scores import CLOSED, EXACT, IN, LETTERED, OUT, PRIMARY, PROMPTS, Scores, faults
 from src.statistics.contrasts import pairs_of
 from src.statistics.items import NAN, Array
 from src.statistics.tests import OUTSIDE_95
@@ -64,7 +65,7 @@ class Differences:
     """Paired differences over tasks, and the tasks that left: left_out is task -> why."""
 
     values: pd.Series
-    left_out: Mapping[str, str]
+    left_out: Mapping[str, tuple[str, ...]]
 
     def kept(self, gates: str) -> pd.Series:
         """The differences of the tasks that count."""
@@ -75,9 +76,9 @@ class Differences:
         """ROW of the mean difference; shift: added to each difference."""
         d, all_tasks = self.kept(gates).to_numpy(dtype=float) + shift, len(self.values)
         if gates == OUT and 2 * len(self.left_out) >= all_tasks:
-            reasons = pd.Series(self.left_out).value_counts()
-            return {"n": len(d), "reason": f"{len(self.left_out)} of {all_tasks} tasks left: " + "; ".join(
-                f"{n} {why}" for why, n in reasons.items())}  # fmt: skip
+            many = Counter(why for each in self.left_out.values() for why in each)
+            listed = ", ".join(f"{why} {n}" for why, n in many.most_common())
+            return {"n": len(d), "reason": f"{len(self.left_out)} of {all_tasks} tasks have a cell that does not count ({listed})"}
         if len(d) < FEWEST:
             return {"n": len(d), "reason": f"fewer than {FEWEST} tasks"}
         effect, small = TESTS[test](d)
@@ -108,12 +109,12 @@ def differences(cells: Sequence[pd.DataFrame], signs: Sequence[int]) -> Differen
         return None
     each = [rows.loc[tasks] for rows in cells]
     values = sum(sign * rows["accuracy"] for sign, rows in zip(signs, each, strict=True))
-    left_out: dict[str, str] = {}
+    left_out: dict[str, tuple[str, ...]] = {}
     for rows in each:
         for row in rows.itertuples():
-            why = failed(row) or on_the_floor(row)
+            why = faults(row)
             if why:
-                left_out.setdefault(row.Index, why)
+                left_out[row.Index] = tuple(dict.fromkeys((*left_out.get(row.Index, ()), *why)))
     return Differences(pd.Series(values, index=tasks, dtype=float), left_out)
 
 

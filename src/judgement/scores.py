@@ -123,3 +123,9 @@ def failed(row: Any) -> str | None:
 def on_the_floor(row: Any) -> str | None:
     """Words for a cell that is below chance; None for another."""
     return "below chance: the answers are in another format" if row.p_below < FLOOR else None
+
+
+def faults(row: Any) -> tuple[str, ...]:
+    """The acting gates that a row fails and the floor that it sits on, each in a few words."""
+    gates = tuple(name.replace("_", " ") for name in str(row.gates).split(";") if name in metrics.ACTING)
+    return (*gates, "below chance") if row.p_below < FLOOR else gates
