@@ -12,7 +12,7 @@ import pandas as pd
 
 from src.base.verdict import NO_NUMBER, NOT_COMPARABLE, word_counts
 from src.judgement.claims import Claim, written
-from src.judgement.family import HOLM, Family
+from src.judgement.family import HOLM, Family, corrected
 from src.judgement.joint import COLUMNS as JOINT
 from src.judgement.joint import joint
 from src.judgement.rows import SIDES, Words, analyses, flipping_tasks, flips, judged
@@ -38,7 +38,7 @@ INFERENCE = (
 
 
 def frames(claims: Sequence[Claim], scores: Scores, pooled: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """audit, analyses, inferences and joint. pooled: the estimates of the hierarchical model (data/stats/pooled.parquet)."""
+    """audit, analyses, inferences and joint. pooled: data/stats/pooled.parquet, estimates of the hierarchical model."""
     statements: list[dict[str, Any]] = []
     every: list[dict[str, Any]] = []
     together: list[dict[str, Any] | None] = []
@@ -87,11 +87,9 @@ def _row(
     knows |= {"item": item, "claim": claim.name, "prompt": item.rpartition(", ")[2]}
     knows |= _sides(this, up) | effects(rule, item) | dict(rule.facts(item) if rule.facts and not rule.some else {})
     beside = _pooled(claim, item, rule, scores, pooled, knows)
-    power = (
-        dict(rule.power(item, max(rule.tests, 1)))
-        if rule.power and not rule.some and this["outcome"] is not None
-        else {}
-    )
+    alone = rule.power and not rule.some and this["outcome"] is not None
+    power = dict(rule.power(item, max(rule.tests, 1))) if rule.power and alone else {}
+    holm = f"Holm over {rule.tests} {claim.corrected}" if claim.corrected and rule.correction == HOLM else "none"
     turned = _flips(claim, families, item, result["word"], knows, scores.alpha)
     shown = {name: this[name] for name in ("value", "low", "high", "p_for", "p_against", "n")}
     if claim.unit == "count":
@@ -102,8 +100,7 @@ def _row(
         "statement": written(claim, claim.statement[said], knows).replace("_", " "), **shown,
         "interval": claim.interval, "unit": claim.unit, "rule": claim.rule, "reply": claim.reply,
         "reference": _named(claim.reference, knows), "bar": _named(claim.bar, knows),
-        "correction": f"Holm over {rule.tests} {claim.corrected}" if claim.corrected and rule.correction == HOLM else "none",
-        "detectable_of": claim.detectable_of or None, **power, **result, **beside, **turned,
+        "correction": holm, "detectable_of": claim.detectable_of or None, **power, **result, **beside, **turned,
         "why": _why(claim, result, knows, of_item), "fingerprint": knows.get("fingerprint"),
     }  # fmt: skip
 
@@ -149,14 +146,9 @@ def effects(rule: Family, item: str) -> dict[str, float]:
     """The corrected p of an effect (p_effect) and that it is too small to matter (p_small), and the effect's sign."""
     if rule.some:
         return {"p_effect": NAN, "p_small": NAN, "sign": 1.0}
-    from src.judgement.family import corrected
-
     at, arrays = rule.rows.index.get_loc(item), corrected(rule.arrays, rule.correction)
-    return {
-        "p_effect": float(arrays["effect"][at]),
-        "p_small": float(arrays["small"][at]),
-        "sign": float(arrays["sign"][at]),
-    }
+    names = {"p_effect": "effect", "p_small": "small", "sign": "sign"}
+    return {name: float(arrays[column][at]) for name, column in names.items()}
 
 
 def _pooled(
@@ -168,8 +160,7 @@ def _pooled(
     if claim.pooled is None or here.empty:
         return {}
     found = here.iloc[0]
-    shown = {f"pooled_{name}": float(found[column]) for name, column in
-             (("estimate", "estimate"), ("low", "low"), ("high", "high"))}  # fmt: skip
+    shown = {f"pooled_{name}": float(found[name]) for name in ("estimate", "low", "high")}
     side = int(found["low"] > 0) - int(found["high"] < 0)
     separate = int(knows["p_effect"] < scores.alpha) * int(np.sign(knows["sign"]))
     sides = {1: "above 0", -1: "below 0", 0: "not told from 0"}

@@ -100,10 +100,16 @@ class _Printer(string.Formatter):
 
 
 def written(claim: Claim, template: str, row: Mapping[str, Any]) -> str:
-    """A template with the row's values in it. Raises UserError that names the claim where it names another."""
+    """A template with the row's values in it. Raises UserError that names file and key where it names another."""
     try:
         return str(_Printer().vformat(template, (), dict(row)))
     except (KeyError, ValueError, IndexError) as error:
+        where = next(each.name for each in fields(claim) if template in _texts(getattr(claim, each.name)))
         raise UserError(
-            f"conf/claim/{claim.name}.yaml: {template!r} cannot be written: {error}. A row knows: {', '.join(sorted(row))}"
+            f"conf/claim/{claim.name}.yaml, {where}: {template!r} cannot be written: {error}. "
+            f"A row knows: {', '.join(sorted(row))}"
         ) from error
+
+
+def _texts(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, Mapping) else [value]

@@ -6,7 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from scipy import stats
 
 from src.base.metrics import MARGIN
 from src.judgement.family import CORRECTIONS, Family, frame_of
+from src.judgement.joint import Null
 from src.judgement.scores import CLOSED, EXACT, IN, LETTERED, OUT, PRIMARY, PROMPTS, Scores, faults
 from src.statistics.contrasts import pairs_of
 from src.statistics.items import NAN, Array
@@ -103,7 +104,7 @@ class Differences:
 
 
 def differences(cells: Sequence[pd.DataFrame], signs: Sequence[int]) -> Differences | None:
-    """The signed sum of cells over the tasks that all have; None where there is none. A task leaves by gate or floor."""
+    """The signed sum of cells over the tasks that all have; None without such. A task leaves by gate or floor."""
     tasks = sorted(set.intersection(*(set(each.index) for each in cells)))
     if not tasks:
         return None
@@ -118,33 +119,51 @@ def differences(cells: Sequence[pd.DataFrame], signs: Sequence[int]) -> Differen
     return Differences(pd.Series(values, index=tasks, dtype=float), left_out)
 
 
+@dataclass(frozen=True, eq=False)
+class Contrasts:
+    """The differences of each item, by one test, with the gates as they are used."""
+
+    found: Mapping[str, Differences]
+    test: str
+    gates: str
+
+    def row(self, item: str) -> dict[str, Any]:
+        """ROW of an item."""
+        return self.found[item].row(self.test, self.gates)
+
+    def moved(self, item: str, steps: int) -> dict[str, Any]:
+        """ROW of an item whose mean difference is moved by some steps."""
+        return self.found[item].row(self.test, self.gates, shift=round(steps * STEP, 9))
+
+    def null(self, draws: Null) -> dict[str, Array]:
+        """By item its mean under random signs, where a task is left."""
+        kept = {item: each.kept(self.gates) for item, each in self.found.items()}
+        return {item: draws.signed(each) for item, each in kept.items() if len(each)}
+
+    def facts(self, item: str) -> dict[str, int]:
+        """How many tasks left, of how many."""
+        return {"left_out": len(self.found[item].left_out), "all_tasks": len(self.found[item].values)}
+
+    def power(self, alpha: float, item: str, tests: int) -> dict[str, float]:
+        """POWER of an item."""
+        return self.found[item].power(tests, alpha)
+
+
 def families(
     found: Mapping[str, Differences], up: bool, shown: tuple[str, ...], taken: Mapping[str, str], alpha: float, *,
-    rule: bool, named: Mapping[str, str] | None = None,
+    rule: bool,
 ) -> Iterator[Family]:  # fmt: skip
-    """The families of one prompt format and metric: by test, correction and gates. named: item -> its name in the row."""
+    """The families of one prompt format and metric: by test, correction and gates. up: the claim is an effect."""
+    tasks = tuple(sorted({task for each in found.values() for task in each.values.index}))
     for test, (words, method), gates in itertools.product(TESTS, CORRECTIONS.items(), (OUT, IN)):
-
-        def moved(item: str, steps: int, of: Any = (test, gates)) -> dict[str, Any] | None:
-            return found[back(item)].row(*of, shift=round(steps * STEP, 9))
-
-        def back(item: str) -> str:
-            return next((key for key, name in (named or {}).items() if name == item), item)
-
-        rows = {(named or {}).get(item, item): {**each.row(test, gates), "up": up} for item, each in found.items()}
+        these = Contrasts(found, test, gates)
         yield Family(
-            taken={**taken, "test": test, "correction": words, "gates": gates}, rows=frame_of(rows), correction=method,
-            rule=rule and (test, words, gates) == ("paired t", "Holm", OUT), moved=moved if rule else None,
-            shown=tuple(name for name in shown if gates == OUT or found[back(name)].left_out),
-            power=lambda item, tests: found[back(item)].power(tests, alpha),
-            null=(lambda draws, gates=gates: {
-                name: draws.signed(found[back(name)].kept(gates)) for name in shown if len(found[back(name)].kept(gates))
-            }) if test == "paired t" and method == CORRECTIONS["Holm"] else None,
-            tasks=tuple(sorted({task for each in found.values() for task in each.values.index})),
-            facts=lambda item: {
-                "left_out": len(found[back(item)].left_out),
-                "all_tasks": len(found[back(item)].values),
-            },
+            taken={**taken, "test": test, "correction": words, "gates": gates}, tasks=tasks, correction=method,
+            rows=frame_of({item: {**these.row(item), "up": up} for item in found}),
+            rule=rule and (test, words, gates) == ("paired t", "Holm", OUT), moved=these.moved if rule else None,
+            shown=tuple(item for item in shown if gates == OUT or found[item].left_out),
+            power=partial(these.power, alpha), facts=these.facts,
+            null=these.null if (test, words) == ("paired t", "Holm") else None,
         )  # fmt: skip
 
 
@@ -162,12 +181,12 @@ def difference_in_differences(scores: Scores) -> Iterator[Family]:
 
 
 def exemplars(scores: Scores, model: str, *, up: bool) -> Iterator[Family]:
-    """Few minus zero of one model, corrected over the models of the prompt format. up: the claim is that they raise it."""
+    """Few minus zero of one model, corrected over the models of the prompt format. up: the claim is a gain."""
     models = {each for row in scores.tables["table1"] for side in (row["base"], row["tuned"])
               for each in (side if isinstance(side, list) else [side]) if each}  # fmt: skip
     for prompt, metric in VIEWS:
         sides = {m: [scores.side(m, few, prompt, metric) for few in (True, False)] for m in sorted(models)}
         each = {m: differences(cells, (1, -1)) for m, cells in sides.items()}
-        found = {m: d for m, d in each.items() if d}
+        found = {"" if m == model else m: d for m, d in each.items() if d}  # the claim is about one: it has no name
         taken, rule = {"prompt": prompt, "metric": metric}, (prompt, metric) == VIEWS[0]
-        yield from families(found, up, ("",), taken, scores.alpha, rule=rule, named={model: ""})
+        yield from families(found, up, ("",), taken, scores.alpha, rule=rule)

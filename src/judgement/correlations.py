@@ -15,6 +15,7 @@ from src.judgement.family import CORRECTIONS, Family, frame_of
 from src.judgement.joint import Null, rank_correlations
 from src.judgement.scores import CLOSED, PROMPTS, Scores, failed, on_the_floor
 from src.statistics.factorial import skill
+from src.statistics.items import Array
 from src.statistics.power import mirage
 from src.statistics.tests import rank_correlation
 
@@ -45,18 +46,24 @@ def memorisable(scores: Scores) -> Iterator[Family]:
         rows = rows[rows["p"].notna() & TASKS[which](rows)]
         pairs = pd.DataFrame({"x": rows["memorisable"].astype(float), "y": SKILLS[how](rows).astype(float)}).dropna()
 
-        def without(task: str, pairs: pd.DataFrame = pairs) -> pd.DataFrame:
-            return frame_of({"": correlated(pairs.drop(index=task, errors="ignore"), scores.setting.seed)})
-
-        def null(draws: Null, pairs: pd.DataFrame = pairs) -> dict[str, Any]:
-            return {"": rank_correlations(draws.permuted(pairs["x"]), pairs["y"].to_numpy())}
-
         yield Family(
-            taken={"prompt": prompt, "skill": how, "tasks": which}, shown=("",), without=without, null=null,
+            taken={"prompt": prompt, "skill": how, "tasks": which}, shown=("",),
+            without=partial(_without, pairs, scores.setting.seed), null=partial(_null, pairs),
             rule=(prompt, how, which) == (CLOSED, next(iter(SKILLS)), next(iter(TASKS))),
-            rows=frame_of({"": correlated(pairs, scores.setting.seed)}), tasks=tuple(pairs.index),
+            rows=_without(pairs, scores.setting.seed), tasks=tuple(pairs.index),
             power=partial(_power, pairs, scores),
         )  # fmt: skip
+
+
+def _without(pairs: pd.DataFrame, seed: int, task: str | None = None) -> pd.DataFrame:
+    """The one row of a correlation, with a task left out."""
+    left = pairs if task is None else pairs.drop(index=task, errors="ignore")
+    return frame_of({"": correlated(left, seed)})
+
+
+def _null(pairs: pd.DataFrame, draws: Null) -> dict[str, Array]:
+    """The correlation with x permuted among tasks."""
+    return {"": rank_correlations(draws.permuted(pairs["x"]), pairs["y"].to_numpy())}
 
 
 def _power(pairs: pd.DataFrame, scores: Scores, _: str, tests: int) -> dict[str, float]:

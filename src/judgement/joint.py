@@ -12,17 +12,15 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
 from src.base.verdict import BOTH, HOLDS
 from src.judgement.family import Family
+from src.statistics.items import Array
 
 DRAWS = 999
 COLUMNS = ("claim", "of", "analyses", "holds", "median", "expected", "p_joint")
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from statsmodels.stats.inter_rater import cohens_kappa
 
 from src.base.metrics import EXACT as EXACT_MATCH
 from src.judgement.family import CORRECTIONS, Family, alike, frame_of
+from src.judgement.joint import Null
 from src.judgement.scores import (
     CHANCE,
     CLOSED,
@@ -55,52 +58,76 @@ def sides(scores: Scores, figure: Mapping[str, Any], prompt: str) -> list[pd.Dat
     return [each.loc[tasks, list(NEEDED)] for each in both]
 
 
-def tested(scores: Scores, rows: pd.DataFrame, prompt: str, bar: str, k: Mapping[str, int] | None = None) -> Array:
-    """(tasks, 2): P(k or more) at the bar, P(k or fewer) at five points over it; k: other numbers right by task."""
+def tested(scores: Scores, rows: pd.DataFrame, prompt: str, bar: str) -> Array:
+    """(tasks, 2): P(k or more) at the bar, P(k or fewer) at five points over it."""
     found = []
-    for task, n, own in zip(rows.index, rows["n"], rows["k"], strict=True):
+    for task, n, k in zip(rows.index, rows["n"], rows["k"], strict=True):
         at = [scores.tails(task, prompt, int(n), each) for each in (bar, CHANCE)]
-        tails, right = at[0] or at[1], int((k or {}).get(task, own))
-        found.append((NAN, NAN) if tails is None else (tails.above[right], tails.short[right]))
-    return np.array(found, dtype=float)
+        tails = at[0] or at[1]
+        found.append((NAN, NAN) if tails is None else (tails.above[int(k)], tails.short[int(k)]))
+    return np.array(found, dtype=float).reshape(-1, 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Both sides of Figure 2 in one prompt format, tested at one bar, with the gates as they are used."""
+
+    scores: Scores
+    both: Sequence[pd.DataFrame]
+    prompt: str
+    bar: str
+    gates: str
+    disagree: Sequence[str]  # tasks on which the paper says that the sides do not agree
+
+    @cached_property
+    def p(self) -> list[pd.DataFrame]:
+        """(tasks, 2) of each side, see `tested`."""
+        return [pd.DataFrame(tested(self.scores, rows, self.prompt, self.bar), rows.index) for rows in self.both]
+
+    def row(self, task: str, k: int | None = None) -> dict[str, Any]:
+        """ROW of a task; k: another number right of the left side."""
+        a, b = (rows.loc[task] for rows in self.both)
+        (effect, small), (effect_2, small_2) = (p.loc[task] for p in self.p)
+        if k is not None:
+            one = self.both[0].loc[[task]].assign(k=k)
+            effect, small = tested(self.scores, one, self.prompt, self.bar)[0]
+        return {
+            "value": (a.k if k is None else k) / a.n - b.accuracy, "n": a.n, "up": task not in self.disagree,
+            "effect": effect, "small": small, "effect_2": effect_2, "small_2": small_2,
+            "reason": _excused(a, self.gates) or _excused(b, self.gates),
+        }  # fmt: skip
+
+    def moved(self, task: str, steps: int) -> dict[str, Any] | None:
+        """ROW of a task with more or fewer right on the left; None where there are not so many examples."""
+        left = self.both[0].loc[task]
+        k = int(left.k) + steps
+        return self.row(task, k) if 0 <= k <= left.n else None
+
+    def gated(self, task: str) -> bool:
+        """Whether a side fails an acting gate."""
+        return any(failed(rows.loc[task]) for rows in self.both)
+
+    def facts(self, task: str) -> dict[str, Any]:
+        """What the sentences of a claim name: the two cells."""
+        return {
+            f"{name}_{column}": rows.loc[task, column]
+            for name, rows in zip(("left", "right"), self.both, strict=True)
+            for column in ("accuracy", "n", "k", "chance_scored", "p", "model")
+        }
 
 
 def tasks_agree(scores: Scores) -> Iterator[Family]:
     """Figure 2, task by task: both sides above the bar or both shown not to be."""
     figure = scores.tables["claims"]["figure2"]
-    for prompt in PROMPTS:
-        both = sides(scores, figure, prompt)
-        left, right = ({row.Index: row for row in rows.itertuples()} for rows in both)
-        for bar, (words, method), gates in itertools.product(BARS, CORRECTIONS.items(), (OUT, IN)):
-            p, p_2 = (tested(scores, rows, prompt, bar) for rows in both)
-
-            def row(i: int, task: str, own: Array, k: int, of: Any = (left, right, p_2, gates)) -> dict[str, Any]:
-                a, b = of[0][task], of[1][task]
-                return {
-                    "value": k / a.n - b.accuracy, "n": a.n, "effect": own[0], "small": own[1],
-                    "effect_2": of[2][i, 0], "small_2": of[2][i, 1], "up": task not in figure["disagree"],
-                    "reason": _excused(a, of[3]) or _excused(b, of[3]),
-                }  # fmt: skip
-
-            def moved(task: str, steps: int, row: Any = row, of: Any = (both[0], prompt, bar)) -> dict[str, Any] | None:
-                one = of[0].loc[[task]]
-                k = int(one["k"].iloc[0]) + steps
-                if not 0 <= k <= one["n"].iloc[0]:
-                    return None
-                return row(of[0].index.get_loc(task), task, tested(scores, one, *of[1:], {task: k})[0], k)
-
-            rows = {task: row(i, task, p[i], int(left[task].k)) for i, task in enumerate(left)}
-            yield Family(
-                taken={"prompt": prompt, "bar": bar, "correction": words, "gates": gates}, rows=frame_of(rows),
-                correction=method, judged=alike, rule=(prompt, bar, words, gates) == (CLOSED, CHANCE, "Holm", OUT),
-                moved=moved if prompt == CLOSED else None,
-                shown=tuple(t for t in left if gates == OUT or failed(left[t]) or failed(right[t])),
-                facts=lambda task, of=(left, right): {
-                    f"{name}_{column}": getattr(rows[task], column)
-                    for name, rows in zip(("left", "right"), of, strict=True)
-                    for column in ("accuracy", "n", "k", "chance_scored", "p", "model")
-                },
-            )  # fmt: skip
+    for prompt, bar, words, gates in itertools.product(PROMPTS, BARS, CORRECTIONS, (OUT, IN)):
+        these = Pairs(scores, sides(scores, figure, prompt), prompt, bar, gates, figure["disagree"])
+        tasks = tuple(these.both[0].index)
+        yield Family(
+            taken={"prompt": prompt, "bar": bar, "correction": words, "gates": gates},
+            rows=frame_of({task: these.row(task) for task in tasks}), correction=CORRECTIONS[words], judged=alike,
+            rule=_is_rule((prompt, bar, words, gates)), moved=these.moved if prompt == CLOSED else None,
+            shown=tuple(task for task in tasks if gates == OUT or these.gated(task)), facts=these.facts,
+        )  # fmt: skip
 
 
 def verdicts(
@@ -136,52 +163,75 @@ def _is_rule(choices: tuple[str, ...]) -> bool:
     return choices == (CLOSED, CHANCE, "Holm", OUT)
 
 
+@dataclass(frozen=True, eq=False)
+class Overlap:
+    """Which tasks two models solve. above: (tasks, 2) of bools."""
+
+    above: pd.DataFrame
+    alpha: float
+
+    @cached_property
+    def square(self) -> Array:
+        """(2, 2) counts: left by right, not solved first."""
+        left, right = (self.above[side].astype("boolean") for side in (0, 1))
+        return square_of(left, right)
+
+    @property
+    def margins(self) -> tuple[int, int, int]:
+        """(tasks, those that the left solves, those that the right solves)."""
+        return int(self.square.sum()), int(self.square[1].sum()), int(self.square[:, 1].sum())
+
+    def row(self) -> dict[str, Any]:
+        """ROW of the claim that they solve the same tasks."""
+        return of_square(self.square)
+
+    def moved(self, _: str, steps: int) -> dict[str, Any] | None:
+        """ROW with more or fewer solved by both, the margins as they are; None where the margins do not allow it."""
+        square = self.square + steps * np.array([[1, -1], [-1, 1]])
+        return of_square(square) if (square >= 0).all() else None
+
+    def facts(self, _: str) -> dict[str, Any]:
+        """What the sentences of a claim name."""
+        _tasks, left, right = self.margins
+        return {"both": int(self.square[1, 1]), "left": left, "right": right, "agree": int(np.trace(self.square))}
+
+    def power(self, _: str, tests: int) -> dict[str, Any]:
+        """POWER by odds ratio, at alpha / tests."""
+        n, left, right = self.margins
+        at, alpha = np.geomspace(1, 1e4, 401), self.alpha / tests
+        enough = [odds for odds in at if overlap_power(n, left, right, alpha, odds) >= 0.8]
+        (neither, one), (other, both) = self.square + 0.5
+        observed = max(neither * both / (one * other), 1.0)
+        return {"detectable": float(enough[0]) if enough else NAN, "matters": ODDS,
+                "power_observed": overlap_power(n, left, right, alpha, observed),
+                "power_matters": overlap_power(n, left, right, alpha, ODDS)}  # fmt: skip
+
+    def null(self, draws: Null) -> dict[str, Array]:
+        """Kappa with the right side's verdicts permuted among tasks."""
+        right = draws.permuted(self.above[1]) if len(self.above) else np.empty((0, 0))
+        return {"": kappas(np.broadcast_to(self.above[0].to_numpy(), right.shape), right)}
+
+
+def of_square(square: Array) -> dict[str, Any]:
+    """ROW of a (2, 2) square of counts: kappa, and the smaller tail of the hypergeometric distribution."""
+    n, left, right, both = int(square.sum()), *map(int, (square[1].sum(), square[:, 1].sum(), square[1, 1]))
+    if min(left, right, n - left, n - right) == 0:
+        return {"n": n, "reason": ONE_VERDICT}
+    up, down = stats.hypergeom.sf(both - 1, n, left, right), stats.hypergeom.cdf(both, n, left, right)
+    kappa = cohens_kappa(square)
+    return {"value": kappa.kappa, "low": max(kappa.kappa_low, -1.0), "high": min(kappa.kappa_upp, 1.0), "n": n,
+            "effect": min(up, down), "sign": 1.0 if up <= down else -1.0}  # fmt: skip
+
+
 def beyond_margins(scores: Scores) -> Iterator[Family]:
     """RQ2: more common tasks than the margins give (hypergeometric), or fewer."""
     figure = scores.tables["claims"]["figure2"]
     for choices in _choices():
-        prompt, bar, judged, gates = choices
-        above = verdicts(scores, sides(scores, figure, prompt), prompt, bar, judged, gates)
-
-        def of_square(square: Array) -> dict[str, Any]:
-            n, left, right, both = int(square.sum()), *map(int, (square[1].sum(), square[:, 1].sum(), square[1, 1]))
-            if min(left, right, n - left, n - right) == 0:
-                return {"n": n, "reason": ONE_VERDICT}
-            up, down = stats.hypergeom.sf(both - 1, n, left, right), stats.hypergeom.cdf(both, n, left, right)
-            kappa = cohens_kappa(square)
-            return {"value": kappa.kappa, "low": max(kappa.kappa_low, -1.0), "high": min(kappa.kappa_upp, 1.0), "n": n,
-                    "effect": min(up, down), "sign": 1.0 if up <= down else -1.0}  # fmt: skip
-
-        def square_without(left_out: str | None = None, above: Any = above) -> Array:
-            kept = above.drop(index=left_out) if left_out else above
-            return square_of(kept[0].astype("boolean"), kept[1].astype("boolean"))
-
-        def moved(_: str, steps: int, square: Any = square_without(), of: Any = of_square) -> dict[str, Any] | None:
-            change = steps * np.array([[1, -1], [-1, 1]])
-            return of(square + change) if (square + change >= 0).all() else None
-
-        def facts(_: str, square: Any = square_without()) -> dict[str, Any]:
-            n, left, right = int(square.sum()), int(square[1].sum()), int(square[:, 1].sum())
-            return {"both": int(square[1, 1]), "left": left, "right": right, "agree": int(np.trace(square)),
-                    "expected": left * right / n}  # fmt: skip
-
-        def power(_: str, tests: int, square: Any = square_without()) -> dict[str, Any]:
-            n, left, right = int(square.sum()), int(square[1].sum()), int(square[:, 1].sum())
-            at = np.geomspace(1, 1e4, 401)
-            powers = np.array([overlap_power(n, left, right, scores.alpha, odds) for odds in at])
-            s = square + 0.5
-            observed = float(s[0, 0] * s[1, 1] / (s[0, 1] * s[1, 0]))
-            return {"detectable": float(at[powers >= 0.8][0]) if (powers >= 0.8).any() else NAN, "matters": ODDS,
-                    "power_observed": overlap_power(n, left, right, scores.alpha, max(observed, 1.0)),
-                    "power_matters": overlap_power(n, left, right, scores.alpha, ODDS)}  # fmt: skip
-
-        def null(draws: Any, above: pd.DataFrame = above) -> dict[str, Array]:
-            right = draws.permuted(above[1]) if len(above) else np.empty((0, 0))
-            return {"": kappas(np.broadcast_to(above[0].to_numpy(), right.shape), right)}
-
+        prompt, *how = choices
+        these = Overlap(verdicts(scores, sides(scores, figure, prompt), prompt, *how), scores.alpha)
         yield Family(
-            rows=frame_of({"": of_square(square_without())}), moved=moved if _is_rule(choices) else None, facts=facts, power=power, null=null,
-            tasks=tuple(above.index), **_taken(choices),
+            rows=frame_of({"": these.row()}), moved=these.moved if _is_rule(choices) else None, facts=these.facts,
+            power=these.power, null=these.null, tasks=tuple(these.above.index), **_taken(choices),
         )  # fmt: skip
 
 
@@ -190,39 +240,43 @@ def beyond_zero_shot(scores: Scores) -> Iterator[Family]:
     figure = scores.tables["claims"]["figure2"]
     partner = claimed(figure["right"])[0]
     for choices in _choices():
-        prompt, bar, judged, gates = choices
+        prompt, *how = choices
         tuned, few = sides(scores, figure, prompt)
         zero = scores.side(partner, False, prompt)
         tasks = tuned.index.intersection(zero.index)
-        pairs = [
-            verdicts(scores, [tuned.loc[tasks], other.loc[tasks]], prompt, bar, judged, gates) for other in (few, zero)
-        ]
+        pairs = [verdicts(scores, [tuned.loc[tasks], other.loc[tasks]], prompt, *how) for other in (few, zero)]
         both = pd.concat(pairs, axis=1, keys=["few", "zero"]).dropna().astype(bool)
-
-        def of_tasks(values: Array) -> dict[str, Any]:
-            n = len(values)
-            if n < 3:
-                return {"n": n, "reason": "fewer than three tasks"}
-            draws = np.random.default_rng(scores.setting.seed).integers(0, n, (DRAWS, n))
-            gains = kappas(values[draws][:, :, 0], values[draws][:, :, 1]) - kappas(
-                values[draws][:, :, 2], values[draws][:, :, 3])  # fmt: skip
-            gains = gains[~np.isnan(gains)]
-            value = float(
-                kappas(values[None, :, 0], values[None, :, 1])[0] - kappas(values[None, :, 2], values[None, :, 3])[0]
-            )
-            if np.isnan(value) or not len(gains):
-                return {"n": n, "reason": ONE_VERDICT}
-            low, high = np.quantile(gains, [OUTSIDE_95 / 2, 1 - OUTSIDE_95 / 2])
-            tail = min((gains <= 0).sum(), (gains >= 0).sum())
-            return {"value": value, "low": low, "high": high, "n": n, "sign": np.sign(value) or 1.0,
-                    "effect": min(1.0, 2 * (1 + tail) / (1 + len(gains)))}  # fmt: skip
-
-        def without(task: str, both: Any = both, of: Any = of_tasks) -> pd.DataFrame:
-            return frame_of({"": of(both.drop(index=task, errors="ignore").to_numpy())})
-
         yield Family(
-            rows=frame_of({"": of_tasks(both.to_numpy())}), without=without, tasks=tuple(both.index), **_taken(choices)
-        )
+            rows=gain_without(both, scores.setting.seed), without=partial(gain_without, both, scores.setting.seed),
+            tasks=tuple(both.index), **_taken(choices),
+        )  # fmt: skip
+
+
+def gain_without(both: pd.DataFrame, seed: int, task: str | None = None) -> pd.DataFrame:
+    """The one row of the gain in kappa, with a task left out."""
+    left = both if task is None else both.drop(index=task, errors="ignore")
+    return frame_of({"": gain(left.to_numpy(), seed)})
+
+
+def gain(above: Array, seed: int) -> dict[str, Any]:
+    """ROW of the gain in kappa of two columns over the next two, by a bootstrap of tasks. above: (tasks, 4)."""
+    n = len(above)
+    if n < 3:
+        return {"n": n, "reason": "fewer than three tasks"}
+    draws = above[np.random.default_rng(seed).integers(0, n, (DRAWS, n))]
+    value, gains = float(_gains(above[None])[0]), _gains(draws)
+    gains = gains[~np.isnan(gains)]
+    if np.isnan(value) or not len(gains):
+        return {"n": n, "reason": ONE_VERDICT}
+    low, high = np.quantile(gains, [OUTSIDE_95 / 2, 1 - OUTSIDE_95 / 2])
+    tail = min((gains <= 0).sum(), (gains >= 0).sum())
+    return {"value": value, "low": low, "high": high, "n": n, "sign": np.sign(value) or 1.0,
+            "effect": min(1.0, 2 * (1 + tail) / (1 + len(gains)))}  # fmt: skip
+
+
+def _gains(above: Array) -> Array:
+    """(draws,): kappa of the first two sides less that of the last two. above: (draws, tasks, 4)."""
+    return kappas(above[..., 0], above[..., 1]) - kappas(above[..., 2], above[..., 3])
 
 
 def kappas(a: Array, b: Array) -> Array:
@@ -233,16 +287,20 @@ def kappas(a: Array, b: Array) -> Array:
     return np.where(left > 1e-12, (same - chance) / np.where(left > 1e-12, left, 1), NAN)
 
 
-def _recounts(scores: Scores, count: Any, paper: int) -> Iterator[Family]:
+def _recounts(count: Callable[[str], tuple[int, int]], paper: int) -> Iterator[Family]:
     """A count of bare comparisons with each stated baseline: it is the paper's, or it is not."""
     for baseline in BASELINES:
         found, n = count(baseline)
-        equal = found == paper
+        unlike = float(found != paper)
+        facts = {"count": found, "of": n, "paper": paper}
         yield Family(
-            taken={"baseline": baseline}, rule=baseline == BASELINES[0], shown=("",),
-            rows=frame_of({"": {"value": found, "n": n, "effect": 0.0 if equal else 1.0, "small": 1.0 if equal else 0.0}}),
-            facts=lambda _, found=found, n=n: {"count": found, "of": n, "paper": paper},
+            taken={"baseline": baseline}, rule=baseline == BASELINES[0], shown=("",), facts=partial(_same, facts),
+            rows=frame_of({"": {"value": found, "n": n, "effect": unlike, "small": 1 - unlike}}),
         )  # fmt: skip
+
+
+def _same(facts: Mapping[str, Any], _: str) -> Mapping[str, Any]:
+    return facts
 
 
 def bare(scores: Scores, rows: pd.DataFrame, baseline: str) -> pd.Series:
@@ -263,7 +321,7 @@ def figure2_count(scores: Scores) -> Iterator[Family]:
         left, right = (bare(scores, rows, baseline) for rows in sides(scores, figure, CLOSED))
         return int((left == right).sum()), int((left.notna() & right.notna()).sum())
 
-    yield from _recounts(scores, count, figure["tasks"] - len(figure["disagree"]))
+    yield from _recounts(count, figure["tasks"] - len(figure["disagree"]))
 
 
 def figure5_count(scores: Scores) -> Iterator[Family]:
@@ -275,7 +333,7 @@ def figure5_count(scores: Scores) -> Iterator[Family]:
         together = pd.concat(each, axis=1).dropna()
         return int((together.nunique(axis=1) == 1).sum()), len(together)
 
-    yield from _recounts(scores, count, figure["agree"])
+    yield from _recounts(count, figure["agree"])
 
 
 def table2_count(scores: Scores) -> Iterator[Family]:
@@ -287,4 +345,4 @@ def table2_count(scores: Scores) -> Iterator[Family]:
         above = bare(scores, rows.loc[rows.index.intersection(list(scores.tables["table2"]))], baseline)
         return int(above.sum()), int(above.notna().sum())
 
-    yield from _recounts(scores, count, len(paper))
+    yield from _recounts(count, len(paper))

@@ -102,6 +102,36 @@ class Cell:
         return untested or (failed(self.row) if gates == OUT else None) or floor
 
 
+Row = Callable[[Cell, int, Choices], dict[str, Any]]
+"""(cell, examples right, choices) -> ROW of a claim."""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A claim on the cells of one prompt format and metric, under one way to take the choices."""
+
+    cells: Mapping[str, Cell]
+    choices: Choices
+    row: Row
+
+    def now(self, task: str) -> dict[str, Any]:
+        """ROW of a task as it is."""
+        return self.row(self.cells[task], self.cells[task].k, self.choices)
+
+    def moved(self, task: str, steps: int) -> dict[str, Any] | None:
+        """ROW of a task with more or fewer right; None where there are not so many examples."""
+        cell = self.cells[task]
+        return self.row(cell, cell.k + steps, self.choices) if 0 <= cell.k + steps <= cell.row.n else None
+
+    def facts(self, task: str) -> dict[str, Any]:
+        """What the sentences of a claim name."""
+        return self.cells[task].facts(self.choices)
+
+    def power(self, task: str, tests: int) -> dict[str, Any]:
+        """POWER of a task."""
+        return power(self.row, self.cells[task], self.choices, tests)
+
+
 @dataclass(frozen=True, eq=False)
 class Table2:
     """The cells of Table 2 in each view, and the claims on them."""
@@ -133,34 +163,18 @@ class Table2:
         }
 
     def families(
-        self,
-        row: Callable[[Cell, int, Choices], dict[str, Any]],
-        choices: Mapping[str, tuple[str, ...]],
-        said: str,
-        *,
-        some: bool = False,
+        self, row: Row, choices: Mapping[str, tuple[str, ...]], said: str, *, some: bool = False
     ) -> Iterator[Family]:
         """The families of a claim: every way to take the choices. The first level of each choice is the rule's."""
-        for (prompt, metric), *levels, (words, method), gates in itertools.product(
-            VIEWS, *choices.values(), CORRECTIONS.items(), (OUT, IN)
-        ):
-            taken = {"prompt": prompt, "metric": metric, **dict(zip(choices, levels, strict=True)),
-                     "correction": words, "gates": gates}  # fmt: skip
-            cells = self.cells[prompt, metric]
-
-            def moved(task: str, steps: int, cells: Any = cells, taken: Any = taken) -> dict[str, Any] | None:
-                cell, k = cells[task], cells[task].k + steps
-                return row(cell, k, taken) if 0 <= k <= cell.row.n else None
-
-            here = (prompt, metric) == VIEWS[0]
-            rows = {task: self._of(cell, taken, said, row(cell, cell.k, taken)) for task, cell in cells.items()}
+        every = {**choices, "correction": tuple(CORRECTIONS), "gates": (OUT, IN)}
+        for i, (view, levels) in enumerate(itertools.product(VIEWS, itertools.product(*every.values()))):
+            taken = {"prompt": view[0], "metric": view[1], **dict(zip(every, levels, strict=True))}
+            these = View(self.cells[view], taken, row)
+            rows = {task: self._of(cell, taken, said, these.now(task)) for task, cell in these.cells.items()}
             yield Family(
-                taken=taken, rows=frame_of(rows), correction=method, some=some, moved=moved if here else None,
-                facts=lambda task, cells=cells, taken=taken: cells[task].facts(taken),
-                power=lambda task, tests, cells=cells, taken=taken, row=row: power(row, cells[task], taken, tests),
-                rule=here and method == CORRECTIONS["Holm"] and gates == OUT
-                and all(level == ways[0] for level, ways in zip(levels, choices.values(), strict=True)),
-                shown=None if some else tuple(task for task, cell in cells.items() if self._differs(cell, taken)),
+                taken=taken, rows=frame_of(rows), correction=CORRECTIONS[taken["correction"]], some=some, rule=i == 0,
+                moved=these.moved if view == VIEWS[0] else None, facts=these.facts, power=these.power,
+                shown=None if some else tuple(t for t, cell in these.cells.items() if self._differs(cell, taken)),
             )  # fmt: skip
 
     def _of(self, cell: Cell, taken: Choices, said: str, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,7 +239,7 @@ def emergent_row(cell: Cell, k: int, choices: Choices) -> dict[str, Any]:
     return {"value": over, "effect": float(np.max([up, bar, found["p_jump"]])), "small": small}
 
 
-def power(row: Callable[..., dict[str, Any]], cell: Cell, choices: Choices, tests: int) -> dict[str, Any]:
+def power(row: Row, cell: Cell, choices: Choices, tests: int) -> dict[str, Any]:
     """POWER of the claim's row at alpha / tests: of its test of an effect, where the number right is binomial.
 
     detectable: the smallest value found with 80 % power. matters: five points over the bar, ten over a forecast.
@@ -251,7 +265,7 @@ def power(row: Callable[..., dict[str, Any]], cell: Cell, choices: Choices, test
 
 
 def _found(row: Mapping[str, Any], alpha: float) -> bool:
-    return row.get("effect", NAN) < alpha and row.get("sign", 1.0) > 0
+    return bool(row.get("effect", NAN) < alpha and row.get("sign", 1.0) > 0)
 
 
 def above(scores: Scores) -> Iterator[Family]:
