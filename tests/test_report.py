@@ -186,7 +186,17 @@ def inferences(rows: pd.DataFrame) -> pd.DataFrame:
 
 def joint() -> pd.DataFrame:
     return pd.DataFrame(
-        [{"claim": "main", "analyses": 2, "holds": 1, "expected": 0.5, "p_joint": 0.2, "of": "shuffled tasks"}]
+        [
+            {
+                "claim": "main",
+                "analyses": 2,
+                "holds": 1,
+                "median": 0.4,
+                "expected": 0.5,
+                "p_joint": 0.2,
+                "of": "shuffled tasks",
+            }
+        ]
     )
 
 

@@ -299,6 +299,11 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def percent(share: float) -> str:
+    """A share in per cent, where it is too small for that in words."""
+    return f"{100 * share:.0f} %" if share >= 0.01 or share == 0 else "under 1 %"
+
+
 def sentence(text: str) -> str:
     """The text with a capital and a full stop."""
     text = capital(text.strip())
