@@ -146,6 +146,7 @@ def audit(cells: pd.DataFrame) -> pd.DataFrame:
     tests = dict.fromkeys(("p_for", "p_against", "detectable", "power_observed", "power_matters", "matters"), 0.05)
     counts = dict.fromkeys(("holds_in", "opposite_in", "neither_in", "no_result_in"), 1)
     empty = dict.fromkeys(("reason", "pooled", "reply", "bar", "turns_on", "turns_share"))
+    empty |= dict.fromkeys(("pooled_estimate", "pooled_low", "pooled_high", "flip_low", "flip_high"))
     rows = [
         {
             "claim": claim, "item": item, "question": question, "word": word, "value": value, "inference": claim,
@@ -171,7 +172,7 @@ def analyses() -> pd.DataFrame:
             rows.append({
                 "claim": claim, "item": item, "taken": json.dumps(taken), "analysis": str(taken), "primary": primary,
                 "value": 0.1, "low": 0.0, "high": 0.2, "p_for": 0.5, "p_against": 0.5, "outcome": outcome,
-                "reason": "on_the_floor" if outcome is None else None, "n": 20,
+                "reason": "on_the_floor" if outcome is None else None, "n": 20, "counted": True,
             })  # fmt: skip
     return pd.DataFrame(rows).drop_duplicates(["claim", "item", "taken"])
 
@@ -185,7 +186,17 @@ def inferences(rows: pd.DataFrame) -> pd.DataFrame:
 
 def joint() -> pd.DataFrame:
     return pd.DataFrame(
-        [{"claim": "main", "analyses": 2, "holds": 1, "expected": 0.5, "p_joint": 0.2, "of": "shuffled tasks"}]
+        [
+            {
+                "claim": "main",
+                "analyses": 2,
+                "holds": 1,
+                "median": 0.4,
+                "expected": 0.5,
+                "p_joint": 0.2,
+                "of": "shuffled tasks",
+            }
+        ]
     )
 
 

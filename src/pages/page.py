@@ -25,6 +25,7 @@ PAGE = "conf/table/_page.yaml"
 FILTERS: dict[str, Callable[..., Any]] = {
     "slug": statements.slug,
     "sentence": statements.sentence,
+    "percent": statements.percent,
     "capital": statements.capital,
     "tally": statements.tally,
     "said_of_many": statements.said_of_many,

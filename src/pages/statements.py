@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from src.base.frames import read_frame
-from src.base.verdict import WORDS
+from src.base.verdict import DEPENDS, NO_NUMBER, WORDS
 from src.pages.tables import FORMATS, is_missing, records
 
 FOLDER = "data/audit"
-FRAMES = ("audit", "inferences", "joint", "analyses")
+FRAMES = ("audit", "inferences", "analyses")
+JOINT = f"{FOLDER}/joint.parquet"  # only some claims can be tested over all analyses together
 COUNT = "count"  # the unit of a number that is n of something
 OVER = "difference"  # the unit of a number less its reference
 FIXED_AXES = {"accuracy": (0.0, 1.0), "correlation": (-1.0, 1.0), "kappa": (-1.0, 1.0)}
@@ -68,7 +69,7 @@ class Mark:
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Claim:
     """All statements of one file of conf/claim."""
 
@@ -104,8 +105,19 @@ class Claim:
     @cached_property
     def turns(self) -> list[tuple[str, int]]:
         """The choices on which statements turn, with how many, most first."""
-        named = [str(each.row["turns_on"]) for each in self.statements if each.row["turns_on"]]
+        turning = [each for each in self.statements if each.word == DEPENDS and each.row["turns_on"]]
+        named = [str(each.row["turns_on"]) for each in turning]
         return sorted(Counter(named).items(), key=lambda pair: (-pair[1], pair[0]))
+
+
+@dataclass(frozen=True)
+class Inference:
+    """One independent inference in the finding."""
+
+    text: str
+    link: str
+    main: bool = False  # whether it is on the one statement of a claim
+    turns_on: str | None = None  # the choice, of one that depends on it
 
 
 @dataclass(frozen=True)
@@ -124,7 +136,7 @@ class Audit:
     @cached_property
     def words(self) -> dict[str, int]:
         """How many independent inferences have each word; statements without a number are none."""
-        return {word: sum(each["word"] == word for each in self.inferences) for word in WORDS[:-1]}
+        return {word: sum(each["word"] == word for each in self.inferences) for word in WORDS if word != NO_NUMBER}
 
     @cached_property
     def row_words(self) -> dict[str, int]:
@@ -132,10 +144,26 @@ class Audit:
         return {word: sum(each.word == word for each in self.statements) for word in WORDS}
 
     @cached_property
-    def by_word(self) -> dict[str, list[Statement]]:
-        """The statements that are a claim of their own, by word, in the order of WORDS."""
-        single = [claim.statements[0] for claim in self.claims if claim.single]
-        return {word: [each for each in single if each.word == word] for word in counted(s.word for s in single)}
+    def by_word(self) -> dict[str, list[Inference]]:
+        """The independent inferences by word. Those on the one statement of a claim come first."""
+        found: dict[str, list[Inference]] = {word: [] for word in self.words}
+        for row in self.inferences:
+            found[row["word"]].append(self._inference(row))
+        return {word: sorted(each, key=lambda one: not one.main) for word, each in found.items() if each}
+
+    def _inference(self, row: Mapping[str, Any]) -> Inference:
+        """One of several statements has the title of their claim, and what its name adds to that of the claim."""
+        name, text = str(row["inference"]), str(row["statement"])
+        of = {claim: [one for one in claim.statements if one.row["inference"] == name] for claim in self.claims}
+        of = {claim: own for claim, own in of.items() if own}
+        claim, own = next(iter(of.items()))
+        if len(of) > 1:
+            return Inference(text, f"#forest-{slug(claim.name)}")
+        if len(own) == 1:
+            turns_on = own[0].row["turns_on"] if own[0].word == DEPENDS else None
+            return Inference(text, f"#{own[0].anchor}", claim.single, turns_on)
+        part = name.partition("/")[2].replace("_", " ")
+        return Inference(f"{claim.title}{part and f', {part}'} ({len(own)} statements)", f"#forest-{slug(claim.name)}")
 
     @cached_property
     def questions(self) -> list[str]:
@@ -207,7 +235,10 @@ def load(root: Path, titles: Mapping[str, str], order: Sequence[str]) -> Audit |
     """The audit's frames; None where the audit has not run. titles: by claim; order: of the questions."""
     if not all((root / f"{FOLDER}/{name}.parquet").exists() for name in FRAMES):
         return None
-    rows, inferences, joint = (records(read_frame(root, f"{FOLDER}/{name}.parquet")) for name in FRAMES[:3])
+    rows, inferences = (records(read_frame(root, f"{FOLDER}/{name}.parquet")) for name in FRAMES[:2])
+    inferences = [each for each in inferences if each["word"] != NO_NUMBER]
+    tested = (root / JOINT).exists()
+    joint = records(read_frame(root, JOINT)) if tested else []
     names = list(dict.fromkeys(str(row["claim"]) for row in rows))
     claims = [_claim(name, [row for row in rows if row["claim"] == name], titles) for name in names]
     rank = {question: place for place, question in enumerate(order)}
@@ -268,6 +299,11 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def percent(share: float) -> str:
+    """A share in per cent, where it is too small for that in words."""
+    return f"{100 * share:.0f} %" if share >= 0.01 or share == 0 else "under 1 %"
+
+
 def sentence(text: str) -> str:
     """The text with a capital and a full stop."""
     text = capital(text.strip())
@@ -289,8 +325,9 @@ def value_text(row: Mapping[str, Any]) -> str:
         return f"{form(value)} of {form(row['n'])}" if not is_missing(row["n"]) else form(value)
     if is_missing(row["low"]) or is_missing(row["high"]):
         return form(value)
-    interval = f"{row['interval']} " if row["interval"] else ""
-    return f"{form(value)} ({interval}from {form(row['low'])} to {form(row['high'])})"
+    level, _, method = str(row["interval"] or "").partition(", ")
+    ends = f"from {form(row['low'])} to {form(row['high'])}"
+    return f"{form(value)} ({f'{level} {ends}'.strip()}{method and f'; {method}'})"
 
 
 def over_reference(row: Mapping[str, Any]) -> Mapping[str, Any]:
