@@ -108,7 +108,7 @@ def _row(
 def _why(
     claim: Claim, result: Mapping[str, Any], knows: Mapping[str, Any], of_item: Sequence[Mapping[str, Any]]
 ) -> str:
-    """The numbers behind a word; without a result of the rule, the reason, and what the analysis with all cells gives."""
+    """The numbers behind a word. Without a result of the rule: the reason, and what all cells give."""
     if result["rule_gives"] is not None:
         return written(claim, claim.why, knows)
     reason = str(result["reason"])

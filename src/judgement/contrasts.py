@@ -79,7 +79,8 @@ class Differences:
         if gates == OUT and 2 * len(self.left_out) >= all_tasks:
             many = Counter(why for each in self.left_out.values() for why in each)
             listed = ", ".join(f"{why} {n}" for why, n in many.most_common())
-            return {"n": len(d), "reason": f"{len(self.left_out)} of {all_tasks} tasks have a cell that does not count ({listed})"}
+            of = f"{len(self.left_out)} of {all_tasks} tasks have a cell that does not count"
+            return {"n": len(d), "reason": f"{of} ({listed})"}
         if len(d) < FEWEST:
             return {"n": len(d), "reason": f"fewer than {FEWEST} tasks"}
         effect, small = TESTS[test](d)
