@@ -96,10 +96,14 @@ class Cell:
         return {name: getattr(self.row, name) for name in names} | {"forecast": line["forecast"] if line else NAN}
 
     def reason(self, gates: str) -> str | None:
-        """Why the cell is not compared: an acting gate, or a wrong format where exact match decides."""
+        """Why the cell is not compared: an acting gate, or a wrong format where exact match decides.
+
+        What is kept fails a gate, or sits on the floor of the rule's own view; other views on the floor are never kept.
+        """
+        if np.isnan(self.row.p):
+            return NO_CHANCE
         floor = on_the_floor(self.row) if self.row.metric == EXACT_MATCH else None
-        untested = NO_CHANCE if np.isnan(self.row.p) else None
-        return untested or (failed(self.row) if gates == OUT else None) or floor
+        return (failed(self.row) or floor) if gates == OUT else floor if self.view != VIEWS[0] else None
 
 
 Row = Callable[[Cell, int, Choices], dict[str, Any]]
@@ -167,6 +171,7 @@ class Table2:
     ) -> Iterator[Family]:
         """The families of a claim: every way to take the choices. The first level of each choice is the rule's."""
         every = {**choices, "correction": tuple(CORRECTIONS), "gates": (OUT, IN)}
+        other = choices["bar"][1] if "bar" in choices else None
         for i, (view, levels) in enumerate(itertools.product(VIEWS, itertools.product(*every.values()))):
             taken = {"prompt": view[0], "metric": view[1], **dict(zip(every, levels, strict=True))}
             these = View(self.cells[view], taken, row)
@@ -174,7 +179,7 @@ class Table2:
             yield Family(
                 taken=taken, rows=frame_of(rows), correction=CORRECTIONS[taken["correction"]], some=some, rule=i == 0,
                 moved=these.moved if view == VIEWS[0] else None, facts=these.facts, power=these.power,
-                shown=None if some else tuple(t for t, cell in these.cells.items() if self._differs(cell, taken)),
+                shown=None if some else tuple(t for t, cell in these.cells.items() if self._differs(cell, taken, other)),
             )  # fmt: skip
 
     def _of(self, cell: Cell, taken: Choices, said: str, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,8 +187,8 @@ class Table2:
         up = said == ANY or bool(self.said[said].get(cell.row.Index))
         return {"n": cell.row.n, "up": up, **row, "reason": cell.reason(taken["gates"]) or row.get("reason")}
 
-    def _differs(self, cell: Cell, taken: Choices) -> bool:
-        """Whether the choices say anything of this cell that others do not."""
+    def _differs(self, cell: Cell, taken: Choices, other_bar: str | None) -> bool:
+        """Whether the choices say anything of this cell that others do not; other_bar: the level of no rule."""
         task = self.scores.setting.tasks[cell.row.Index]
         primary = task.primary("closed") == EXACT_MATCH
         assumed = bool(task.chance_assumed)
@@ -191,8 +196,8 @@ class Table2:
         return not (
             (taken["metric"] == EXACT and primary)
             or (taken.get("options", SHOWN) != SHOWN and not assumed)
-            or (taken.get("bar") == BARS[1] and not content_free)
-            or (taken["gates"] == IN and not failed(cell.row))
+            or (taken.get("bar") == other_bar and not content_free)
+            or (taken["gates"] == IN and cell.reason(OUT) == cell.reason(IN))
         )
 
 
