@@ -16,7 +16,7 @@ from src.judgement.family import HOLM, Family, corrected
 from src.judgement.joint import COLUMNS as JOINT
 from src.judgement.joint import joint
 from src.judgement.rows import SIDES, Words, analyses, flipping_tasks, flips, judged
-from src.judgement.scores import IN, NO_CHANCE, Scores
+from src.judgement.scores import IN, NO_CHANCE, PROMPTS, Scores
 from src.judgement.word import family_word
 from src.statistics.items import NAN
 
@@ -84,7 +84,9 @@ def _row(
     if result["reason"] == NO_CHANCE:
         result["word"] = NO_NUMBER
     knows = {name: NAN if value is None else value for name, value in this.items()}
-    knows |= {"item": item, "claim": claim.name, "prompt": item.rpartition(", ")[2]}
+    pair, _, prompt = item.rpartition(", ")
+    formats = {short: words for words, short in PROMPTS.items()}
+    knows |= {"item": item, "claim": claim.name, "prompt": prompt, "pair": pair, "format": formats.get(prompt, prompt)}
     knows |= _sides(this, up) | effects(rule, item) | dict(rule.facts(item) if rule.facts and not rule.some else {})
     beside = _pooled(claim, item, rule, scores, pooled, knows)
     alone = rule.power and not rule.some and this["outcome"] is not None
