@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 HERE = Path(__file__).parent
 LONGEST = (
@@ -13,6 +14,9 @@ LONGEST = (
     "source/test_hub", "test_plan", "test_errors", "test_verify", "test_safety", "test_stats", "test_remotes",
 )  # fmt: skip
 """Longest first, by `pytest -m "" --durations=0`. They need `--dist loadfile --no-loadscope-reorder`."""
+
+settings.register_profile("shared", deadline=None)  # how long a test takes says nothing on a busy machine
+settings.load_profile("shared")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,19 +26,24 @@ FEWEST = 3
 VIEWS = ((CLOSED, PRIMARY), (CLOSED, EXACT), (LETTERED, PRIMARY))
 
 
-def t_test(d: Array) -> tuple[float, float]:
-    """(two-sided p of a mean of 0, p of two one-sided tests within five points): paired t over tasks."""
+def t_test(d: Array) -> tuple[float, float, float]:
+    """(two-sided p of a mean of 0, p of two one-sided tests within five points, sign of the effect): paired t."""
     mean, error = d.mean(), d.std(ddof=1) / np.sqrt(len(d))
+    sign = float(np.sign(np.round(mean, 12)) or 1.0)
     if not error:
-        return (1.0 if mean == 0 else 0.0), (0.0 if abs(mean) < MARGIN else 1.0)
+        return (1.0 if mean == 0 else 0.0), (0.0 if abs(mean) < MARGIN else 1.0), sign
     effect = 2 * stats.t.sf(abs(mean) / error, len(d) - 1)
-    return float(effect), float(stats.t.sf((MARGIN - abs(mean)) / error, len(d) - 1))
+    return float(effect), float(stats.t.sf((MARGIN - abs(mean)) / error, len(d) - 1)), sign
 
 
-def wilcoxon(d: Array) -> tuple[float, float]:
-    """The same by signed ranks, of differences rounded to nine decimals; exact, ties included."""
+def wilcoxon(d: Array) -> tuple[float, float, float]:
+    """The same by signed ranks, of differences rounded to nine decimals; exact, ties included.
+
+    The sign is that of the ranks: the mean can lie on the other side.
+    """
     down, up = signed_rank(d)
-    return min(1.0, 2 * min(down, up)), max(signed_rank(d - MARGIN)[0], signed_rank(d + MARGIN)[1])
+    within = max(signed_rank(d - MARGIN)[0], signed_rank(d + MARGIN)[1])
+    return min(1.0, 2 * min(down, up)), within, 1.0 if up <= down else -1.0
 
 
 def signed_rank(d: Array) -> tuple[float, float]:
@@ -58,7 +63,7 @@ def signed_rank(d: Array) -> tuple[float, float]:
     return float(weights[: positive + 1].sum()), float(weights[positive:].sum())
 
 
-TESTS: Mapping[str, Callable[[Array], tuple[float, float]]] = {"paired t": t_test, "Wilcoxon": wilcoxon}
+TESTS: Mapping[str, Callable[[Array], tuple[float, float, float]]] = {"paired t": t_test, "Wilcoxon": wilcoxon}
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,11 +88,11 @@ class Differences:
             return {"n": len(d), "reason": f"{of} ({listed})"}
         if len(d) < FEWEST:
             return {"n": len(d), "reason": f"fewer than {FEWEST} tasks"}
-        effect, small = TESTS[test](d)
+        effect, small, sign = TESTS[test](d)
         middle = d.mean() if test == "paired t" else float(np.median(d))
         half = stats.t.isf(OUTSIDE_95 / 2, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d)) if test == "paired t" else NAN
         return {"value": middle, "low": middle - half, "high": middle + half, "n": len(d), "effect": effect,
-                "small": small, "sign": np.sign(np.round(d.mean(), 12)) or 1.0}  # fmt: skip
+                "small": small, "sign": sign}  # fmt: skip
 
     def power(self, tests: int, alpha: float) -> dict[str, float]:
         """The mean difference found with 80 % power, and the power at two others: paired t at alpha / tests."""

@@ -97,9 +97,8 @@ class Family:
 
     @property
     def tests(self) -> int:
-        """How many items are tested."""
-        known = ~np.isnan(np.fmin(self.arrays["effect"], self.arrays["small"]))
-        return int((known & ~self.arrays["excluded"]).sum())
+        """How many tests a correction goes over: the items, or where a claim has two sides, both of each."""
+        return int(tested(self.arrays).sum())
 
     def each(self, alpha: float) -> pd.DataFrame:
         """Columns p_for, p_against and outcome, null where there is no result, indexed by item."""
@@ -136,14 +135,24 @@ def _results(
     return {"p_for": p_for, "p_against": p_against, "outcome": outcome}
 
 
+def tested(rows: Arrays) -> Array:
+    """(2, items): which sides of which items have a p, of an effect or of one too small to matter."""
+    sides = np.array([np.fmin(rows["effect"], rows["small"]), np.fmin(rows["effect_2"], rows["small_2"])])
+    return ~np.isnan(sides) & ~rows["excluded"]
+
+
 def corrected(rows: Arrays, method: str) -> dict[str, Array]:
-    """The rows with their p values corrected: effects over all items and sides, and so what is too small to matter."""
-    out = dict(rows)
+    """The rows with their p values corrected: effects over all items and sides, and so what is too small to matter.
+
+    Both go over the same tests: one that has the other p alone counts here with p = 1.
+    """
+    out, here = dict(rows), tested(rows)
     for pair in (("effect", "effect_2"), ("small", "small_2")):
         values = np.where(rows["excluded"], NAN, np.array([rows[name] for name in pair]))
+        missing = np.isnan(values)
         if method != NONE:
-            values = adjust(values.ravel(), method).reshape(values.shape)
-        out |= dict(zip(pair, values, strict=True))
+            values = adjust(np.where(here & missing, 1.0, values).ravel(), method).reshape(values.shape)
+        out |= dict(zip(pair, np.where(missing, NAN, values), strict=True))
     return out
 
 

@@ -94,7 +94,7 @@ class Scores:
             guess = None if np.isnan(trivial) else np.full(n, max(trivial, NAN if guess is None else guess.mean()))
         if guess is None:
             return None
-        return Tails(_at_least(guess), _at_most(np.minimum(guess + MARGIN, 1.0)))
+        return Tails(at_least(guess), at_most(np.minimum(guess + MARGIN, 1.0)))
 
     @cache  # noqa: B019
     def _baseline(self, task: str, prompt: str, n: int) -> dict[str, Any]:
@@ -102,16 +102,16 @@ class Scores:
         return published_baseline(self.setting, task, prompt, metric, n)
 
 
-def _at_most(guess: Array) -> Array:
+def at_most(guess: Array) -> Array:
     """P(X <= k) for k = 0..n, X the number right by guessing."""
     n = len(guess)
     k = np.arange(n + 1)
     return stats.binom.cdf(k, n, guess[0]) if np.ptp(guess) == 0 else stats.poisson_binom.cdf(k, guess)
 
 
-def _at_least(guess: Array) -> Array:
+def at_least(guess: Array) -> Array:
     """P(X >= k) for k = 0..n, read off the mirrored distribution, where small values keep their digits."""
-    return _at_most(1 - guess)[::-1]
+    return at_most(1 - guess)[::-1]
 
 
 def failed(row: Any) -> str | None:
