@@ -19,20 +19,19 @@ from src.statistics.tests import adjust
 
 HOLM, BH, NONE = "holm", "fdr_bh", "none"
 CORRECTIONS = {"Holm": HOLM, "Benjamini-Hochberg": BH}
-ROW = ("value", "low", "high", "n", "up", "effect", "sign", "small", "effect_2", "small_2", "reason", "partial")
+ROW = ("value", "low", "high", "n", "up", "effect", "sign", "small", "effect_2", "small_2", "reason")
 """What a family knows of an item.
 
 up: the claim is that there is an effect upwards; else that there is none. effect: p of an effect; sign: its direction.
 small: p that the effect is too small to matter. effect_2, small_2: those of a second side, of claims on two sides.
-reason: why there is no result; such an item is in no correction. partial: why one side cannot be tested: there is a
-result only where the other is shown.
+reason: why there is no result; such an item is in no correction.
 """
-WORDS = ("reason", "partial")
-POWER = ("detectable", "power_observed", "power_matters", "matters")
+WORDS = ("reason",)
+POWER = ("detectable", "power_observed", "power_matters", "matters", "power_none")
 """What the test under the strictest step of Holm finds with 80 % power, and its power at two effects."""
 
 Arrays = Mapping[str, Array]
-"""The columns of ROW that results come from, each of shape (items,). `excluded` and `partial` are bools."""
+"""The columns of ROW that results come from, each of shape (items,). `excluded` are bools."""
 
 
 def claimed(rows: Arrays) -> tuple[Array, Array]:
@@ -49,11 +48,13 @@ def claimed(rows: Arrays) -> tuple[Array, Array]:
 def alike(rows: Arrays) -> tuple[Array, Array]:
     """(p for, p against) of the claim that two sides agree: both above the bar, or both shown not to be.
 
+    One of two ways suffices on either side, so the smaller p is doubled.
+
     Where the claim is that they do not (`up` is false), the two change places.
     """
     effect, small, effect_2, small_2 = (rows[name] for name in ("effect", "small", "effect_2", "small_2"))
-    same = np.minimum(np.maximum(effect, effect_2), np.maximum(small, small_2))
-    other = np.minimum(np.maximum(effect, small_2), np.maximum(small, effect_2))
+    same = np.minimum(1.0, 2 * np.minimum(np.maximum(effect, effect_2), np.maximum(small, small_2)))
+    other = np.minimum(1.0, 2 * np.minimum(np.maximum(effect, small_2), np.maximum(small, effect_2)))
     up = rows["up"].astype(bool)
     return np.where(up, same, other), np.where(up, other, same)
 
@@ -92,7 +93,6 @@ class Family:
         return {
             **{name: self.rows[name].to_numpy(dtype=float) for name in numbers},
             "excluded": self.rows["reason"].notna().to_numpy(dtype=bool),
-            "partial": self.rows["partial"].notna().to_numpy(dtype=bool),
         }
 
     @property
@@ -100,18 +100,31 @@ class Family:
         """How many tests a correction goes over: the items, or where a claim has two sides, both of each."""
         return int(tested(self.arrays).sum())
 
+    def raw(self, item: str) -> tuple[Any, ...]:
+        """The p values of an item before correction; nothing where the claim is about some item."""
+        names = ("effect", "small", "effect_2", "small_2")
+        return (
+            ()
+            if self.some
+            else tuple(None if np.isnan(v) else v for v in self.rows.loc[item, list(names)].astype(float))
+        )
+
     def each(self, alpha: float) -> pd.DataFrame:
         """Columns p_for, p_against and outcome, null where there is no result, indexed by item."""
         return pd.DataFrame(_results(self.arrays, self.correction, self.judged, alpha), index=self.rows.index)
 
     @cache  # noqa: B019 - a family lives as long as the command
     def result(self, alpha: float) -> pd.DataFrame:
-        """`each`; of a claim that some item is so, one row: its opposite holds where it does for every item."""
+        """`each`; of a claim that some item is so, one row: its opposite holds where it does for every item.
+
+        All must hold for the opposite, so the largest p is not corrected.
+        """
         found = self.each(alpha)
         if not self.some:
             return found
         known = found[~self.arrays["excluded"]]
-        p = {name: np.array([known[name].agg(how)]) for name, how in (("p_for", "min"), ("p_against", "max"))}
+        alone = _results(self.arrays, NONE, self.judged, alpha)["p_against"][~self.arrays["excluded"]]
+        p = {"p_for": np.array([known["p_for"].min()]), "p_against": np.array([np.nanmax(alone, initial=0.0)])}
         return pd.DataFrame({**p, "outcome": outcomes(p["p_for"], p["p_against"], alpha)}, index=[""])
 
     def outcome(self, item: str, alpha: float, row: Mapping[str, Any] | None = None) -> int | None:
@@ -131,7 +144,6 @@ def _results(
 ) -> dict[str, Any]:
     p_for, p_against = judged(corrected(rows, method))
     outcome = outcomes(p_for, p_against, alpha)
-    outcome[rows["partial"] & ~(np.fmin(p_for, p_against) < alpha)] = pd.NA
     return {"p_for": p_for, "p_against": p_against, "outcome": outcome}
 
 

@@ -41,7 +41,7 @@ def by_hand(scores: Scores) -> Iterator[Family]:
         z = stats.norm.isf(scores.alpha / tests)
         found = (z + stats.norm.isf(0.2)) * error
         return {"detectable": found, "matters": WITHIN, "power_observed": NAN,
-                "power_matters": float(stats.norm.sf(z - WITHIN / error)) if error else NAN}  # fmt: skip
+                "power_none": float(max(0.0, 1 - 2 * stats.norm.sf(WITHIN / error - z))) if error else NAN}  # fmt: skip
 
     for words, method in CORRECTIONS.items():
         yield Family(

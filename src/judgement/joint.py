@@ -40,10 +40,10 @@ class Null:
         """(draws, tasks): what the tasks are sorted by to permute them."""
         return np.random.default_rng(self.seed).random((DRAWS, len(self.tasks)))
 
-    def permuted(self, values: pd.Series) -> Array:
-        """(draws, tasks of values): the values in the order of each draw."""
-        columns = [self.place[task] for task in values.index]
-        return np.asarray(values.to_numpy()[self.keys[:, columns].argsort(axis=1)])
+    def permuted(self, values: pd.Series, tasks: pd.Index) -> Array:
+        """(draws, tasks): the values of all tasks in the order of each draw, and of them those of some tasks."""
+        everywhere = values.reindex(list(self.tasks)).to_numpy(dtype=float)[self.keys.argsort(axis=1)]
+        return np.asarray(everywhere[:, [self.place[task] for task in tasks]])
 
     def signed(self, values: pd.Series) -> Array:
         """(draws,): the mean of the values under the signs of each draw."""

@@ -13,9 +13,7 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.inter_rater import cohens_kappa
 
-from src.base.metrics import EXACT as EXACT_MATCH
 from src.judgement.family import CORRECTIONS, Family, alike, frame_of
-from src.judgement.joint import Null
 from src.judgement.scores import (
     CHANCE,
     CLOSED,
@@ -34,6 +32,8 @@ from src.statistics.tests import OUTSIDE_95, adjust
 
 BARS = (CHANCE, CONTENT_FREE)
 BARE = "bare comparison"
+PRINTED = 6
+"""Digits of the released scores. A bar is rounded to them before it is compared, so that what is equal ties."""
 DRAWS = 2000
 NEEDED = ("model", "metric", "n", "k", "accuracy", "chance_scored", "chance", "trivial", "p", "p_below", "gates")
 ONE_VERDICT = "one side has the same verdict on every task"
@@ -46,9 +46,7 @@ def _excused(row: Any, gates: str) -> str | None:
     """Why a cell has no verdict: no chance level, a gate, or a wrong format where exact match decides."""
     if np.isnan(row.p):
         return NO_CHANCE
-    if gates == IN:
-        return None
-    return failed(row) or (on_the_floor(row) if row.metric == EXACT_MATCH else None)
+    return (failed(row) if gates == OUT else None) or on_the_floor(row)
 
 
 def sides(scores: Scores, figure: Mapping[str, Any], prompt: str) -> list[pd.DataFrame]:
@@ -140,7 +138,7 @@ def verdicts(
     if judged == BARE:
         columns = ["chance_scored", *(["trivial"] if bar == CONTENT_FREE else [])]
         level = [rows[columns].max(axis=1) for rows in each]
-        found = [rows["accuracy"] > at for rows, at in zip(each, level, strict=True)]
+        found = [rows["accuracy"].round(PRINTED) > at.round(PRINTED) for rows, at in zip(each, level, strict=True)]
         return pd.DataFrame(dict(enumerate(found)), index=keep).astype(bool)
     p = np.array([tested(scores, rows, prompt, bar)[:, 0] if keep else [] for rows in each])
     above = adjust(p.ravel(), CORRECTIONS[judged]).reshape(p.shape) < scores.alpha
@@ -183,12 +181,12 @@ class Overlap:
 
     def row(self) -> dict[str, Any]:
         """ROW of the claim that they solve the same tasks."""
-        return of_square(self.square)
+        return of_square(self.square, self.alpha)
 
     def moved(self, _: str, steps: int) -> dict[str, Any] | None:
         """ROW with more or fewer solved by both, the margins as they are; None where the margins do not allow it."""
         square = self.square + steps * np.array([[1, -1], [-1, 1]])
-        return of_square(square) if (square >= 0).all() else None
+        return of_square(square, self.alpha) if (square >= 0).all() else None
 
     def facts(self, _: str) -> dict[str, Any]:
         """What the sentences of a claim name."""
@@ -206,17 +204,15 @@ class Overlap:
                 "power_observed": overlap_power(n, left, right, alpha, observed),
                 "power_matters": overlap_power(n, left, right, alpha, ODDS)}  # fmt: skip
 
-    def null(self, draws: Null) -> dict[str, Array]:
-        """Kappa with the right side's verdicts permuted among tasks."""
-        right = draws.permuted(self.above[1]) if len(self.above) else np.empty((0, 0))
-        return {"": kappas(np.broadcast_to(self.above[0].to_numpy(), right.shape), right)}
 
-
-def of_square(square: Array) -> dict[str, Any]:
+def of_square(square: Array, alpha: float) -> dict[str, Any]:
     """ROW of a (2, 2) square of counts: kappa, and the smaller tail of the hypergeometric distribution."""
     n, left, right, both = int(square.sum()), *map(int, (square[1].sum(), square[:, 1].sum(), square[1, 1]))
     if min(left, right, n - left, n - right) == 0:
         return {"n": n, "reason": ONE_VERDICT}
+    most, least = min(left, right), max(0, left + right - n)
+    if stats.hypergeom.pmf(most, n, left, right) >= alpha and stats.hypergeom.pmf(least, n, left, right) >= alpha:
+        return {"n": n, "reason": "with so few tasks no overlap could show anything"}
     up, down = stats.hypergeom.sf(both - 1, n, left, right), stats.hypergeom.cdf(both, n, left, right)
     kappa = cohens_kappa(square)
     return {"value": kappa.kappa, "low": max(kappa.kappa_low, -1.0), "high": min(kappa.kappa_upp, 1.0), "n": n,
@@ -231,7 +227,7 @@ def beyond_margins(scores: Scores) -> Iterator[Family]:
         these = Overlap(verdicts(scores, sides(scores, figure, prompt), prompt, *how), scores.alpha)
         yield Family(
             rows=frame_of({"": these.row()}), moved=these.moved if _is_rule(choices) else None, facts=these.facts,
-            power=these.power, null=these.null, tasks=tuple(these.above.index), **_taken(choices),
+            power=these.power, **_taken(choices),
         )  # fmt: skip
 
 
@@ -263,6 +259,10 @@ def gain(above: Array, seed: int) -> dict[str, Any]:
     n = len(above)
     if n < 3:
         return {"n": n, "reason": "fewer than three tasks"}
+    if (above[:, :2] == above[:, 2:]).all():
+        return {"n": n, "reason": "the base model has the same verdicts with exemplars and without"}
+    if above.all(axis=0).any() or not above.any(axis=0).all():
+        return {"n": n, "reason": ONE_VERDICT}
     draws = above[np.random.default_rng(seed).integers(0, n, (DRAWS, n))]
     value, gains = float(_gains(above[None])[0]), _gains(draws)
     gains = gains[~np.isnan(gains)]
@@ -310,7 +310,7 @@ def bare(scores: Scores, rows: pd.DataFrame, baseline: str) -> pd.Series:
     level = (
         column.index.map(printed).to_series(index=column.index).fillna(column) if baseline == BASELINES[2] else column
     )
-    return (rows["accuracy"] > level).astype("boolean").mask(level.isna())
+    return (rows["accuracy"].round(PRINTED) > level.round(PRINTED)).astype("boolean").mask(level.isna())
 
 
 def figure2_count(scores: Scores) -> Iterator[Family]:

@@ -26,7 +26,7 @@ def analyses(families: Sequence[Family], alpha: float) -> list[dict[str, Any]]:
         found = family.result(alpha)
         for item in family.items:
             row = _analysis(family, item, found.loc[item], alpha)
-            same = (item, *(None if row[name] is None else round(row[name], 12) for name in NUMBERS))
+            same = (item, family.correction, *(row[name] for name in NUMBERS), *family.raw(item))
             known = row["outcome"] is not None
             out.append(row | {"counted": not (known and same in seen)})
             seen |= {same} if known else set()
@@ -46,7 +46,7 @@ def _analysis(family: Family, item: str, found: pd.Series, alpha: float) -> dict
         held = each.isin([HOLDS, BOTH]).sum()
         return head | {"value": float(held), "low": None, "high": None, "n": float(each.count()), "reason": None}
     own = family.rows.loc[item]
-    reason = own["reason"] or (own["partial"] if outcome is None else None)
+    reason = own["reason"]
     return head | {name: _none(own[name]) for name in ("value", "low", "high", "n")} | {"reason": reason}
 
 

@@ -23,7 +23,7 @@ PRIMARY, EXACT = "the task's own", "exact match"
 CLOSED, LETTERED = "options in the text", "lettered options"
 PROMPTS = {CLOSED: "closed", LETTERED: "closed_adv"}
 OUT, IN = "left out", "kept"
-"""What is done with cells that fail a gate or sit on the floor."""
+"""What is done with cells that fail a gate."""
 CHANCE, CONTENT_FREE = "chance", "content-free answers"
 NO_CHANCE = "no chance level: the paper's scores say nothing of the options"
 """Why a cell has no test. Such a statement has no number."""
@@ -121,11 +121,12 @@ def failed(row: Any) -> str | None:
 
 
 def on_the_floor(row: Any) -> str | None:
-    """Words for a cell that is below chance; None for another."""
-    return "below chance: the answers are in another format" if row.p_below < FLOOR else None
+    """Words for a cell whose exact match is below chance; None for another. A forced choice always picks an option."""
+    low = row.metric == metrics.EXACT and row.p_below < FLOOR
+    return "below chance: the answers are in another format" if low else None
 
 
 def faults(row: Any) -> tuple[str, ...]:
     """The acting gates that a row fails and the floor that it sits on, each in a few words."""
     gates = tuple(name.replace("_", " ") for name in str(row.gates).split(";") if name in metrics.ACTING)
-    return (*gates, "below chance") if row.p_below < FLOOR else gates
+    return (*gates, "below chance") if on_the_floor(row) else gates

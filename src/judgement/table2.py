@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
+from scipy.special import logit
 
 from src.base.metrics import EXACT as EXACT_MATCH
 from src.base.metrics import MARGIN
@@ -29,7 +29,7 @@ from src.judgement.scores import (
     failed,
     on_the_floor,
 )
-from src.statistics.forecast import FAR, Against, clipped, logit_variance
+from src.statistics.forecast import FAR, Against, clipped, expected_variance
 from src.statistics.items import NAN
 from src.statistics.scale import forecasts
 from src.statistics.table2 import paper_verdicts
@@ -78,9 +78,14 @@ class Cell:
             return None
         n = float(self.row.n)
         share = clipped(np.array([k / n]), np.array([n]))
-        s = np.sqrt(line["variance"] + line["tau2"] + logit_variance(share, np.array([n])))
+        s = np.sqrt(line["variance"] + line["tau2"] + expected_variance(line["eta"], n))
         found = Against(share, np.array([line["eta"]]), s, line["df"]).columns()
         return {name: float(values[0]) for name, values in found.items()}
+
+    def line(self, choices: Choices) -> Mapping[str, float] | None:
+        """Its forecast under some choices; None without one."""
+        scatter, sizes = (choices.get(name, next(iter(of))) for name, of in (("scatter", SCATTER), ("sizes", SIZES)))
+        return self.lines[SCATTER[scatter], SIZES[sizes]]
 
     def silence(self, choices: Choices) -> str | None:
         """Why there is no forecast to judge by; None where there is one."""
@@ -96,14 +101,10 @@ class Cell:
         return {name: getattr(self.row, name) for name in names} | {"forecast": line["forecast"] if line else NAN}
 
     def reason(self, gates: str) -> str | None:
-        """Why the cell is not compared: an acting gate, or a wrong format where exact match decides.
-
-        What is kept fails a gate, or sits on the floor of the rule's own view; other views on the floor are never kept.
-        """
+        """Why the cell is not compared: an acting gate, or a wrong format where exact match decides."""
         if np.isnan(self.row.p):
             return NO_CHANCE
-        floor = on_the_floor(self.row) if self.row.metric == EXACT_MATCH else None
-        return (failed(self.row) or floor) if gates == OUT else floor if self.view != VIEWS[0] else None
+        return (failed(self.row) if gates == OUT else None) or on_the_floor(self.row)
 
 
 Row = Callable[[Cell, int, Choices], dict[str, Any]]
@@ -179,7 +180,9 @@ class Table2:
             yield Family(
                 taken=taken, rows=frame_of(rows), correction=CORRECTIONS[taken["correction"]], some=some, rule=i == 0,
                 moved=these.moved if view == VIEWS[0] else None, facts=these.facts, power=these.power,
-                shown=None if some else tuple(t for t, cell in these.cells.items() if self._differs(cell, taken, other)),
+                shown=None if some else tuple(
+                    task for task, cell in these.cells.items() if self._differs(cell, taken, other)
+                ),
             )  # fmt: skip
 
     def _of(self, cell: Cell, taken: Choices, said: str, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,44 +236,50 @@ def line_row(cell: Cell, k: int, choices: Choices) -> dict[str, Any]:
 def emergent_row(cell: Cell, k: int, choices: Choices) -> dict[str, Any]:
     """An emergent task: above chance, the content-free bar and the forecast; else near chance or the forecast."""
     up, short = cell.above(k, CHANCE, None)
-    bar = cell.above(k, CONTENT_FREE, None)[0] if choices["bar"] == CONTENT_FREE else up
+    bar, short_of_bar = cell.above(k, choices["bar"], None)
     found, accuracy = cell.against(k, choices), k / cell.row.n
-    if found is None:  # chance alone can show that a task is not emergent
-        return {"value": accuracy - cell.row.tested, "small": short, "partial": cell.silence(choices)}
+    if found is None:
+        return {"reason": cell.silence(choices)}
     line = cell.lines[SCATTER[choices["scatter"]], SIZES[choices["sizes"]]]
     assert line is not None
     over = accuracy - max(line["forecast"], cell.row.tested)
-    small = min(1.0, 2 * min(short, found["p_short_five"]))
+    near = [short, found["p_short_five"], *([short_of_bar] if choices["bar"] == CONTENT_FREE else [])]
+    small = min(1.0, len(near) * min(near))
     return {"value": over, "effect": float(np.max([up, bar, found["p_jump"]])), "small": small}
 
 
 def power(row: Row, cell: Cell, choices: Choices, tests: int) -> dict[str, Any]:
-    """POWER of the claim's row at alpha / tests: of its test of an effect, where the number right is binomial.
+    """POWER of a claim's tests at alpha / tests, on the scale of its value: accuracy, or accuracy over a forecast.
 
-    detectable: the smallest value found with 80 % power. matters: five points over the bar, ten over a forecast.
+    Where a forecast is in the test, its uncertainty is in the power. A test of several needs each of them.
     """
-    n, alpha = int(cell.row.n), cell.scores.alpha / tests
-    base = row(cell, cell.k, choices)
-    if base.get("value") is None:
+    n, alpha, grid = int(cell.row.n), cell.scores.alpha / tests, np.linspace(0.0005, 0.9995, 1000)
+    bars = [choices["bar"], CHANCE] if "bar" in choices else []
+    options = OPTIONS[choices.get("options", SHOWN)]
+    tails = [found for bar in bars if (found := cell.scores.tails(cell.row.Index, choices["prompt"], n, bar, options))]
+    powers, none = [], []
+    for each in tails:
+        powers.append(stats.binom.sf(int((each.above >= alpha).sum()) - 1, n, grid))  # more right, smaller tail
+        none.append(float(stats.binom.cdf(int((each.short < alpha).sum()) - 1, n, cell.row.tested)))
+    offset, zero = 0.0, float(cell.row.tested)
+    line = cell.line(choices)
+    if row is not above_row and line:
+        f, s = line["forecast"], np.sqrt(line["variance"] + line["tau2"] + expected_variance(line["eta"], n))
+        sides = 2 if row is line_row else 1
+        critical = stats.t.isf(alpha / sides, line["df"])
+        powers.append(stats.nct.sf(critical, line["df"], (logit(grid) - line["eta"]) / s))
+        offset, zero = -(f if row is line_row else max(f, zero)), 0.0
+    if not powers:
         return {}
-    offset = base["value"] - cell.k / n  # value = accuracy + offset
-    found = bisect_left(range(n + 1), True, key=lambda k: _found(row(cell, k, choices), alpha))  # more right, smaller p
-    zero = 0.0 if row is not above_row else cell.row.tested
+    found = np.min(powers, axis=0)
     matters = zero + (FAR if row is line_row else MARGIN)
-    if found > n:
-        return {"matters": matters, "power_observed": 0.0, "power_matters": 0.0}
-    at = np.linspace(0, 1, 1001)
-    powers = stats.binom.sf(found - 1, n, at)
-    enough = at[powers >= 0.8]
+    enough = grid[found >= 0.8]
     return {
         "detectable": float(enough[0]) + offset if len(enough) else NAN, "matters": matters,
-        "power_observed": float(stats.binom.sf(found - 1, n, cell.k / n)),
-        "power_matters": float(stats.binom.sf(found - 1, n, np.clip(matters - offset, 0, 1))),
+        "power_observed": float(np.interp(cell.k / n, grid, found)),
+        "power_matters": float(np.interp(matters - offset, grid, found)),
+        "power_none": none[-1] if row is above_row else NAN,
     }  # fmt: skip
-
-
-def _found(row: Mapping[str, Any], alpha: float) -> bool:
-    return bool(row.get("effect", NAN) < alpha and row.get("sign", 1.0) > 0)
 
 
 def above(scores: Scores) -> Iterator[Family]:

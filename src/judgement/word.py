@@ -85,14 +85,15 @@ def _information(pairs: Sequence[tuple[str | None, Outcome]]) -> float:
 
 
 def family_word(words: Sequence[str]) -> str:
-    """The word of an inference from those of its rows: what more than half of the rows with a number have.
+    """The word of an inference from those of its rows: the one that its decided rows share.
 
-    Else it depends, where some are supported and some contradicted, and else it is undetermined.
+    It depends where they differ. Without a decided row it is not comparable where more than half of its rows are, else
+    undetermined. Rows without a number count for nothing.
     """
     counted = [word for word in words if word != NO_NUMBER]
+    decided = {word for word in counted if word in (SUPPORTED, CONTRADICTED, DEPENDS)}
     if not counted:
         return NO_NUMBER
-    word, many = Counter(counted).most_common(1)[0]
-    if 2 * many > len(counted):
-        return word
-    return DEPENDS if {SUPPORTED, CONTRADICTED} <= set(counted) else UNDETERMINED
+    if decided:
+        return decided.pop() if len(decided) == 1 else DEPENDS
+    return NOT_COMPARABLE if 2 * counted.count(NOT_COMPARABLE) > len(counted) else UNDETERMINED

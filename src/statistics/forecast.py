@@ -36,6 +36,15 @@ def logit_variance(share: Array, n: Array) -> Array:
     return 1 / (n * share * (1 - share))
 
 
+def expected_variance(eta: Any, n: Any) -> Any:
+    """Binomial variance of the logit of n answers where the accuracy is the forecast, expit(eta).
+
+    It does not depend on how many are right. With the variance at the observed accuracy all right would be weaker
+    evidence than nearly all right (Hauck and Donner 1977, JASA 72: 851).
+    """
+    return logit_variance(clipped(expit(eta), np.asarray(n, dtype=float)), n)
+
+
 @dataclass(frozen=True)
 class Lines:
     """One weighted least-squares line a task; arrays (tasks,).

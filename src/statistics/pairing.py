@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy import stats
+from scipy import optimize, stats
 
 from src.base.metrics import MARGIN
 from src.statistics.tests import OUTSIDE_90
@@ -31,27 +31,31 @@ class Pairing:
         m = self.b + self.c
         return float(stats.binomtest(self.b, m).pvalue) if m else 1.0
 
-    def wald(self) -> tuple[float, float]:
-        """(difference of the shares right, its standard error), paired.
+    def score_z(self, difference: float) -> float:
+        """Tango's score statistic of a true difference of the shares right, inside -1 to 1.
 
-        Where the variance is 0, half an output is added to each of the four cells (Agresti and Min 2005).
+        Tango (1998), Statistics in Medicine 17: 891. At a bound it keeps its size; Wald's does not with 50 outputs.
         """
-        for n, b, c in ((self.n, self.b, self.c), (self.n + 2, self.b + 0.5, self.c + 0.5)):
-            variance = (b + c - (b - c) ** 2 / n) / n**2
-            if variance > 0:
-                break
-        return (b - c) / n, math.sqrt(variance)
+        n, b, c, d = self.n, self.b, self.c, difference
+        linear = -b - c + (2 * n - b + c) * d
+        q = (math.sqrt(linear**2 + 8 * n * c * d * (1 - d)) - linear) / (4 * n)
+        return (b - c - n * d) / math.sqrt(max(n * (2 * q + d * (1 - d)), 1e-12))
 
     def interval(self) -> tuple[float, float]:
-        """90 % interval of the difference."""
-        middle, error = self.wald()
-        half = float(stats.norm.isf(OUTSIDE_90 / 2)) * error
-        return middle - half, middle + half
+        """90 % interval of the difference: the differences that the score test does not reject on either side."""
+        return -Pairing(self.n, self.c, self.b)._upper(), self._upper()
+
+    def _upper(self) -> float:
+        """The largest difference that is not rejected from above."""
+        z, end = float(stats.norm.isf(OUTSIDE_90 / 2)), 1 - 1e-9
+        if self.score_z(end) >= -z:
+            return 1.0
+        return float(optimize.brentq(lambda d: self.score_z(d) + z, -end, end))
 
     def tost_p(self, bound: float = WITHIN) -> float:
-        """p of two one-sided tests that the difference lies within +-bound: below alpha = .05 as the interval does."""
-        middle, error = self.wald()
-        return float(stats.norm.sf((bound - abs(middle)) / error))
+        """p of two one-sided score tests that the difference lies within +-bound: below .05 as the interval does."""
+        mirrored = Pairing(self.n, self.c, self.b)
+        return float(max(stats.norm.cdf(each.score_z(bound)) for each in (self, mirrored)))
 
 
 def paired_with(x: int, y: int, n: int, disagreements: int) -> Pairing:

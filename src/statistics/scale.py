@@ -21,6 +21,7 @@ from src.statistics.forecast import (
     binomial_line,
     clipped,
     design,
+    expected_variance,
     likelihood_ratio,
     logit_variance,
     scatter_between,
@@ -100,7 +101,7 @@ def _lines(x: Array, accuracy: Array, n: Array, scatter: bool, without_smallest:
     else:
         each = [_binomial(x, share[i] * n[i], n[i], kept[i]) for i in range(len(y))]
         eta, variance, fit_p = np.transpose(each)
-    against = Against(share[:, -1], eta, np.sqrt(variance + tau2 + v[:, -1]), df)
+    against = Against(share[:, -1], eta, np.sqrt(variance + tau2 + expected_variance(eta, n[:, -1])), df)
     forecast = expit(eta)
     residual = accuracy[:, -1] - forecast
     own = {"forecast": forecast, "residual": residual, "fit_p": fit_p, "tau2": tau2, "df": float(df)}

@@ -215,10 +215,12 @@ RANK_CORRELATIONS: Mapping[str, RankCorrelation] = {
 }
 
 
-def rank_correlation(x: Any, y: Any, seed: int, kind: str = "spearman") -> tuple[float, float, float, float]:
+def rank_correlation(
+    x: Any, y: Any, seed: int, kind: str = "spearman", draws: int = 9999
+) -> tuple[float, float, float, float]:
     """(coefficient, low, high, p) of the pairs of x and y (n,) that have no null; values are rounded to DECIMALS.
 
-    p: two-sided permutation test, all permutations up to 8 pairs, else 9,999 seeded ones and the observed one. low,
+    p: two-sided permutation test, all permutations up to 8 pairs, else `draws` seeded ones and the observed one. low,
     high: 95 % interval of Bonett and Wright (2000, Psychometrika 65), NaN at a coefficient of 1 or -1 and with too few
     pairs. All four are NaN with fewer than three pairs, and where a side is constant.
     """
@@ -232,7 +234,8 @@ def rank_correlation(x: Any, y: Any, seed: int, kind: str = "spearman") -> tuple
         (a,),
         lambda values, axis: this.permuted(values, b),
         permutation_type="pairings",
-        n_resamples=math.factorial(8) if n <= 8 else 9999,
+        n_resamples=math.factorial(8) if n <= 8 else draws,
+        batch=10_000,
         vectorized=True,
         rng=np.random.default_rng(seed),
     ).pvalue
