@@ -1,0 +1,120 @@
+"""What would flip a word: judged anew on changed cells, the word is another there, and the same one step short."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from src.base.files import ROOT
+from src.judgement.claims import load_claims
+from src.judgement.overlap import claimed
+from src.judgement.rows import Words, analyses, flips, judged
+from src.judgement.scores import Scores
+
+CLAIMS = {claim.name: claim for claim in load_claims(ROOT)}
+SAMPLE = 4
+
+Moved = Callable[[Scores, str, int], Scores]
+
+
+def primary(scores: Scores, model: str, prompt: str, few: bool) -> pd.Series:
+    cells = scores.cells
+    here = cells["primary"].astype(bool) & (cells["model"] == model) & (cells["prompt"] == prompt)
+    return here & ((cells["shots"] > 0) == few)
+
+
+def more_right(scores: Scores, here: pd.Series, k: int) -> Scores:
+    """The scores with k right in one primary cell."""
+    assert here.sum() == 1
+    return with_rows(scores, here, scores.cells[here].assign(k=float(k), accuracy=k / scores.cells.loc[here, "n"]))
+
+
+def with_rows(scores: Scores, here: pd.Series, rows: pd.DataFrame) -> Scores:
+    """Rows in the place of others."""
+    return replace(scores, cells=pd.concat([scores.cells[~here], rows], ignore_index=True))
+
+
+def of_largest(scores: Scores, item: str, steps: int) -> Scores:
+    here = primary(scores, scores.largest, "closed", False) & (scores.cells["task"] == item)
+    return more_right(scores, here, int(scores.cells.loc[here, "k"].iloc[0]) + steps)
+
+
+def of_left(scores: Scores, item: str, steps: int) -> Scores:
+    model, few = claimed(scores.tables["claims"]["figure2"]["left"])
+    here = primary(scores, model, "closed", few) & (scores.cells["task"] == item)
+    return more_right(scores, here, int(scores.cells.loc[here, "k"].iloc[0]) + steps)
+
+
+def by_thousandths(scores: Scores, model: str, prompt: str, steps: int) -> Scores:
+    """The primary few-shot cells of one model, each that many thousandths higher.
+
+    Where exact match is the primary metric, its row stays as it is for the analyses that take exact match everywhere.
+    """
+    here = primary(scores, model, prompt, True)
+    rows = scores.cells[here]
+    higher = rows.assign(accuracy=rows["accuracy"] + steps / 1000)
+    higher["metric"] = higher["metric"].replace("exact_match", "exact match as primary")
+    exact = rows[rows["metric"] == "exact_match"].assign(primary=False)
+    return with_rows(scores, here, pd.concat([higher, exact]))
+
+
+def of_pair(scores: Scores, item: str, steps: int) -> Scores:
+    pair, prompt = item.rsplit(", ", 1)
+    return by_thousandths(scores, pair.split(" against ")[1], prompt, -steps)
+
+
+def of_model(scores: Scores, item: str, steps: int) -> Scores:
+    return by_thousandths(scores, CLAIMS["few_shot_no_change"].of["model"], "closed", steps)
+
+
+def of_metric(scores: Scores, item: str, steps: int) -> Scores:
+    """Table 4 with other per cents."""
+    rows = [dict(row) for row in scores.tables["table4"]]
+    for row in rows:
+        if row["task"] == item:
+            n = min(50, scores.setting.tasks[item].n_published)
+            row["metric"] = 100 * (round(row["metric"] * n / 100) + steps) / n
+    return replace(scores, setting=replace(scores.setting, tables={**scores.tables, "table4": rows}))
+
+
+MOVES: dict[str, Moved] = {
+    "table2_above": of_largest, "table2_predictable": of_largest, "table2_emergent": of_largest,
+    "figure2_tasks": of_left, "rq4_gain": of_pair, "few_shot_no_change": of_model, "table4_manual": of_metric,
+}  # fmt: skip
+
+
+def word(claim: str, scores: Scores, item: str) -> str:
+    found = analyses(CLAIMS[claim].families(scores), scores.alpha)
+    return str(judged([row for row in found if row["item"] == item])["word"])
+
+
+def spread(items: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """A few of them, from all over the list."""
+    return list(items[:: max(1, len(items) // SAMPLE)])[:SAMPLE]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("claim", MOVES)
+def test_a_word_changes_at_its_flip_and_not_one_step_short_of_it(scores: Scores, claim: str):
+    families = CLAIMS[claim].families(scores)
+    items = next(family.items for family in families if family.rule)
+    flipping = [(item, steps) for item in items for steps in flips(Words(families, item, scores.alpha))]
+    assert flipping
+    for item, steps in spread(flipping):
+        short = steps - (1 if steps > 0 else -1)
+        now = word(claim, scores, item)
+        assert word(claim, MOVES[claim](scores, item, steps), item) != now, (item, steps)
+        assert word(claim, MOVES[claim](scores, item, short), item) == now, (item, short)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("claim", ["rq3_memorisable"])
+def test_leaving_out_a_task_is_judging_without_its_cells(scores: Scores, claim: str):
+    families = CLAIMS[claim].families(scores)
+    words = Words(families, "", scores.alpha)
+    for task in words.families[words.rule].tasks[:3]:
+        gone = replace(scores, cells=scores.cells[scores.cells["task"] != task])
+        assert word(claim, gone, "") == words.without(task)
