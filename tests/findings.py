@@ -18,6 +18,7 @@ from src.base.verdict import CONTRADICTED, DEPENDS, NO_NUMBER, NOT_COMPARABLE, S
 
 Row = Mapping[str, str]
 
+SIDES = ("p_for", "p_against")
 START, END = "<!-- {}: python -m tests.findings -->\n", "<!-- end of {} -->"
 PLACES = {"findings": "README.md", "statements": "docs/letter.md"}
 
@@ -157,14 +158,14 @@ def findings() -> str:
         )
     for name, (called, item) in MANY.items():
         rows = [row for row in audit if row["inference"] == name]
-        both = [min((row[side] for row in rows if row[side]), key=float, default="") for side in ("p_for", "p_against")]
+        least = {side: min((row[side] for row in rows if row[side]), key=float, default="") for side in SIDES}
         here, interval = counted([row["word"] for row in rows]), "–"
         if item:
             found = pooled("exemplars", item)
             here += f"; pooled {points(found['points'])} points"
             interval = f"{points(found['points_low'])} to {points(found['points_high'])} points"
         said = "; ".join(f"{n} × {each}" for each, n in Counter(row["said"] for row in rows).items())
-        smallest = "smallest of each: " + ps(*both, rows[0]["correction"])
+        smallest = "smallest of each: " + ps(**least, correction=rows[0]["correction"])
         out.append(line(called, said, here, interval, smallest, by_inference[name]["word"]))
     for task, claim in SINGLE:
         row = by_task[task, claim]
