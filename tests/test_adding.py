@@ -10,9 +10,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from src import audit, report
+from src import report
 from src.base.files import ROOT
-from src.base.verdict import UNCHECKED, VERDICTS
+from src.base.frames import load_schemas
+from src.base.verdict import WORDS
+from src.judgement.audit import frames
+from src.judgement.claims import load_claims
+from src.judgement.scores import Scores
+from src.statistics.published import published_rows, read_published
+from src.statistics.rows import complete
+from src.stats import PUBLISHED_SCORES, read_setting
 from tests import scratch, warm
 from tests.test_report import project
 from tests.tiny import tiny
@@ -101,11 +108,14 @@ def test_an_added_table_and_figure_are_in_the_report(copy: Path, tmp_path: Path)
     assert 'id="own_above_chance"' in (root / "reports/index.html").read_text()
 
 
-def test_an_added_claim_gets_its_verdicts(copy: Path, tmp_path: Path) -> None:
-    root = project(tmp_path / "project")
-    shutil.copytree(copy / "conf/claim", root / "conf/claim")
-    (claim,) = [each for each in audit.load_claims(root) if each.name == "own_zero_shot"]
-    words = audit.vocabulary(root, 0.05)
-    rows = list(audit.audit_rows(claim, audit.rows_of(root, claim, words), words))
-    assert len(rows) == 3
-    assert {row["verdict"] for row in rows} <= set(VERDICTS) - {UNCHECKED}
+def test_an_added_claim_gets_its_word(copy: Path) -> None:
+    (claim,) = [each for each in load_claims(copy) if each.name == "few_shot_davinci"]
+    setting = read_setting(ROOT)
+    cells = complete(published_rows(read_published(ROOT / PUBLISHED_SCORES, setting.tasks), setting, ""), setting)
+    estimates = pd.DataFrame(columns=[each.name for each in load_schemas(ROOT)["pooled"].columns])
+    found = frames([claim], Scores(cells, setting), estimates)
+    (row,) = found["audit"].to_dict("records")
+    assert row["statement"] == claim.statement["if_yes"]
+    assert row["word"] in WORDS
+    assert row["analyses"] > 1
+    assert list(found["inferences"]["inference"]) == [claim.name]

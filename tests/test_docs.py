@@ -8,66 +8,67 @@ import pytest
 import yaml
 
 from src.base.files import ROOT
+from src.base.verdict import NO_NUMBER, SUPPORTED, WORDS
+from tests import findings
 from tests.test_architecture import MAY_IMPORT, SRC
 
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_findings_in_the_readme_are_the_tracked_ones():
-    found = json.loads((ROOT / "reports/metrics.json").read_text())["published"]["table2"]
-    said = " ".join(README.split())
-    assert f"| {found['paper_above']} of {found['tasks']} | {found['above_raw']} by a bare comparison, " in said
-    assert f"{found['above']} corrected for {found['tests']} tests" in said
-    assert f"| of these emergent | {found['paper_emergent']} | {found['emergent']} by a rule" in said
+@pytest.mark.parametrize("part", sorted(findings.PLACES))
+def test_what_is_said_of_the_audit_is_what_the_tracked_tables_say(part):
+    """`python -m tests.findings` writes it."""
+    assert (ROOT / findings.PLACES[part]).read_text() == findings.written(part)
 
 
-def table(name):
-    with (ROOT / f"reports/tables/{name}.csv").open() as file:
-        return list(csv.DictReader(file))
+def test_the_opening_counts_every_inference_once():
+    said = re.search(
+        r"\*\*(\d+) independent inferences\*\* rest under (\d+) statements: (.+?) \(", " ".join(README.split())
+    )
+    words = [row["word"] for row in findings.table("inferences")]
+    counted = {word: int(n) for word, n in (each.rsplit(" ", 1) for each in said[3].split(", "))}
+    assert counted == {word: words.count(word) for word in WORDS if word in words and word != NO_NUMBER}
+    assert int(said[1]) == sum(counted.values())
+    rows = [row["word"] for row in findings.table("audit")]
+    assert int(said[2]) == len(rows) - rows.count(NO_NUMBER)
 
 
-def test_the_questions_in_the_readme_are_the_tracked_ones():
-    found = json.loads((ROOT / "reports/metrics.json").read_text())["published"]["figure2"]
-    assert (found["agree"], found["tasks"]) == (14, 20)  # codenames has no chance level: no verdict on either side
-    questions, curves = (table(name) for name in ("questions", "specifications"))
-    by_name = {(row["question"], row["criterion"]): row for row in questions}
-    few, memory = by_name["RQ2", "kappa_few_minus_zero"], by_name["RQ3", "memorisable_with_skill"]
-    pairs = {name: row for (question, name), row in by_name.items() if question == "RQ4"}
-    pair = pairs["davinci against text_davinci_001, closed"]
-    memorised = [row["holds"] == "True" for row in curves if row["claim"] == "rq3_memorisable"]
-
-    def p(row):
-        return f"{float(row['p']):.3f}".replace("0.", ".")
-
-    def said(number, sign=""):
-        return f"{float(number):{sign}.2f}".replace("0.", ".").replace("-", "−")
-
-    assert f"| {found['agree']} of {found['tasks']}; kappa over zero-shot {said(few['value'], '+')} |" in README
-    assert f"| {said(few['low'])} to {said(few['high'])} | {p(by_name['RQ2', 'kappa'])} |" in README
-    assert f"rank correlation {said(memory['value'])}, in {sum(memorised)} of {len(memorised)} analyses" in README
-    assert f"analyses | | {p(memory)} |" in README
-    by_prompt = {way: [row["verdict"] for name, row in pairs.items() if name.endswith(way)] for way in PROMPTS}
-    closed, lettered = (f"in {words.count('follows')} of {len(words)}" for words in by_prompt.values())
-    gain = f"GPT-3 against text-davinci-001 {said(pair['value'])}"
-    assert f"{closed} pairs closed, {lettered} lettered; {gain} |" in README
-    assert f"| {said(pair['low'])} to {said(pair['high'])} | {p(pair)} |" in README
+def test_the_opening_names_every_inference_outside_table_2():
+    inferences = {row["inference"] for row in findings.table("inferences")}
+    assert {name for name in inferences if "table2/" not in name} == {*findings.ONE, *findings.MANY}
 
 
-PROMPTS = (", closed", ", closed_adv")
+def test_the_opening_shows_single_tasks_for_the_paper_as_well_as_others():
+    by_task = {(row["item"], row["claim"]): row["word"] for row in findings.table("audit")}
+    words = {by_task[each] for each in findings.SINGLE}
+    assert SUPPORTED in words
+    assert words - {SUPPORTED}
 
 
 def test_no_p_value_stands_in_the_column_of_an_interval():
-    rows = [line.split(" | ") for line in README.splitlines() if line.startswith("| ") and "95 % interval" not in line]
-    assert not [row for row in rows if len(row) == 5 and re.search(r"p\s*[=<]|^\.\d+$", row[3])]
+    rows = [line.split(" | ") for line in findings.findings().splitlines()[2:] if line.startswith("| ")]
+    assert {len(row) for row in rows} == {6}
+    assert not [row for row in rows if re.search(r"p\s*[=<]|^[<.]", row[3])]
+    assert not [row for row in rows if " to " in row[4]]
 
 
-def test_the_audit_in_the_readme_is_the_tracked_one():
-    found = json.loads((ROOT / "reports/metrics.json").read_text())["audit"]
-    said = " ".join(README.split())
-    assert f"Of {sum(found.values())} statements" in said
-    assert f"bear out {found['follows']}, contradict {found['contradicted']}," in said
-    assert f"leave {found['within noise']} within noise" in said
-    assert f"cannot check {found['cannot be checked']}:" in said
+def test_the_letter_names_every_inference_that_is_not_supported():
+    letter = (ROOT / "docs/letter.md").read_text()
+    for row in findings.table("inferences"):
+        named = f"- **{row['inference']}** ({row['word']}): " in letter
+        assert named == (row["word"] not in (SUPPORTED, NO_NUMBER)), row["inference"]
+
+
+def test_the_letter_asks_for_data_for_every_inference_that_it_names():
+    asked = (ROOT / "docs/letter.md").read_text().split("## What data")[1].split("## The inferences")[0]
+    for name in findings.unsupported():
+        assert name in asked or f"{name.split('/')[0]}/..." in asked, name
+
+
+def test_a_flip_in_the_letter_is_the_one_of_the_audit():
+    row = {"flip": "3 examples right would make it “depends”; -0.1 examples right would make it “supported” (it is 2)."}
+    assert findings.flipped(row) == "“depends” at 3, “supported” at −0.1 examples right (now 2)"
+    assert findings.flipped({"flip": "No mean difference changes the word."}) == ""
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))

@@ -152,16 +152,16 @@ def test_every_frame_of_the_statistics_is_declared(published_frames: dict[str, p
 
 
 def test_a_frame_that_is_not_as_declared_is_named_with_its_column() -> None:
-    good = pd.DataFrame({"claim": ["a"], "statement": ["b"], "measured": ["c"], "analysis": ["d"], "taken": ["{}"],
-                         "count": [1], "value": [0.5], "holds": [True]})  # fmt: skip
-    assert list(as_declared("specifications", good[sorted(good)])) == list(good)
+    good = pd.DataFrame({"claim": ["a"], "of": ["b"], "analyses": [2], "holds": [1], "median": [0.5],
+                         "expected": [0.1], "p_joint": [0.2]})  # fmt: skip
+    assert list(as_declared("joint", good[sorted(good)])) == list(good)
     for odd, said in (
         (good.assign(extra=1), "column extra is made and not declared"),
-        (good.drop(columns="value"), "column value is declared and not made"),
-        (good.assign(count=0.5), "column count is float64, not int"),
+        (good.drop(columns="median"), "column median is declared and not made"),
+        (good.assign(holds=0.5), "column holds is float64, not int"),
     ):
-        with pytest.raises(ValueError, match=f"frame specifications .*{said}"):
-            as_declared("specifications", odd)
+        with pytest.raises(ValueError, match=f"frame joint .*{said}"):
+            as_declared("joint", odd)
     with pytest.raises(ValueError, match=r"conf/frame/nothing\.yaml"):
         as_declared("nothing", good)
 
