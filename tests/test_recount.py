@@ -87,7 +87,7 @@ def test_the_analyses_of_every_statement_are_counted_as_the_row_says() -> None:
 
 
 def test_an_analysis_counts_once_and_only_a_repetition_does_not_count() -> None:
-    """A repetition has the value, interval, both p and n of an earlier analysis of the statement, to six digits.
+    """A repetition has value, interval, both p, n and correction of an earlier analysis of the statement, to six digits.
 
     A p that prints as 1 can hide a difference. So an analysis with such a p may count.
     """
@@ -95,7 +95,8 @@ def test_an_analysis_counts_once_and_only_a_repetition_does_not_count() -> None:
 
     def differences() -> Iterable[str]:
         for where, _, analyses in statements():
-            repeated = analyses[numbers].duplicated() & analyses["outcome"].notna()
+            corrected = analyses["taken"].map(lambda taken: json.loads(taken).get("correction"))
+            repeated = analyses[numbers].assign(by=corrected).duplicated() & analyses["outcome"].notna()
             hidden = analyses["counted"] & (analyses[["p_for", "p_against"]] > 0.99999).any(axis=1)
             for row in analyses[(repeated == analyses["counted"]) & ~hidden].itertuples():
                 yield (
@@ -123,14 +124,14 @@ def test_a_result_is_what_its_two_p_say() -> None:
 
 
 def inference_word(words: pd.Series) -> str:
-    """The word of more than half of the statements that have a number; else depends or undetermined."""
+    """The word that the decided statements share, depends where they differ; without one, what more statements are."""
     numbered = words[words != "no number"]
+    decided = set(numbered) & {"supported", "contradicted", "depends"}
     if numbered.empty:
         return "no number"
-    counts = numbered.value_counts()
-    if counts.iloc[0] * 2 > len(numbered):
-        return str(counts.index[0])
-    return "depends" if {"supported", "contradicted"} <= set(numbered) else "undetermined"
+    if decided:
+        return decided.pop() if len(decided) == 1 else "depends"
+    return "not comparable" if 2 * (numbered == "not comparable").sum() > len(numbered) else "undetermined"
 
 
 def test_every_inference_has_the_word_and_the_counts_of_its_statements() -> None:

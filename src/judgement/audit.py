@@ -15,7 +15,7 @@ from src.judgement.claims import Claim, written
 from src.judgement.family import HOLM, Family, corrected
 from src.judgement.joint import COLUMNS as JOINT
 from src.judgement.joint import joint
-from src.judgement.rows import SIDES, Words, analyses, flipping_tasks, flips, judged
+from src.judgement.rows import SIDES, Words, analyses, cannot, flipping_tasks, flips, judged
 from src.judgement.scores import IN, NO_CHANCE, PROMPTS, Scores
 from src.judgement.word import family_word
 from src.statistics.items import NAN
@@ -27,10 +27,12 @@ ANALYSIS = (
 STATEMENT = (
     "claim", "item", "question", "inference", "statement", "place", "said", "word", "value", "low", "high", "interval",
     "reference", "bar", "unit", "p_for", "p_against", "correction", "n", "detectable", "detectable_of",
-    "power_observed", "power_matters", "matters", "holds_in", "opposite_in", "neither_in", "no_result_in", "analyses",
-    "turns_on", "turns_share", "reason", "pooled", "pooled_estimate", "pooled_low", "pooled_high", "why", "flip",
-    "flip_low", "flip_high", "rule", "reply", "fingerprint",
+    "power_observed", "power_matters", "matters", "power_none", "holds_in", "opposite_in", "neither_in", "no_result_in",
+    "analyses", "turns_on", "turns_share", "reason", "pooled", "pooled_estimate", "pooled_low", "pooled_high", "why",
+    "flip", "flip_low", "flip_high", "cannot", "rule", "reply", "fingerprint",
 )  # fmt: skip
+WIDEST = 0.5
+"""The largest mean difference that is tried to see what a test can show."""
 INFERENCE = (
     "inference", "question", "statement", "word", "rows", "supported", "contradicted", "depends", "undetermined",
     "not_comparable",
@@ -196,6 +198,7 @@ def _flips(
     def number(steps: int) -> float:
         return float(now + steps * moves["by"])
 
+    unable = _unable(claim, words, knows)
     found = flips(words)
     parts = [f"{number(s):.{moves['digits']}f} {moves['of']} would make it “{words.at(s)}”" for s in found]
     text = (
@@ -206,7 +209,18 @@ def _flips(
     if moves["digits"]:
         text = text.replace("No number of", "No")
     ends = {("flip_low" if s < 0 else "flip_high"): number(s) for s in found}
-    return {"flip": text, **ends}
+    return {"flip": text, **ends, **unable}
+
+
+def _unable(claim: Claim, words: Words, knows: Mapping[str, Any]) -> dict[str, Any]:
+    """`cannot`: a side that no number could show at this n."""
+    assert claim.moves is not None
+    by = claim.moves["by"]
+    now = knows[claim.moves["from"]]
+    low, high = (-now, knows["n"] - now) if by == 1 else (-WIDEST / by, WIDEST / by)
+    sides = ("the claim", "its opposite")
+    found = [side for side, never in zip(sides, cannot(words, int(low), int(high)), strict=True) if never]
+    return {"cannot": f"No number could show {' or '.join(found)} at this n." if found else None}
 
 
 def inferences(audit: pd.DataFrame) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from scipy import stats
 from src.base.metrics import MARGIN
 from src.judgement.family import CORRECTIONS, Family, frame_of
 from src.judgement.joint import Null
-from src.judgement.scores import CLOSED, EXACT, IN, LETTERED, OUT, PRIMARY, PROMPTS, Scores, faults
+from src.judgement.scores import CLOSED, EXACT, IN, LETTERED, OUT, PRIMARY, PROMPTS, Scores, faults, on_the_floor
 from src.statistics.contrasts import pairs_of
 from src.statistics.items import NAN, Array
 from src.statistics.tests import OUTSIDE_95
@@ -68,23 +68,29 @@ TESTS: Mapping[str, Callable[[Array], tuple[float, float, float]]] = {"paired t"
 
 @dataclass(frozen=True, eq=False)
 class Differences:
-    """Paired differences over tasks, and the tasks that left: left_out is task -> why."""
+    """Paired differences over tasks. left_out: task -> why it left, by gate or floor. floored: those on the floor."""
 
     values: pd.Series
     left_out: Mapping[str, tuple[str, ...]]
+    floored: frozenset[str]
+
+    def gone(self, gates: str) -> list[str]:
+        """The tasks that do not count. One on the floor never does."""
+        return [task for task in self.left_out if gates == OUT or task in self.floored]
 
     def kept(self, gates: str) -> pd.Series:
         """The differences of the tasks that count."""
-        return self.values.drop(index=list(self.left_out)) if gates == OUT else self.values
+        return self.values.drop(index=self.gone(gates))
 
     @cache  # noqa: B019 - the differences live as long as the command
     def row(self, test: str, gates: str, shift: float = 0.0) -> dict[str, Any]:
         """ROW of the mean difference; shift: added to each difference."""
         d, all_tasks = self.kept(gates).to_numpy(dtype=float) + shift, len(self.values)
-        if gates == OUT and 2 * len(self.left_out) >= all_tasks:
-            many = Counter(why for each in self.left_out.values() for why in each)
+        gone = self.gone(gates)
+        if 2 * len(gone) >= all_tasks:
+            many = Counter(why for task in gone for why in self.left_out[task])
             listed = ", ".join(f"{why} {n}" for why, n in many.most_common())
-            of = f"{len(self.left_out)} of {all_tasks} tasks have a cell that does not count"
+            of = f"{len(gone)} of {all_tasks} tasks have a cell that does not count"
             return {"n": len(d), "reason": f"{of} ({listed})"}
         if len(d) < FEWEST:
             return {"n": len(d), "reason": f"fewer than {FEWEST} tasks"}
@@ -120,12 +126,14 @@ def differences(cells: Sequence[pd.DataFrame], signs: Sequence[int]) -> Differen
     each = [rows.loc[tasks] for rows in cells]
     values = sum(sign * rows["accuracy"] for sign, rows in zip(signs, each, strict=True))
     left_out: dict[str, tuple[str, ...]] = {}
+    floored: set[str] = set()
     for rows in each:
         for row in rows.itertuples():
             why = faults(row)
             if why:
+                floored |= {row.Index} if on_the_floor(row) else set()
                 left_out[row.Index] = tuple(dict.fromkeys((*left_out.get(row.Index, ()), *why)))
-    return Differences(pd.Series(values, index=tasks, dtype=float), left_out)
+    return Differences(pd.Series(values, index=tasks, dtype=float), left_out, frozenset(floored))
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +178,7 @@ def families(
             taken={**taken, "test": test, "correction": words, "gates": gates}, tasks=tasks, correction=method,
             rows=frame_of({item: {**these.row(item), "up": up} for item in found}),
             rule=rule and (test, words, gates) == ("paired t", "Holm", OUT), moved=these.moved if rule else None,
-            shown=tuple(item for item in shown if gates == OUT or found[item].left_out),
+            shown=tuple(item for item in shown if gates == OUT or found[item].gone(OUT) != found[item].gone(IN)),
             power=partial(these.power, alpha), facts=these.facts,
             null=these.null if (test, words) == ("paired t", "Holm") else None,
         )  # fmt: skip

@@ -136,6 +136,24 @@ def _flip(words: Words, sign: int) -> int | None:
     return None
 
 
+REACH = 100
+"""How many numbers between the ends are tried to see what a test can show."""
+
+
+def cannot(words: Words, low: int, high: int) -> tuple[bool, bool]:
+    """(whether no number could make the rule's claim hold, whether none could make its opposite hold).
+
+    low, high: the steps to the smallest and to the largest number. All others of the family stay as they are.
+    """
+    rule = words.families[words.rule]
+    assert rule.moved is not None
+    found = set()
+    for steps in sorted({round(low + i * (high - low) / REACH) for i in range(REACH + 1)} | set(range(-20, 21))):
+        row = rule.moved(words.item, steps) if low <= steps <= high else None
+        found |= {rule.outcome(words.item, words.alpha, row)} if row else set()
+    return not found & {HOLDS, BOTH}, not found & {OPPOSITE, BOTH}
+
+
 def _nearest(words: Words, sign: int, near: int, far: int) -> int:
     """The first step of (near, far] with another word, found by halving."""
     while far - near > 1:
