@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from src.base.files import ROOT
 from src.base.frames import differences, load_schemas
-from src.base.verdict import WORDS
+from src.base.verdict import CONTRADICTED, SUPPORTED, WORDS
 from src.judgement.audit import frames, inferences
 from src.judgement.claims import Claim, load_claims
 from src.judgement.family import Family
+from src.judgement.rows import analyses, judged
 from src.judgement.scores import Scores
 from src.judgement.word import family_word
 from tests.judgement.conftest import ALPHA, NO_POOLED
@@ -52,10 +55,10 @@ def test_the_denominator_is_the_number_of_rows_with_a_p_value(families, claim: C
 
 @pytest.mark.slow
 def test_the_counts_of_a_row_are_those_of_its_analyses(found):
-    audit, analyses = found["audit"].set_index(["claim", "item"]), found["analyses"]
+    audit, every = found["audit"].set_index(["claim", "item"]), found["analyses"]
     assert audit.index.is_unique
-    assert (analyses.groupby(["claim", "item"])["primary"].sum() == 1).all()
-    counted = analyses[analyses["counted"] & analyses["outcome"].notna()]
+    assert (every.groupby(["claim", "item"])["primary"].sum() == 1).all()
+    counted = every[every["counted"] & every["outcome"].notna()]
     by = counted.groupby(["claim", "item"])["outcome"]
     many = by.size().reindex(audit.index, fill_value=0)
     assert (audit["holds_in"] + audit["opposite_in"] + audit["neither_in"] == audit["analyses"]).all()
@@ -66,12 +69,12 @@ def test_the_counts_of_a_row_are_those_of_its_analyses(found):
 
 @pytest.mark.slow
 def test_no_analysis_is_counted_twice(found):
-    analyses = found["analyses"]
-    counted = analyses[analyses["counted"] & analyses["outcome"].notna()]
+    every = found["analyses"]
+    counted = every[every["counted"] & every["outcome"].notna()]
     same = counted[NUMBERS].round(dict.fromkeys(NUMBERS[2:], 12))
     assert not same.duplicated().any()
-    again = analyses[~analyses["counted"]]
-    known = analyses[analyses["counted"]].merge(again[NUMBERS], on=["claim", "item"], suffixes=("", "_again"))
+    again = every[~every["counted"]]
+    known = every[every["counted"]].merge(again[NUMBERS], on=["claim", "item"], suffixes=("", "_again"))
     twins = np.logical_and.reduce([
         (known[name] - known[f"{name}_again"]).abs().fillna(0).lt(1e-9)
         & (known[name].isna() == known[f"{name}_again"].isna()) for name in NUMBERS[2:]
@@ -111,6 +114,19 @@ def test_a_p_is_no_interval_and_a_recount_has_no_sampling_interval(found):
     assert (interval["value"] <= interval["high"] + 1e-9).all()
     assert audit.loc[audit["unit"] == "correlation", ["low", "high"]].notna().all(axis=None)
     assert not (audit.loc[audit["unit"] == "correlation", "p_for"] == 0).any()
+
+
+@pytest.mark.parametrize("name", ["figure2_tasks", "table2_above", "table2_emergent"])
+def test_had_the_paper_said_the_opposite_every_word_would_be_mirrored(scores: Scores, name: str):
+    (claim,) = [each for each in CLAIMS if each.name == name]
+    families = claim.families(scores)
+    said_otherwise = [replace(each, rows=each.rows.assign(up=~each.rows["up"].astype(bool))) for each in families]
+    found, mirrored = (analyses(each, scores.alpha) for each in (families, said_otherwise))
+    for item in next(family.items for family in families if family.rule):
+        one, other = (judged([row for row in each if row["item"] == item]) for each in (found, mirrored))
+        assert other["word"] == {SUPPORTED: CONTRADICTED, CONTRADICTED: SUPPORTED}.get(one["word"], one["word"])
+        assert (other["holds_in"], other["opposite_in"]) == (one["opposite_in"], one["holds_in"])
+        assert other["neither_in"] == one["neither_in"]
 
 
 def test_inferences_count_the_rows_of_a_family_once():
