@@ -594,7 +594,7 @@ def test_a_changed_score_of_the_real_release_is_found_in_the_tables_it_leads_to_
     published_only = {
         "table table2_agreement",
         "table overlap_figure2",
-        "table questions",
+        "table analyses",
         "table power",
         "table audit",
     }

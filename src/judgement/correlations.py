@@ -14,7 +14,7 @@ from scipy import stats
 from src.judgement.family import CORRECTIONS, Family, frame_of
 from src.judgement.joint import Null, rank_correlations
 from src.judgement.overlap import PRINTED
-from src.judgement.scores import CLOSED, PROMPTS, Scores, failed, on_the_floor
+from src.judgement.scores import CLOSED, IN, OUT, PROMPTS, Scores, failed, on_the_floor
 from src.statistics.factorial import skill
 from src.statistics.items import NAN, Array
 from src.statistics.power import mirage
@@ -33,6 +33,7 @@ TASKS: Mapping[str, Callable[[pd.DataFrame], pd.Series]] = {
     "number of options known": lambda rows: ~rows["gated"] & ~rows["chance_assumed"].astype(bool),
     "functional tasks": lambda rows: ~rows["gated"] & (rows["competence"] == "functional"),
 }
+CLOSED_ZERO = "closed_zero"
 KINDS = ("spearman", "kendall")
 NEAR, MANY = (0.03, 0.07), 199_999
 """p values of a permutation test that are drawn again with MANY permutations: an error of .0005 in place of .002."""
@@ -108,15 +109,30 @@ def power(n: int, rho: float, alpha: float) -> dict[str, float]:
 
 def metrics_agree(scores: Scores) -> Iterator[Family]:
     """Residuals of the largest base model under two metrics, over tasks: an item a pair of metrics."""
-    wide = mirage(scores.cells, scores.largest).pivot(index="task", columns="metric", values="residual")
-    pairs = {
+    residuals = mirage(scores.cells, scores.largest).set_index(["task", "metric"])["residual"]
+    rows = scores.published[scores.published["model"] == scores.largest]
+    rows = rows[rows["condition"] == CLOSED_ZERO].set_index(["task", "metric"])
+    gated = [row.Index for row in rows.itertuples() if failed(row)]
+    whole, kept = (_pairs_of(each) for each in (residuals, residuals.drop(index=gated, errors="ignore")))
+    for kind, (words, method), gates in itertools.product(KINDS, CORRECTIONS.items(), (OUT, IN)):
+        pairs = {OUT: kept, IN: whole}[gates]
+        found = {item: correlated(each, scores.setting.seed, kind) for item, each in pairs.items()}
+        yield Family(
+            taken={"correlation": kind.capitalize(), "correction": words, "gates": gates}, rows=frame_of(found),
+            rule=(kind, words, gates) == (KINDS[0], "Holm", OUT), correction=method,
+            shown=tuple(item for item in pairs if gates == OUT or len(whole[item]) > len(kept[item])),
+            power=partial(_power_of_item, pairs, scores),
+        )  # fmt: skip
+
+
+def _pairs_of(residuals: pd.Series) -> dict[str, pd.DataFrame]:
+    """By the names of two metrics their residuals as columns x and y. residuals: indexed by task and metric."""
+    wide = residuals.unstack("metric")
+    return {
         f"{a} and {b}": wide[[a, b]].dropna().set_axis(["x", "y"], axis=1)
         for a, b in itertools.combinations(sorted(wide.columns), 2)
     }
-    for kind, (words, method) in itertools.product(KINDS, CORRECTIONS.items()):
-        rows = {item: correlated(each, scores.setting.seed, kind) for item, each in pairs.items()}
-        yield Family(
-            taken={"correlation": kind.capitalize(), "correction": words}, rows=frame_of(rows), correction=method,
-            rule=(kind, words) == (KINDS[0], "Holm"), shown=tuple(pairs),
-            power=lambda item, tests: _power(pairs[item], scores, item, tests),
-        )  # fmt: skip
+
+
+def _power_of_item(pairs: Mapping[str, pd.DataFrame], scores: Scores, item: str, tests: int) -> dict[str, float]:
+    return _power(pairs[item], scores, item, tests)

@@ -171,8 +171,8 @@ class Table2:
         self, row: Row, choices: Mapping[str, tuple[str, ...]], said: str, *, some: bool = False
     ) -> Iterator[Family]:
         """The families of a claim: every way to take the choices. The first level of each choice is the rule's."""
+        bars = choices.get("bar", ())
         every = {**choices, "correction": tuple(CORRECTIONS), "gates": (OUT, IN)}
-        other = choices["bar"][1] if "bar" in choices else None
         for i, (view, levels) in enumerate(itertools.product(VIEWS, itertools.product(*every.values()))):
             taken = {"prompt": view[0], "metric": view[1], **dict(zip(every, levels, strict=True))}
             these = View(self.cells[view], taken, row)
@@ -180,9 +180,7 @@ class Table2:
             yield Family(
                 taken=taken, rows=frame_of(rows), correction=CORRECTIONS[taken["correction"]], some=some, rule=i == 0,
                 moved=these.moved if view == VIEWS[0] else None, facts=these.facts, power=these.power,
-                shown=None if some else tuple(
-                    task for task, cell in these.cells.items() if self._differs(cell, taken, other)
-                ),
+                shown=None if some else tuple(t for t, cell in these.cells.items() if self._differs(cell, taken, bars)),
             )  # fmt: skip
 
     def _of(self, cell: Cell, taken: Choices, said: str, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,8 +188,8 @@ class Table2:
         up = said == ANY or bool(self.said[said].get(cell.row.Index))
         return {"n": cell.row.n, "up": up, **row, "reason": cell.reason(taken["gates"]) or row.get("reason")}
 
-    def _differs(self, cell: Cell, taken: Choices, other_bar: str | None) -> bool:
-        """Whether the choices say anything of this cell that others do not; other_bar: the level of no rule."""
+    def _differs(self, cell: Cell, taken: Choices, bars: tuple[str, ...]) -> bool:
+        """Whether the choices say anything of this cell that the rule's do not; bars: the rule's first."""
         task = self.scores.setting.tasks[cell.row.Index]
         primary = task.primary("closed") == EXACT_MATCH
         assumed = bool(task.chance_assumed)
@@ -199,8 +197,8 @@ class Table2:
         return not (
             (taken["metric"] == EXACT and primary)
             or (taken.get("options", SHOWN) != SHOWN and not assumed)
-            or (taken.get("bar") == other_bar and not content_free)
-            or (taken["gates"] == IN and cell.reason(OUT) == cell.reason(IN))
+            or (taken.get("bar") in bars[1:] and not content_free)
+            or (taken["gates"] == IN and not failed(cell.row))
         )
 
 

@@ -44,7 +44,7 @@ def test_a_column_is_declared_once_in_a_frame_and_a_file_in_one_frame() -> None:
 
 
 def test_no_column_is_described_that_no_frame_has() -> None:
-    assert set(shared_columns(ROOT)) == {field.name for schema in SCHEMAS.values() for field in schema.columns}
+    assert set(shared_columns(ROOT)) <= {field.name for schema in SCHEMAS.values() for field in schema.columns}
 
 
 @pytest.mark.parametrize("table", load_tables(ROOT), ids=lambda table: str(table.name))
@@ -59,8 +59,8 @@ def test_every_column_of_a_table_is_declared_and_explained(table: report.Table) 
 # ---- who reads it -------------------------------------------------------------------------------------------------
 
 
-PROSE = {"title", "caption", "beside", "place", "rule", "statement", "measured", "meaning", "header"}
-TEMPLATES = {"why", "flip"}
+PROSE = {"title", "caption", "beside", "place", "rule", "says", "meaning", "header"}
+TEMPLATES = {"why", "inference"}
 """Keys of a claim whose text is prose but for {column}."""
 
 
@@ -152,8 +152,8 @@ def test_every_frame_of_the_statistics_is_declared(published_frames: dict[str, p
 
 
 def test_a_frame_that_is_not_as_declared_is_named_with_its_column() -> None:
-    good = pd.DataFrame({"claim": ["a"], "of": ["b"], "analyses": [2], "holds": [1], "median": [0.5],
-                         "expected": [0.1], "p_joint": [0.2]})  # fmt: skip
+    good = pd.DataFrame({"claim": ["a"], "of": ["b"], "analyses": [9], "holds": [1], "median": [0.5],
+                         "expected": [0.0], "p_joint": [0.25]})  # fmt: skip
     assert list(as_declared("joint", good[sorted(good)])) == list(good)
     for odd, said in (
         (good.assign(extra=1), "column extra is made and not declared"),

@@ -19,13 +19,22 @@ from tests.test_stats import OPTIONS, invented
 ALPHA = 0.05
 
 
-@pytest.fixture(scope="session")
-def scores() -> Scores:
+NO_POOLED = pd.DataFrame({"estimate_of": [], "item": [], "gates_act": [], "estimate": []})
+"""Estimates of the hierarchical model: none."""
+
+
+def published_scores() -> Scores:
+    """The published cells; the items are made up."""
     found = stats.read_setting(ROOT)
     items = {task: invented(task, found.tasks[task].n_published, m) for task, m in OPTIONS.items()}
     setting = replace(found, items=items, alpha=ALPHA)
     published = read_published(ROOT / stats.PUBLISHED_SCORES, setting.tasks)
     return Scores(complete(published_rows(published, setting, "0" * 64), setting), setting)
+
+
+@pytest.fixture(scope="session")
+def scores() -> Scores:
+    return published_scores()
 
 
 Change = Callable[..., Scores]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from src.base import metrics
-from src.judgement.correlations import KINDS, correlated, memorisable
+from src.judgement.correlations import KINDS, correlated, memorisable, metrics_agree
 from src.judgement.scores import Scores
 from tests.judgement.conftest import ALPHA, Change
 
@@ -51,6 +51,17 @@ def test_a_gated_cell_leaves_the_correlation_as_if_it_were_not_there(scores: Sco
             assert task not in one.tasks or one.taken["prompt"] != "options in the text"
             acting += task in next(each for each in memorisable(scores) if each.taken == one.taken).tasks
     assert acting
+
+
+def test_a_gate_leaves_the_agreement_of_metrics_where_it_speaks_of_one_of_the_two(scores: Scores, changed: Change):
+    task, metric = "tracking_shuffled_objects", "bertscore_accuracy"
+    gated = list(metrics_agree(changed(scores.largest, task, few=False, gates=metrics.ACTING[0])))
+    for one, plain in zip(gated, metrics_agree(scores), strict=True):
+        n, before = one.rows["n"], plain.rows["n"]
+        of_metric = n.index.str.contains(metric)
+        assert (n[~of_metric] == before[~of_metric]).all()
+        assert (n[of_metric] == before[of_metric] - (one.taken["gates"] == "left out")).all()
+    assert set(next(each for each in gated if each.taken["gates"] == "kept").items) == set(n.index[of_metric])
 
 
 def test_a_positive_correlation_supports_and_its_mirror_contradicts(scores: Scores):

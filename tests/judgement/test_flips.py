@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from scipy.stats import fisher_exact
 
 from src.base.files import ROOT
 from src.judgement.claims import load_claims
 from src.judgement.overlap import claimed
 from src.judgement.rows import Words, analyses, flips, judged
 from src.judgement.scores import Scores
+from src.judgement.word import word_of
 
 CLAIMS = {claim.name: claim for claim in load_claims(ROOT)}
 SAMPLE = 4
@@ -118,3 +120,24 @@ def test_leaving_out_a_task_is_judging_without_its_cells(scores: Scores, claim: 
     for task in words.families[words.rule].tasks[:3]:
         gone = replace(scores, cells=scores.cells[scores.cells["task"] != task])
         assert word(claim, gone, "") == words.without(task)
+
+
+@pytest.mark.slow
+def test_an_overlap_moves_by_what_both_solve(scores: Scores):
+    """The margins stay; the word at each number is that of Fisher's exact test, the other analyses as they are."""
+    families = CLAIMS["rq2_overlap"].families(scores)
+    (rule,) = [family for family in families if family.rule]
+    words, facts = Words(families, "", scores.alpha), rule.facts("")
+    n, left, right = int(rule.rows.loc["", "n"]), facts["left"], facts["right"]
+    found = [family.result(scores.alpha)["outcome"][""] for family in families if family is not rule]
+    others = [None if pd.isna(each) else int(each) for each in found]
+    assert 0 < left < n > right > 0
+    for both in range(n + 1):
+        square = [[n - left - right + both, right - both], [left - both, both]]
+        here = words.at(both - facts["both"])
+        if min(map(min, square)) < 0:
+            assert here is None
+        else:
+            p = {side: fisher_exact(square, alternative=side).pvalue for side in ("greater", "less")}
+            result = int(p["greater"] < scores.alpha) - int(p["less"] < scores.alpha)
+            assert here == word_of(result, others)

@@ -100,10 +100,19 @@ def test_answers_that_name_no_option_are_a_gate_of_exact_match_and_ties_of_their
 
 
 def test_a_constant_policy_is_met_to_the_last_example_by_the_metric_that_meets_it():
-    known = setting(task(metric=BY_BERT), items())  # each position is right 40 of 120
-    assert raised(cell({EXACT: 0.333333, BERT: 0.325}), metrics.GATE_CONSTANT, known) == {EXACT}  # 40 and 39
-    third_of_an_example = round((40 + 1 / 3) / N, 6)  # 40 in two seeds, 41 in one: rounds to 40
-    assert raised(cell({EXACT: third_of_an_example}), metrics.GATE_CONSTANT, known) == set()
+    n = 5 * N  # a guesser meets each position's 200 of 600 in 3 of 100 cases
+    known = setting(task(metric=BY_BERT, n_source=n + 5, n_published=n), items(n))
+    assert raised(cell({EXACT: 0.333333, BERT: 199 / n}, n=n), metrics.GATE_CONSTANT, known) == {EXACT}
+    third_of_an_example = round((200 + 1 / 3) / n, 6)  # 200 in two seeds, 201 in one: rounds to 200
+    assert raised(cell({EXACT: third_of_an_example}, n=n), metrics.GATE_CONSTANT, known) == set()
+
+
+def test_a_count_that_guessing_meets_often_is_a_note_and_no_acting_gate():
+    known = setting(task(metric=BY_BERT), items())  # 40 of 120: in 8 of 100 cases
+    rows = cell({EXACT: 0.333333, BERT: 0.325})
+    assert raised(rows, metrics.GATE_CONSTANT, known) == set()
+    assert raised(rows, metrics.GATE_CONSTANT_MAYBE, known) == {EXACT}
+    assert not metrics.acting(metrics.GATE_CONSTANT_MAYBE)
 
 
 @given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n * 3), st.just(n))))
