@@ -207,17 +207,19 @@ def paragraph(
         f"- RQ1: some task is emergent in {any_one['holds_in']} of {any_one['analyses']} analyses, and each is shown"
         f" not to be in {any_one['opposite_in']}. Pooled, the largest base model lies {jump} from the line through the"
         " smaller ones.",
-        f"- RQ2: {together(joint['rq2_overlap'])} Pooled, the skills of tuned zero-shot and base few-shot correlate"
+        f"- RQ2: {together(joint.get('rq2_overlap'))} Pooled, the skills of tuned zero-shot and base few-shot correlate"
         f" with {skill} over tasks. Less the correlation with base zero-shot, {more} are left.",
-        f"- RQ3: {together(joint['rq3_memorisable'])} Pooled, ten more memorisable examples of 50 add {slope}.",
-        f"- RQ4: {together(joint['rq4_gain'])} Pooled, exemplars add {added} more to base models.",
+        f"- RQ3: {together(joint.get('rq3_memorisable'))} Pooled, ten more memorisable examples of 50 add {slope}.",
+        f"- RQ4: {together(joint.get('rq4_gain'))} Pooled, exemplars add {added} more to base models.",
         f"- gsm8k: {gsm8k['word']}. The paper's verdict holds in {gsm8k['holds_in']} of {gsm8k['analyses']} analyses"
         f" that give a result, its opposite in {gsm8k['opposite_in']}.",
     ]
 
 
-def together(row: Row) -> str:
-    """The joint test of all analyses of a claim."""
+def together(row: Row | None) -> str:
+    """The joint test of all analyses of a claim. None where its data cannot be permuted."""
+    if row is None:
+        return "its data cannot be permuted, so it has no joint test."
     p = p_of(row["p_joint"])
     return (
         f"over {row['analyses']} analyses together the median is {signed(row['median'])}, that of permuted data"
