@@ -35,7 +35,10 @@ ONE = {  # claims of one statement: how README calls them
 }
 MANY = {  # inferences of many statements: how README calls them, and the pooled estimate beside them
     "rq4/closed": ("exemplars add more to a base model than to its tuned twin, options in the text (RQ4)", "closed"),
-    "rq4/closed_adv": ("the same, lettered options (RQ4)", "closed_adv"),
+    "rq4/closed_adv": (
+        "exemplars add more to a base model than to its tuned twin, lettered options (RQ4)",
+        "closed_adv",
+    ),
     "figure2": ("Figure 2, task by task", None),
     "metrics": ("metrics rank the tasks alike", None),
     "table4": ("the metric gives what grading by hand gives (Table 4)", None),
@@ -188,7 +191,7 @@ def paragraph(
     counts = json.loads((ROOT / "reports/metrics.json").read_text())["audit"]
     independent = [row for row in inferences if row["word"] != NO_NUMBER]
     named = {
-        word: "; ".join(row["statement"].removeprefix("1 statement: ") for row in independent if row["word"] == word)
+        word: "; ".join(naming(row) for row in independent if row["word"] == word)
         for word in (SUPPORTED, CONTRADICTED, DEPENDS, NOT_COMPARABLE)
     }
     words = ", ".join(f"{word} {n}" for word in WORDS if (n := counts["inferences"].get(word)))
@@ -214,6 +217,13 @@ def paragraph(
         f"- gsm8k: {gsm8k['word']}. The paper's verdict holds in {gsm8k['holds_in']} of {gsm8k['analyses']} analyses"
         f" that give a result, its opposite in {gsm8k['opposite_in']}.",
     ]
+
+
+def naming(row: Row) -> str:
+    """An inference, and how many of its statements have its word."""
+    called = MANY.get(row["inference"], (re.sub(r"^\d+ statements: ", "", row["statement"]),))[0]
+    share = f" ({row[row['word'].replace(' ', '_')]} of {row['rows']})" if row["rows"] != "1" else ""
+    return called + share
 
 
 def together(row: Row | None) -> str:
