@@ -253,8 +253,6 @@ SHORT = {  # how the letter calls the three verdicts of Table 2
     "table2_emergent": "emergent",
 }
 FLIP = re.compile(r"(-?[\d.]+) ([^;]+?) would make it “(.+?)”")
-INSTEAD = {NOT_COMPARABLE: "scores that can be compared", CONTRADICTED: "another list of the tasks that were counted"}
-"""By word, what would change it where no number does and no choice either."""
 
 
 def flipped(row: Row) -> str:
@@ -271,8 +269,10 @@ def flipped(row: Row) -> str:
 
 def instead(row: Row, choices: Mapping[str, str]) -> str:
     """What would change it where no number does."""
-    if row["word"] in INSTEAD:
-        return INSTEAD[row["word"]]
+    if row["word"] == NOT_COMPARABLE:
+        return "scores that can be compared"
+    if row["word"] == CONTRADICTED and row["unit"] == "count":
+        return "another list of the tasks that were counted"
     turns = row["turns_on"]
     return f"a decision on {choices.get(turns, turns)}" if turns else "more examples or tasks"
 
