@@ -35,7 +35,10 @@ ONE = {  # claims of one statement: how README calls them
 }
 MANY = {  # inferences of many statements: how README calls them, and the pooled estimate beside them
     "rq4/closed": ("exemplars add more to a base model than to its tuned twin, options in the text (RQ4)", "closed"),
-    "rq4/closed_adv": ("the same, lettered options (RQ4)", "closed_adv"),
+    "rq4/closed_adv": (
+        "exemplars add more to a base model than to its tuned twin, lettered options (RQ4)",
+        "closed_adv",
+    ),
     "figure2": ("Figure 2, task by task", None),
     "metrics": ("metrics rank the tasks alike", None),
     "table4": ("the metric gives what grading by hand gives (Table 4)", None),
@@ -188,7 +191,7 @@ def paragraph(
     counts = json.loads((ROOT / "reports/metrics.json").read_text())["audit"]
     independent = [row for row in inferences if row["word"] != NO_NUMBER]
     named = {
-        word: "; ".join(row["statement"].removeprefix("1 statement: ") for row in independent if row["word"] == word)
+        word: "; ".join(naming(row) for row in independent if row["word"] == word)
         for word in (SUPPORTED, CONTRADICTED, DEPENDS, NOT_COMPARABLE)
     }
     words = ", ".join(f"{word} {n}" for word in WORDS if (n := counts["inferences"].get(word)))
@@ -207,17 +210,26 @@ def paragraph(
         f"- RQ1: some task is emergent in {any_one['holds_in']} of {any_one['analyses']} analyses, and each is shown"
         f" not to be in {any_one['opposite_in']}. Pooled, the largest base model lies {jump} from the line through the"
         " smaller ones.",
-        f"- RQ2: {together(joint['rq2_overlap'])} Pooled, the skills of tuned zero-shot and base few-shot correlate"
+        f"- RQ2: {together(joint.get('rq2_overlap'))} Pooled, the skills of tuned zero-shot and base few-shot correlate"
         f" with {skill} over tasks. Less the correlation with base zero-shot, {more} are left.",
-        f"- RQ3: {together(joint['rq3_memorisable'])} Pooled, ten more memorisable examples of 50 add {slope}.",
-        f"- RQ4: {together(joint['rq4_gain'])} Pooled, exemplars add {added} more to base models.",
+        f"- RQ3: {together(joint.get('rq3_memorisable'))} Pooled, ten more memorisable examples of 50 add {slope}.",
+        f"- RQ4: {together(joint.get('rq4_gain'))} Pooled, exemplars add {added} more to base models.",
         f"- gsm8k: {gsm8k['word']}. The paper's verdict holds in {gsm8k['holds_in']} of {gsm8k['analyses']} analyses"
         f" that give a result, its opposite in {gsm8k['opposite_in']}.",
     ]
 
 
-def together(row: Row) -> str:
-    """The joint test of all analyses of a claim."""
+def naming(row: Row) -> str:
+    """An inference, and how many of its statements have its word."""
+    called = MANY.get(row["inference"], (re.sub(r"^\d+ statements: ", "", row["statement"]),))[0]
+    share = f" ({row[row['word'].replace(' ', '_')]} of {row['rows']})" if row["rows"] != "1" else ""
+    return called + share
+
+
+def together(row: Row | None) -> str:
+    """The joint test of all analyses of a claim. None where its data cannot be permuted."""
+    if row is None:
+        return "its data cannot be permuted, so it has no joint test."
     p = p_of(row["p_joint"])
     return (
         f"over {row['analyses']} analyses together the median is {signed(row['median'])}, that of permuted data"
@@ -241,8 +253,6 @@ SHORT = {  # how the letter calls the three verdicts of Table 2
     "table2_emergent": "emergent",
 }
 FLIP = re.compile(r"(-?[\d.]+) ([^;]+?) would make it “(.+?)”")
-INSTEAD = {NOT_COMPARABLE: "scores that can be compared", CONTRADICTED: "another list of the tasks that were counted"}
-"""By word, what would change it where no number does and no choice either."""
 
 
 def flipped(row: Row) -> str:
@@ -259,8 +269,10 @@ def flipped(row: Row) -> str:
 
 def instead(row: Row, choices: Mapping[str, str]) -> str:
     """What would change it where no number does."""
-    if row["word"] in INSTEAD:
-        return INSTEAD[row["word"]]
+    if row["word"] == NOT_COMPARABLE:
+        return "scores that can be compared"
+    if row["word"] == CONTRADICTED and row["unit"] == "count":
+        return "another list of the tasks that were counted"
     turns = row["turns_on"]
     return f"a decision on {choices.get(turns, turns)}" if turns else "more examples or tasks"
 
