@@ -21,7 +21,7 @@ SETS = 60
 def contrasts(shift: float, seed: int) -> float:
     rng = np.random.default_rng(seed)
     d = pd.Series(rng.normal(shift, 0.1, 20), [f"t{i}" for i in range(20)])
-    found = joint("c", "signs", list(families({"": Differences(d, {"t0": "why"})}, True, ("",), {}, ALPHA, rule=True)),
+    found = joint("c", "signs", list(families({"": Differences(d, {"t0": ("why",)}, frozenset())}, True, ("",), {}, ALPHA, rule=True)),
                   ALPHA, seed)  # fmt: skip
     assert found is not None
     return float(found["p_joint"])
