@@ -140,13 +140,6 @@ def test_one_missing_p_supports_nothing():
     assert found(np.array([NAN]), np.array([NAN])) == [None]
 
 
-def test_a_row_of_which_one_side_cannot_be_tested_gives_the_other_or_nothing():
-    rows = {"a": {"small": 0.001, "partial": "no forecast"}, "b": {"small": 0.4, "partial": "no forecast"}}
-    outcome = Family({}, frame_of(rows), HOLM).result(ALPHA)["outcome"]
-    assert outcome["a"] == OPPOSITE
-    assert pd.isna(outcome["b"])
-
-
 @pytest.mark.parametrize(
     ("p", "result"),
     [

@@ -30,7 +30,7 @@ def rule(families: object) -> Family:
 
 @given(SQUARE)
 def test_the_complement_of_one_side_mirrors_kappa_and_the_sides_of_the_test(square):
-    row, mirrored = overlap.of_square(square), overlap.of_square(square[:, ::-1])
+    row, mirrored = overlap.of_square(square, ALPHA), overlap.of_square(square[:, ::-1], ALPHA)
     assert mirrored.get("reason") == row.get("reason")
     if "value" in row:
         assert np.sign(np.round(mirrored["value"], 9)) == -np.sign(np.round(row["value"], 9))
@@ -40,15 +40,15 @@ def test_the_complement_of_one_side_mirrors_kappa_and_the_sides_of_the_test(squa
 
 @given(SQUARE)
 def test_neither_the_sides_nor_the_complement_of_both_change_anything(square):
-    row = overlap.of_square(square)
+    row = overlap.of_square(square, ALPHA)
     assume("value" in row)
     for same in (square.T, square[::-1, ::-1]):
-        assert overlap.of_square(same) == pytest.approx(row, nan_ok=True) or row["effect"] > 0.5
+        assert overlap.of_square(same, ALPHA) == pytest.approx(row, nan_ok=True) or row["effect"] > 0.5
 
 
 @given(SQUARE)
 def test_the_overlap_is_tested_by_fishers_exact_test_on_either_side(square):
-    row = overlap.of_square(square)
+    row = overlap.of_square(square, ALPHA)
     assume("value" in row)
     tails = {side: stats.fisher_exact(square, alternative=side).pvalue for side in ("greater", "less")}
     assert row["effect"] == pytest.approx(min(tails.values()))
