@@ -119,6 +119,8 @@ def main() -> None:
             return
         print(suite_line(grid.params()), flush=True)
         build(ROOT)
+        if not (ROOT / "data/audit/audit.parquet").exists():
+            print("data/audit is missing: the page has no verdicts. Make it: python -m src.audit")
     print("reports/index.html")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from src.base.errors import UserError
 from src.base.verdict import NO_NUMBER, NOT_COMPARABLE, word_counts
 from src.judgement.claims import Claim, written
 from src.judgement.family import HOLM, Family, corrected
@@ -135,7 +136,13 @@ def _named(name: str | None, knows: Mapping[str, Any]) -> float | None:
     """A number, or what a row knows under a name."""
     if name is None:
         return None
-    found = float(knows[name]) if name in knows else float(name)
+    try:
+        found = float(knows[name]) if name in knows else float(name)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"conf/claim/{knows['claim']}.yaml: {name!r} is no number, and no name that a row knows: "
+            f"{', '.join(sorted(knows))}"
+        ) from None
     return None if found != found else found
 
 
@@ -193,6 +200,10 @@ def _flips(
         return {"flip": f"Leaving out one of these tasks changes the word: {listed}." if tasks else
                 "No single task left out changes the word."}  # fmt: skip
     moves = claim.moves
+    if moves["from"] not in knows:
+        raise UserError(
+            f"conf/claim/{claim.name}.yaml: moves from {moves['from']!r}. A row knows: {', '.join(sorted(knows))}"
+        )
     now = knows[moves["from"]]
 
     def number(steps: int) -> float:

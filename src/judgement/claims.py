@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import string
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -67,25 +68,73 @@ class Claim:
         return "if_no" in self.statement
 
     def families(self, scores: Scores) -> list[Family]:
-        """Every family of the claim's test."""
-        return list(TESTS[self.test](scores, **self.of))
+        """Every family of the claim's test. Raises UserError where the published cells do not hold what it compares."""
+        try:
+            found = list(TESTS[self.test](scores, **self.of))
+            missing = [
+                item for family in found for item in family.items if not family.some and item not in family.rows.index
+            ]
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            missing = [f"{type(error).__name__}: {error}"]
+        if missing or not any(family.rule for family in found):
+            raise UserError(
+                f"conf/claim/{self.name}.yaml: test {self.test!r} does not find its cells ({missing[:1] or 'no cell'}, "
+                f"{dict(self.of) or 'nothing'} asked for). Is a model or task missing? git checkout data/published"
+            )
+        return found
 
 
 def load_claims(root: Path) -> list[Claim]:
     """Every conf/claim/*.yaml. Raises UserError that names the file and the key where one is odd."""
     claims = []
     for path in sorted((root / "conf/claim").glob("*.yaml")):
-        given = dict(read_yaml(path))
+        given = read_yaml(path)
+        if not isinstance(given, Mapping):
+            raise UserError(f"conf/claim/{path.name} is no mapping of keys to values. docs/adding.md shows a claim")
         try:
             claim = Claim(name=path.stem, **given)
         except TypeError as error:
             known = ", ".join(each.name for each in fields(Claim) if each.name != "name")
             said = str(error).replace("Claim.__init__()", "a claim")
             raise UserError(f"conf/claim/{path.name}: {said}. A claim has: {known}") from error
-        if claim.test not in TESTS:
-            raise UserError(f"conf/claim/{path.name}: no test {claim.test!r}. Known: {', '.join(TESTS)}")
+        for fault in faults(claim):
+            raise UserError(f"conf/claim/{path.name}: {fault}")
         claims.append(claim)
     return claims
+
+
+QUESTIONS = ("RQ1", "RQ2", "RQ3", "RQ4", "metrics", "grading")
+UNITS = ("accuracy", "difference", "correlation", "kappa", "count")
+SIDES = ("if_yes", "if_no")
+MOVES = {"of", "from", "by", "digits"}
+
+
+def faults(claim: Claim) -> Iterator[str]:
+    """What is wrong with the values of a claim, each with what would be right."""
+    texts = [each.name for each in fields(Claim) if each.type in ("str", "str | None")]
+    for name in texts:
+        value = getattr(claim, name)
+        if not isinstance(value, str | None):
+            yield f"{name} is {value!r}, no text. Put it in quotes"
+    for name in ("says", "statement"):
+        value = getattr(claim, name)
+        if not isinstance(value, Mapping) or "if_yes" not in value or set(value) - set(SIDES):
+            yield f"{name} needs the key if_yes, and may have if_no. It is {value!r}"
+        elif not all(isinstance(each, str) for each in value.values()):
+            yield f"{name} has a value that is no text. Put it in quotes: {dict(value)!r}"
+    if set(claim.says) != set(claim.statement):
+        yield f"says and statement need the same keys, out of {', '.join(SIDES)}"
+    for name, known in (("test", tuple(TESTS)), ("question", QUESTIONS), ("unit", UNITS)):
+        if getattr(claim, name) not in known:
+            yield f"{name} {getattr(claim, name)!r} is not known. Known: {', '.join(known)}"
+    if not isinstance(claim.of, Mapping):
+        yield f"of is {claim.of!r}; it maps what the test is told to its value"
+    try:
+        inspect.signature(TESTS[claim.test]).bind(None, **claim.of)
+    except TypeError as error:
+        yield f"test {claim.test!r} is told the wrong things by `of`: {error}"
+    if claim.moves is not None and (not isinstance(claim.moves, Mapping) or set(claim.moves) != MOVES):
+        yield f"moves needs the keys {', '.join(sorted(MOVES))}. It is {claim.moves!r}"
 
 
 class _Printer(string.Formatter):
@@ -103,7 +152,7 @@ def written(claim: Claim, template: str, row: Mapping[str, Any]) -> str:
     """A template with the row's values in it. Raises UserError that names file and key where it names another."""
     try:
         return str(_Printer().vformat(template, (), dict(row)))
-    except (KeyError, ValueError, IndexError) as error:
+    except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
         where = next(each.name for each in fields(claim) if template in _texts(getattr(claim, each.name)))
         raise UserError(
             f"conf/claim/{claim.name}.yaml, {where}: {template!r} cannot be written: {error}. "

@@ -287,15 +287,19 @@ def kappas(a: Array, b: Array) -> Array:
     return np.where(left > 1e-12, (same - chance) / np.where(left > 1e-12, left, 1), NAN)
 
 
-def _recounts(count: Callable[[str], tuple[int, int]], paper: int) -> Iterator[Family]:
-    """A count of bare comparisons with each stated baseline: it is the paper's, or it is not."""
+def _recounts(count: Callable[[str], tuple[int, int]], paper: int, tasks: int) -> Iterator[Family]:
+    """A count of bare comparisons with each stated baseline: it is the paper's, or it is not.
+
+    tasks: how many the paper counts over. Where those without a baseline could decide, there is no result.
+    """
     for baseline in BASELINES:
         found, n = count(baseline)
-        unlike = float(found != paper)
+        unlike, open_ = float(found != paper), found < paper <= found + tasks - n
         facts = {"count": found, "of": n, "paper": paper}
+        reason = f"{tasks - n} tasks without a baseline could make the difference" if open_ else None
         yield Family(
             taken={"baseline": baseline}, rule=baseline == BASELINES[0], shown=("",), facts=partial(_same, facts),
-            rows=frame_of({"": {"value": found, "n": n, "effect": unlike, "small": 1 - unlike}}),
+            rows=frame_of({"": {"value": found, "n": n, "effect": unlike, "small": 1 - unlike, "reason": reason}}),
         )  # fmt: skip
 
 
@@ -321,7 +325,7 @@ def figure2_count(scores: Scores) -> Iterator[Family]:
         left, right = (bare(scores, rows, baseline) for rows in sides(scores, figure, CLOSED))
         return int((left == right).sum()), int((left.notna() & right.notna()).sum())
 
-    yield from _recounts(count, figure["tasks"] - len(figure["disagree"]))
+    yield from _recounts(count, figure["tasks"] - len(figure["disagree"]), figure["tasks"])
 
 
 def figure5_count(scores: Scores) -> Iterator[Family]:
@@ -333,7 +337,7 @@ def figure5_count(scores: Scores) -> Iterator[Family]:
         together = pd.concat(each, axis=1).dropna()
         return int((together.nunique(axis=1) == 1).sum()), len(together)
 
-    yield from _recounts(count, figure["agree"])
+    yield from _recounts(count, figure["agree"], figure["tasks"])
 
 
 def table2_count(scores: Scores) -> Iterator[Family]:
@@ -345,4 +349,4 @@ def table2_count(scores: Scores) -> Iterator[Family]:
         above = bare(scores, rows.loc[rows.index.intersection(list(scores.tables["table2"]))], baseline)
         return int(above.sum()), int(above.notna().sum())
 
-    yield from _recounts(count, len(paper))
+    yield from _recounts(count, len(paper), len(scores.tables["table2"]))

@@ -114,7 +114,7 @@ class Words:
 
 
 def flips(words: Words) -> list[int]:
-    """The nearest steps, downwards and upwards, at which the word changes; none on a side where it never does.
+    """Steps downwards and upwards at which the word changes; none on a side where none was found.
 
     A number is moved by 1, 2, 4, ... steps until the word is another, and the step before which it is the same is found
     by halving. So the word at the flip differs, and one step short of it does not.

@@ -36,7 +36,12 @@ def read_published(path: Path, tasks: Mapping[str, Task]) -> pd.DataFrame:
     """
     if not path.exists():
         raise UserError(f"{path} is missing. It is part of the repository: git checkout {path}")
-    raw = pd.read_csv(path, dtype=str, keep_default_na=False)
+    try:
+        raw = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged: {error}. Restore it: git checkout {path}") from None
+    if raw.empty:
+        raise UserError(f"{path} has no rows. Restore it: git checkout {path}")
     absent = [name for name in (*KEY, *NUMBERS) if name not in raw]
     if absent:
         raise UserError(f"{path} has no column {', '.join(map(repr, absent))}. Restore it: git checkout {path}")
