@@ -242,7 +242,7 @@ def inferences(audit: pd.DataFrame) -> pd.DataFrame:
         counts = {word.replace(" ", "_"): n for word, n in word_counts(words).items()}
         out.append({
             "inference": name, "question": part["question"].iloc[0], "word": family_word(words), "rows": len(part),
-            "statement": part["statement"].iloc[0] if len(part) == 1 else f"{len(part)} statements: {_place(part)}",
+            "statement": part["statement"].iloc[0] if len(part) == 1 else _place(part),
             **{each: counts[each] for each in INFERENCE[5:]},
         })  # fmt: skip
     return pd.DataFrame(out, columns=list(INFERENCE))
@@ -257,4 +257,7 @@ def _place(part: pd.DataFrame) -> str:
             if part["place"].str.startswith("Table 2").all()
             else str(items[0])
         )
-    return str(re.split(r"[:,]", part["place"].iloc[0])[0])
+    formats = {short: words for words, short in PROMPTS.items()}
+    place = str(re.split(r"[:,]", part["place"].iloc[0])[0])
+    prompt = str(part["inference"].iloc[0]).partition("/")[2]
+    return f"{place}, {formats[prompt]}" if prompt in formats else place

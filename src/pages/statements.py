@@ -158,12 +158,13 @@ class Audit:
         of = {claim: own for claim, own in of.items() if own}
         claim, own = next(iter(of.items()))
         if len(of) > 1:
-            return Inference(text, f"#forest-{slug(claim.name)}")
+            return Inference(f"{text}{share_of(row)}", f"#forest-{slug(claim.name)}")
         if len(own) == 1:
             turns_on = own[0].row["turns_on"] if own[0].word == DEPENDS else None
             return Inference(text, f"#{own[0].anchor}", claim.single, turns_on)
-        part = name.partition("/")[2].replace("_", " ")
-        return Inference(f"{claim.title}{part and f', {part}'} ({len(own)} statements)", f"#forest-{slug(claim.name)}")
+        part = text.partition(", ")[2] if "/" in name else ""
+        title = f"{claim.title}{part and f', {part}'}{share_of(row)}"
+        return Inference(title, f"#forest-{slug(claim.name)}")
 
     @cached_property
     def questions(self) -> list[str]:
@@ -178,6 +179,11 @@ class Audit:
     def of(self, question: str) -> list[Claim]:
         """The claims of one question."""
         return [claim for claim in self.claims if claim.question == question]
+
+
+def share_of(inference: Mapping[str, Any]) -> str:
+    """ " (1 of 9 statements)": how many statements of an inference have its word."""
+    return f" ({inference[inference['word'].replace(' ', '_')]:.0f} of {inference['rows']:.0f} statements)"
 
 
 def forests(claims: Iterable[Claim]) -> list[list[Claim]]:
