@@ -38,7 +38,8 @@ class Pairing:
         """
         n, b, c, d = self.n, self.b, self.c, difference
         linear = -b - c + (2 * n - b + c) * d
-        q = (math.sqrt(linear**2 + 8 * n * c * d * (1 - d)) - linear) / (4 * n)
+        root = math.sqrt(max(linear**2 + 8 * n * c * d * (1 - d), 0))  # 0 where only c is there: rounding goes below
+        q = (root - linear) / (4 * n)
         return (b - c - n * d) / math.sqrt(max(n * (2 * q + d * (1 - d)), 1e-12))
 
     def interval(self) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import optimize, special, stats
 
-from src.statistics.forecast import Against
+from src.statistics.forecast import Against, expected_variance
 from src.statistics.scale import FORECAST, forecasts
 
 SIZES = np.array([1.2e8, 1.5e9, 6e9, 1.75e11])
@@ -48,6 +48,7 @@ def test_planted_scatter_is_found_and_the_interval_covers_nine_tenths() -> None:
     assert covered.mean() == pytest.approx(0.90, abs=0.03)
     assert ((bare["residual_low"] < 0) & (bare["residual_high"] > 0)).mean() < 0.65
     assert (found["p_jump"] < 0.05).mean() == pytest.approx(0.05, abs=0.025)
+    assert (found["p_differs"] < 0.05).mean() == pytest.approx(0.05, abs=0.025)
     assert (found["fit_p"] < 0.05).mean() < 0.09
     assert (bare["fit_p"] < 0.05).mean() > 0.3
 
@@ -93,10 +94,11 @@ def test_numbers_equal_polyfit_and_a_bounded_search() -> None:
     for i, row in enumerate(found.itertuples()):
         b, cov, squares = fit(i, tau2)
         at = np.array([X[3] - 9, 1])
-        s = np.sqrt(at @ cov @ at + tau2 + v[i, 3])
+        forecast = special.expit(at @ b)
+        s = np.sqrt(at @ cov @ at + tau2 + 1 / (n * forecast * (1 - forecast)))  # not at the accuracy
         z = (y[i, 3] - at @ b) / s
-        assert row.forecast == pytest.approx(special.expit(at @ b), rel=1e-5)
-        assert row.residual == pytest.approx(accuracy[i, 3] - special.expit(at @ b), abs=1e-5)
+        assert row.forecast == pytest.approx(forecast, rel=1e-5)
+        assert row.residual == pytest.approx(accuracy[i, 3] - forecast, abs=1e-5)
         assert row.p_jump == pytest.approx(stats.t.sf(z, 6), rel=1e-4)
         assert row.p_differs == pytest.approx(2 * stats.t.sf(abs(z), 6), rel=1e-4)
         assert row.fit_p == pytest.approx(stats.chi2.sf(squares, 1), rel=1e-4)
@@ -188,8 +190,40 @@ def test_a_residual_of_just_the_margin_is_seldom_called_smaller(forecast, margin
     rng = np.random.default_rng(5)
     eta = special.logit(forecast) + se * rng.standard_normal(20_000)
     share = np.clip(rng.binomial(n, forecast + margin, 20_000), 0.25, n - 0.25) / n
-    found = Against(share, eta, np.sqrt(se**2 + 1 / (n * share * (1 - share))), 60)
+    found = Against(share, eta, np.sqrt(se**2 + expected_variance(eta, n)), 60)
     assert (found.p_below(margin) < 0.05).mean() < 0.055
+
+
+@pytest.mark.parametrize("n", [45, 100, 800])
+@pytest.mark.parametrize("forecast", [0.2, 0.35, 0.5, 0.65])
+def test_a_model_on_its_forecast_seldom_differs_from_it(forecast, n) -> None:
+    """A logit of few answers is skewed: above the forecast is called too seldom below .5, and too often above it."""
+    rng = np.random.default_rng(6)
+    eta = special.logit(forecast) + 0.3 * rng.standard_normal(20_000)
+    share = np.clip(rng.binomial(n, forecast, 20_000), 0.25, n - 0.25) / n
+    found = Against(share, eta, np.sqrt(0.3**2 + expected_variance(eta, n)), np.inf).columns()
+    assert (found["p_differs"] < 0.05).mean() < 0.06
+    assert (found["p_jump"] < 0.05).mean() < 0.07
+    assert ((found["residual_low"] < 0) & (found["residual_high"] > 0)).mean() == pytest.approx(0.90, abs=0.02)
+
+
+# ---- more right is more evidence -------------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(5, 60).flatmap(lambda n: st.tuples(st.just(n), *[st.integers(0, n)] * 3)), st.booleans())
+def test_every_further_example_right_is_more_evidence_up_to_all_of_them(case, scatter) -> None:
+    """All tasks have the same smaller models. The largest has none right, one, and so on up to all."""
+    n, *smaller = case
+    found = forecasts(cells(np.array([[*smaller, k] for k in range(n + 1)]) / n, n), scatter=scatter)
+    found = found.loc[[f"t{k}" for k in range(n + 1)]]
+    step = {name: np.diff(found[name].to_numpy()) for name in ("p_jump", "p_short_five", "residual_low")}
+    inside = {name: found[name].between(1e-12, 1 - 1e-12).to_numpy() for name in ("p_jump", "p_short_five")}
+    assert (step["p_jump"] <= 0).all()
+    assert (step["p_short_five"] >= 0).all()
+    assert (step["residual_low"] > 0).all()
+    assert (step["p_jump"] < 0)[inside["p_jump"][1:]].all()
+    assert (step["p_short_five"] > 0)[inside["p_short_five"][1:]].all()
 
 
 # ---- which models and tasks ------------------------------------------------------------------------------------------

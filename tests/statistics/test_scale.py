@@ -47,7 +47,7 @@ def test_binomial_p_of_a_jump_by_the_information_matrix():
     _, beta = deviance(SIZES[:3], k[:3], n[:3])
     p = special.expit(x @ beta)
     information = x[:3].T @ np.diag((n * p * (1 - p))[:3]) @ x[:3]
-    variance = x[3] @ np.linalg.inv(information) @ x[3] + 170 / (93 * 77)
+    variance = x[3] @ np.linalg.inv(information) @ x[3] + 1 / (n * p * (1 - p))[3]  # of 170 answers at the forecast
     z = (special.logit(93 / 170) - x[3] @ beta) / np.sqrt(variance)
     assert out["p_jump"] == pytest.approx(stats.norm.sf(z), rel=1e-4)
 

@@ -153,8 +153,8 @@ POOL = [task for task, row in TABLE.items() if row["metric"] == "bertscore_accur
 """The tasks that share one scatter: same prompt, same metric."""
 
 
-def weighted(task: str, tau2: float) -> tuple[float, float, float, list[float], list[float]]:
-    """(forecast on the logit scale, its variance, weighted squares, logits, their variances) by normal equations."""
+def weighted(task: str, tau2: float) -> tuple[float, float, float, list[float]]:
+    """(forecast on the logit scale, its variance, weighted squares, logits) by normal equations."""
     share = [min(max(k, 0.25), n - 0.25) / n for k, n in (right(task, model) for model in SIZES)]
     v = [1 / (right(task, model)[1] * a * (1 - a)) for a, model in zip(share, SIZES, strict=True)]
     y = [math.log(a / (1 - a)) for a in share]
@@ -167,7 +167,7 @@ def weighted(task: str, tau2: float) -> tuple[float, float, float, list[float], 
     b1 = (sums[0] * right_side[1] - sums[1] * right_side[0]) / determinant
     squares = sum(wi * (yi - b0 - b1 * xi) ** 2 for wi, xi, yi in zip(w, x[:3], y[:3], strict=True))
     variance = (sums[2] - 2 * sums[1] * x[3] + sums[0] * x[3] ** 2) / determinant
-    return b0 + b1 * x[3], variance, squares, y, v
+    return b0 + b1 * x[3], variance, squares, y
 
 
 def test_one_scatter_makes_the_squares_of_all_tasks_their_degrees_of_freedom() -> None:
@@ -183,14 +183,14 @@ def test_one_scatter_makes_the_squares_of_all_tasks_their_degrees_of_freedom() -
 
 @pytest.mark.parametrize("task", POOL)
 def test_the_forecast_with_scatter_by_normal_equations(task: str) -> None:
-    eta, variance, squares, y, v = weighted(task, shown(task, "tau2"))
-    s = math.sqrt(variance + shown(task, "tau2") + v[3])
-    z, half = (y[3] - eta) / s, stats.t.ppf(0.95, len(POOL)) * s
-
     def share(at: float) -> float:
         return 1 / (1 + math.exp(-at))
 
+    eta, variance, squares, y = weighted(task, shown(task, "tau2"))
     k, n = right(task, "davinci")
+    binomial = 1 / (n * share(eta) * share(-eta))  # of n answers at the forecast
+    s = math.sqrt(variance + shown(task, "tau2") + binomial)
+    z, half = (y[3] - eta) / s, stats.t.ppf(0.95, len(POOL)) * s
     ends = [(share(y[3]) - share(eta - way * half), share(y[3] + way * half) - share(eta)) for way in (-1, 1)]
     assert shown(task, "forecast") == pytest.approx(share(eta), abs=2e-5)
     assert shown(task, "residual") == pytest.approx(k / n - share(eta), abs=2e-5)
