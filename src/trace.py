@@ -111,7 +111,7 @@ def report(query: str, most: int, root: Path) -> None:
     """Print every place, then the files of the cells behind them. Raises UserError if there is no place."""
     if not (root / TABLES).is_dir():
         raise UserError(f"{TABLES} is missing. Make it: dvc repro report")
-    places = list(search(query, root / TABLES))
+    places = sorted(search(query, root / TABLES), key=lambda place: not place.fingerprint)  # what leads to a cell first
     if not places:
         raise UserError(f"No table shows {query}. Ask as it is printed, with its digits (0.547), or by fingerprint.")
     known = known_cells(root)

@@ -143,9 +143,10 @@ STATEMENTS = (
 
 def audit(cells: pd.DataFrame) -> pd.DataFrame:
     text = dict.fromkeys(("place", "said", "interval", "correction", "detectable_of", "rule", "why", "flip"), FORMULA)
-    tests = dict.fromkeys(("p_for", "p_against", "detectable", "power_observed", "power_matters", "matters"), 0.05)
+    powers = ("power_observed", "power_matters", "power_none")
+    tests = dict.fromkeys(("p_for", "p_against", "detectable", "matters", *powers), 0.05)
     counts = dict.fromkeys(("holds_in", "opposite_in", "neither_in", "no_result_in"), 1)
-    empty = dict.fromkeys(("reason", "pooled", "reply", "bar", "turns_on", "turns_share"))
+    empty = dict.fromkeys(("reason", "pooled", "reply", "bar", "turns_on", "turns_share", "cannot"))
     empty |= dict.fromkeys(("pooled_estimate", "pooled_low", "pooled_high", "flip_low", "flip_high"))
     rows = [
         {
