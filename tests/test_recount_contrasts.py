@@ -39,10 +39,11 @@ def wide(prompt: str, metric: str) -> dict[str, pd.DataFrame]:
     """Accuracy, and whether the cell leaves, of a prompt: a row for each task, a column for each (model, few-shot)."""
     frame = cells().query("prompt == @prompt")
     frame = frame[frame["primary"] if metric == "the task's own" else frame["metric"] == EXACT]
-    leaves = frame["acts"] | frame.apply(on_floor, axis=1)
-    frame = frame.assign(few=frame["shots"] > 0, leaves=leaves)
+    floor = frame.apply(on_floor, axis=1) & (frame["metric"] == EXACT)  # a forced choice is never on it
+    frame = frame.assign(few=frame["shots"] > 0, floor=floor, leaves=frame["acts"] | floor)
     return {
-        column: frame.pivot(index="task", columns=["model", "few"], values=column) for column in ("accuracy", "leaves")
+        column: frame.pivot(index="task", columns=["model", "few"], values=column)
+        for column in ("accuracy", "leaves", "floor")
     }
 
 
@@ -68,7 +69,8 @@ def contrast(prompt: str, weights: Weights, metric: str, gates: str, test: str) 
     """
     frames = wide(prompt, metric)
     accuracy = frames["accuracy"][list(weights)].dropna()
-    leaves = frames["leaves"].loc[accuracy.index, list(weights)].astype(bool).any(axis=1) & (gates == "left out")
+    gone = frames["leaves" if gates == "left out" else "floor"]  # one on the floor is never kept
+    leaves = gone.loc[accuracy.index, list(weights)].astype(bool).any(axis=1)
     differences = (accuracy[~leaves] * pd.Series(weights)).sum(axis=1).to_numpy()
     result: dict[str, float] = {"n": len(differences), "of": len(accuracy), "value": np.nan}
     if 2 * leaves.sum() >= len(accuracy):

@@ -107,6 +107,7 @@ def overlap(cells: pd.DataFrame) -> pd.DataFrame:
 
 def overlap_summary() -> pd.DataFrame:
     shared = {"left_model": "small", "right_model": "middle", "rule": "holm", "n": 3, "agree": 2, "expected": 1.5}
+    shared |= {"tasks": 3, "both": 1, "power": 0.5}
     rows = [{"figure": "figure2", "percentile": 50.0}, {"figure": "figure2_partner_zero", "percentile": None}]
     return pd.DataFrame([{**shared, **row, "kappa": 0.3, "hypergeometric_p": 0.2} for row in rows])
 
@@ -119,7 +120,10 @@ def figure5(cells: pd.DataFrame) -> pd.DataFrame:
 def contrasts() -> pd.DataFrame:
     pair = {"kind": "few_minus_zero", "prompt": "closed", "n_tasks": 22, "differs": False, "equivalent": False}
     sides = {f"{side}_{what}": f"{side}_{what}" for side in "xy" for what in ("model", "condition")}
-    numbers = {name: 0.01 * i for i, name in enumerate(("mean_diff", "ci_low", "ci_high", "t", "t_p", "hedges_g"))}
+    numbers = {
+        name: 0.01 * i
+        for i, name in enumerate(("mean_diff", "median_diff", "ci_low", "ci_high", "t", "t_p", "hedges_g"))
+    }
     tests = dict.fromkeys(("wilcoxon_p", "wilcoxon_p_holm", "pratt_p", "bf10", "tost_p", "tost_p_holm"), 0.5)
     counts = {"tasks_that_can_show_equivalence": 3, "n_differs": 0}
     verdicts = [{"differs": True}, {"equivalent": True}, {}]
