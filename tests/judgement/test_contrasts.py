@@ -31,9 +31,8 @@ TEST, GATES = st.sampled_from(list(TESTS)), st.sampled_from([OUT, IN])
 
 
 def of(values: list[float], left_out: tuple[int, ...] = ()) -> Differences:
-    return Differences(
-        pd.Series(values, [f"t{i}" for i in range(len(values))]), {f"t{i}": ("why",) for i in left_out}, frozenset()
-    )
+    series = pd.Series(values, [f"t{i}" for i in range(len(values))])
+    return Differences(series, {f"t{i}": ("why",) for i in left_out}, frozenset())
 
 
 @given(VALUES, TEST, GATES)
@@ -110,8 +109,8 @@ def sides(draw) -> list[pd.DataFrame]:
         pd.DataFrame(
             {
                 "accuracy": draw(st.lists(st.integers(0, 100).map(lambda k: k / 100), min_size=n, max_size=n)),
-                "metric": metrics.EXACT,
                 "gates": draw(st.lists(gates, min_size=n, max_size=n)),
+                "metric": draw(st.lists(st.sampled_from(metrics.ACCURACIES), min_size=n, max_size=n)),
                 "p_below": draw(st.lists(st.sampled_from([0.001, 0.5, 0.5, 0.5, np.nan]), min_size=n, max_size=n)),
             },
             index=[f"t{i}" for i in range(n)],
@@ -120,9 +119,13 @@ def sides(draw) -> list[pd.DataFrame]:
     ]
 
 
+def floored(rows: pd.DataFrame) -> pd.Series:
+    """Exact match below chance. A forced choice always picks an option: its low values are no other format."""
+    return (rows["metric"] == metrics.EXACT) & (rows["p_below"] < FLOOR)
+
+
 def gone(rows: pd.DataFrame) -> pd.Series:
-    gated = rows["gates"].map(lambda names: any(name in metrics.ACTING for name in names.split(";")))
-    return gated | (rows["p_below"] < FLOOR)
+    return floored(rows) | rows["gates"].map(lambda names: any(name in metrics.ACTING for name in names.split(";")))
 
 
 @given(sides(), TEST)
@@ -132,26 +135,29 @@ def test_gates_and_floors_leave_as_if_the_cells_were_not_there(cells, test):
     left = set().union(*(set(rows.index[gone(rows)]) for rows in cells))
     assert set(found.left_out) == left
     if 2 * len(left) >= len(cells[0]):
-        assert f"{len(left)} of {len(cells[0])} tasks" in found.row(test, OUT)["reason"]
+        assert f"{len(left)} of {len(cells[0])} tasks have a cell that does not count" in found.row(test, OUT)["reason"]
     else:
         assert found.row(test, OUT) == pytest.approx(by_hand.row(test, OUT), nan_ok=True)
 
 
 @given(sides(), TEST)
-def test_kept_gates_change_nothing_and_a_floor_is_never_kept(cells, test):
+def test_kept_gates_change_nothing_and_keep_no_cell_on_the_floor(cells, test):
     clean = [rows.assign(gates="") for rows in cells]
-    found, whole = (differences(each, (1, -1)) for each in (cells, clean))
-    row, other = found.row(test, IN), whole.row(test, OUT)
-    assert ("reason" in row) == ("reason" in other)
-    assert "reason" in row or row == pytest.approx(other, nan_ok=True)
+    found, ungated = (differences(each, (1, -1)) for each in (cells, clean))
+    low = set().union(*(set(rows.index[floored(rows)]) for rows in cells))
+    assert set(found.kept(IN).index) == set(cells[0].index) - low
+    row, expected = found.row(test, IN), ungated.row(test, OUT)
+    if 2 * len(low) >= len(cells[0]):
+        assert row["reason"].startswith(f"{len(low)} of {len(cells[0])} tasks")
+    else:
+        assert row == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.mark.parametrize(("on_floor", "compared"), [(2, True), (3, False), (4, False)])
 def test_a_contrast_with_half_its_tasks_on_the_floor_is_not_comparable(on_floor, compared):
     tasks = [f"t{i}" for i in range(6)]
-    rows = pd.DataFrame(
-        {"accuracy": np.linspace(0.1, 0.7, 6), "metric": metrics.EXACT, "gates": "", "p_below": 0.5}, index=tasks
-    )
+    rows = pd.DataFrame({"accuracy": np.linspace(0.1, 0.7, 6), "gates": "", "metric": metrics.EXACT, "p_below": 0.5},
+                        index=tasks)  # fmt: skip
     low = rows.assign(p_below=[0.01] * on_floor + [0.5] * (6 - on_floor))
     (rule,) = [each for each in families({"": differences([low, rows], (1, -1))}, True, ("",), {}, ALPHA, rule=True)
                if each.rule]  # fmt: skip
@@ -172,6 +178,15 @@ def test_the_detectable_difference_has_eighty_percent_power_and_a_step_less_has_
              for less in (0, 0.001)]  # fmt: skip
     assert power[0] >= 0.8 - 1e-6
     assert power[1] < 0.8 + 1e-6
+
+
+@pytest.mark.parametrize("scatter", [0.03, 0.06, 0.1])
+def test_the_power_to_show_that_nothing_is_there_is_the_share_of_equivalences_found(scatter):
+    rng, n, draws = np.random.default_rng(1), 20, 4000
+    d = rng.normal(size=n)
+    stated = of(list(scatter * (d - d.mean()) / d.std(ddof=1))).power(1, ALPHA)["power_none"]
+    found = np.mean([t_test(rng.normal(0, scatter, n))[1] < ALPHA for _ in range(draws)])
+    assert stated == pytest.approx(found, abs=0.05)
 
 
 @given(VALUES, st.integers(-300, 300), TEST)

@@ -39,7 +39,7 @@ def arrays(draw: Any, *, up: bool | None = None) -> dict[str, np.ndarray]:
     """Rows of a family as arrays."""
     n = draw(st.integers(1, 6))
     many = {name: draw(st.lists(P, min_size=n, max_size=n)) for name in ("effect", "small", "effect_2", "small_2")}
-    bools = {name: draw(st.lists(st.booleans(), min_size=n, max_size=n)) for name in ("up", "excluded", "partial")}
+    bools = {name: draw(st.lists(st.booleans(), min_size=n, max_size=n)) for name in ("up", "excluded")}
     signs = draw(st.lists(st.sampled_from([-1.0, 1.0]), min_size=n, max_size=n))
     out = {name: np.array(each) for name, each in {**many, **bools, "sign": signs}.items()}
     return out if up is None else out | {"up": np.full(n, up)}
@@ -140,12 +140,31 @@ def test_one_missing_p_supports_nothing():
     assert found(np.array([NAN]), np.array([NAN])) == [None]
 
 
+def test_a_row_with_a_reason_gives_no_result_however_small_its_p():
+    rows = {"a": {"small": 0.001, "reason": "a rejected line"}, "b": {"small": 0.001}, "c": {"small": 0.4}}
+    outcome = Family({}, frame_of(rows), HOLM).result(ALPHA)["outcome"]
+    assert pd.isna(outcome["a"])
+    assert list(outcome[["b", "c"]]) == [OPPOSITE, NEITHER]
+
+
+@pytest.mark.parametrize("sides", [("effect", "effect_2"), ("small", "small_2")])
+def test_one_of_two_ways_to_agree_takes_twice_its_p(sides):
+    """Both sides have p = .02 of one way: together .04. At .03 it is .06, which shows nothing."""
+    rows = {str(p): {name: p if name in sides else 0.9 for name in ("effect", "small", "effect_2", "small_2")}
+            for p in (0.02, 0.03)}  # fmt: skip
+    found = Family({}, frame_of(rows), judged=alike).result(ALPHA)
+    assert found["p_for"].tolist() == pytest.approx([0.04, 0.06])
+    assert list(found["outcome"]) == [HOLDS, NEITHER]
+
+
 @pytest.mark.parametrize(
     ("p", "result"),
     [
         ([(0.001, 0.9), (0.9, 0.9)], HOLDS),
         ([(0.9, 0.001), (0.9, 0.001)], OPPOSITE),
         ([(0.9, 0.001), (0.9, 0.9)], NEITHER),
+        ([(0.9, 0.04), (0.9, 0.03)], OPPOSITE),  # the largest p, uncorrected
+        ([(0.04, 0.9), (0.9, 0.9)], NEITHER),  # one of two suffices, so Holm corrects
     ],
 )
 def test_that_some_item_is_so_is_opposed_by_all_items_shown_not_to_be(p, result):

@@ -21,8 +21,8 @@ SETS = 60
 def contrasts(shift: float, seed: int) -> float:
     rng = np.random.default_rng(seed)
     d = pd.Series(rng.normal(shift, 0.1, 20), [f"t{i}" for i in range(20)])
-    every = families({"": Differences(d, {"t0": ("why",)}, frozenset())}, True, ("",), {}, ALPHA, rule=True)
-    found = joint("c", "signs", list(every), ALPHA, seed)
+    found_by = {"": Differences(d, {"t0": ("why",)}, frozenset())}
+    found = joint("c", "signs", list(families(found_by, True, ("",), {}, ALPHA, rule=True)), ALPHA, seed)
     assert found is not None
     return float(found["p_joint"])
 
@@ -34,7 +34,7 @@ def correlations(slope: float, seed: int) -> float:
     pairs = pd.DataFrame({"x": x, "y": slope * x + rng.normal(size=20)})
 
     def null(part: pd.DataFrame, draws: Null) -> dict[str, np.ndarray]:
-        return {"": rank_correlations(draws.permuted(x, part.index), part["y"].to_numpy())}
+        return {"": rank_correlations(draws.permuted(pairs["x"], part.index), part["y"].to_numpy())}
 
     found = joint("c", "tasks", [
         Family({}, frame_of({"": correlated(part, 1)}), null=partial(null, part), tasks=tuple(part.index))
@@ -44,12 +44,12 @@ def correlations(slope: float, seed: int) -> float:
     return float(found["p_joint"])
 
 
-@pytest.mark.parametrize(("p_of", "none", "some"), [(contrasts, 0.0, 0.12), (correlations, 0.0, 2.0)])
+@pytest.mark.parametrize(("p_of", "none", "some"), [(contrasts, 0.0, 0.12), (correlations, 0.0, 4.0)])
 def test_the_joint_p_is_uniform_without_an_effect_and_small_with_one(p_of, none, some):
     null = [p_of(none, seed) for seed in range(SETS if p_of is contrasts else SETS // 3)]
     assert stats.kstest(null, "uniform").pvalue > 0.001
     planted = [p_of(some, seed) for seed in range(5)]
-    assert max(planted) < 0.05
+    assert max(planted) < 0.01
     assert min([*null, *planted]) >= 1 / (1 + DRAWS)  # a permutation p is never 0
 
 
@@ -57,9 +57,10 @@ def test_one_draw_goes_through_all_analyses_alike():
     """The order and the signs of tasks that two analyses share do not depend on the other tasks."""
     null = Null(("a", "b", "c", "d"), 1)
     values = pd.Series([1.0, 2.0, 3.0, 4.0], ["a", "b", "c", "d"])
-    whole, part = null.permuted(values, values.index), null.permuted(values, values.index[1:])
-    assert (np.sort(whole, axis=1) == values.to_numpy()).all()
-    assert (whole[:, 1:] == part).all()
+    everywhere = null.permuted(values, values.index)
+    assert (np.sort(everywhere, axis=1) == [1, 2, 3, 4]).all()
+    assert len(np.unique(everywhere, axis=0)) == 24  # every order of four is among the draws
+    assert (null.permuted(values, pd.Index(["d", "b"])) == everywhere[:, [3, 1]]).all()
     one, other = null.signed(pd.Series([1.0], ["b"])), null.signed(pd.Series([1.0, 0.0], ["b", "d"]))
     assert (np.sign(one) == np.sign(other)).all()
 

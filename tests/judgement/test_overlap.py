@@ -55,6 +55,16 @@ def test_the_overlap_is_tested_by_fishers_exact_test_on_either_side(square):
     assert row["sign"] == (1 if tails["greater"] < tails["less"] else -1) or row["effect"] > 0.5
 
 
+@given(SQUARE)
+def test_an_overlap_without_a_result_is_one_that_no_square_of_its_margins_could_show(square):
+    n, left, right = int(square.sum()), int(square[1].sum()), int(square[:, 1].sum())
+    every = [[[n - left - right + both, right - both], [left - both, both]]
+             for both in range(max(0, left + right - n), min(left, right) + 1)]  # fmt: skip
+    shown = any(stats.fisher_exact(each, alternative=side).pvalue < ALPHA
+                for each in every for side in ("greater", "less"))  # fmt: skip
+    assert ("value" in overlap.of_square(square, ALPHA)) == shown
+
+
 @given(VERDICTS)
 def test_kappas_are_those_of_a_library_and_zero_where_one_side_is_constant(verdicts):
     a, b = np.array(verdicts)[:, 0], np.array(verdicts)[:, 1]
@@ -76,6 +86,14 @@ def test_a_gain_in_kappa_mirrors_where_few_and_zero_change_places(verdicts):
         assert (mirrored["low"], mirrored["high"]) == pytest.approx((-row["high"], -row["low"]))
         assert mirrored["effect"] == row["effect"]
         assert mirrored["sign"] == -row["sign"] or abs(row["value"]) < 1e-12
+
+
+@given(VERDICTS, st.integers(0, 3))
+def test_a_gain_in_kappa_needs_other_verdicts_and_sides_that_differ_from_task_to_task(verdicts, side):
+    above = np.array(verdicts)
+    assert "value" not in overlap.gain(above[:, [0, 1, 0, 1]], 1)
+    above[:, side] = above[0, side]
+    assert overlap.gain(above, 1)["reason"]
 
 
 # ---- gates ----------------------------------------------------------------------------------------------------------
