@@ -39,12 +39,28 @@ def test_one_yaml_is_a_claim(tmp_path: Path):
         ({"statment": "x"}, "statment"),
         ({"rule": None}, "rule"),
         ({"test": "abov"}, "abov"),
+        ({"says": {True: "yes"}}, "if_yes"),
+        ({"says": {"if_yes": True}}, "no text"),
+        ({"says": {"if_yes": "x", "if_no": "y"}}, "same keys"),
+        ({"reply": 2026}, "reply is 2026"),
+        ({"of": {"model": "x"}}, "told the wrong things"),
+        ({"test": "exemplars_help"}, "told the wrong things"),
+        ({"moves": {"of": "examples"}}, "moves needs"),
+        ({"unit": "apples"}, "apples"),
+        ({"question": "RQ9"}, "RQ9"),
     ],
 )
 def test_an_odd_claim_names_file_and_key(tmp_path: Path, change: dict[str, object], said: str):
     with pytest.raises(UserError, match=said) as error:
         load_claims(write(tmp_path, **change))
     assert "conf/claim/made.yaml" in str(error.value)
+
+
+def test_an_empty_claim_is_named(tmp_path: Path):
+    write(tmp_path)
+    (tmp_path / "conf/claim/made.yaml").write_text("")
+    with pytest.raises(UserError, match=r"conf/claim/made\.yaml is no mapping"):
+        load_claims(tmp_path)
 
 
 @pytest.mark.parametrize("template", ["{valeu}", "{value", "{value:q}", "{}"])
