@@ -197,13 +197,20 @@ def difference_in_differences(scores: Scores) -> Iterator[Family]:
         yield from families(found, True, tuple(found), taken, scores.alpha, rule=metric == PRIMARY)
 
 
-def exemplars(scores: Scores, model: str, *, up: bool) -> Iterator[Family]:
-    """Few minus zero of one model, corrected over the models of the prompt format. up: the claim is a gain."""
+@cache
+def few_minus_zero(scores: Scores, prompt: str, metric: str) -> Mapping[str, Differences]:
+    """By model of Table 1, few minus zero over its tasks."""
     models = {each for row in scores.tables["table1"] for side in (row["base"], row["tuned"])
               for each in (side if isinstance(side, list) else [side]) if each}  # fmt: skip
+    sides = {m: [scores.side(m, few, prompt, metric) for few in (True, False)] for m in sorted(models)}
+    found = {m: differences(cells, (1, -1)) for m, cells in sides.items()}
+    return {m: each for m, each in found.items() if each}
+
+
+def exemplars(scores: Scores, model: str, *, up: bool) -> Iterator[Family]:
+    """Few minus zero of one model, corrected over the models of the prompt format. up: the claim is a gain."""
     for prompt, metric in VIEWS:
-        sides = {m: [scores.side(m, few, prompt, metric) for few in (True, False)] for m in sorted(models)}
-        each = {m: differences(cells, (1, -1)) for m, cells in sides.items()}
-        found = {"" if m == model else m: d for m, d in each.items() if d}  # the claim is about one: it has no name
+        each = few_minus_zero(scores, prompt, metric)
+        found = {"" if m == model else m: d for m, d in each.items()}  # the claim is about one: it has no name
         taken, rule = {"prompt": prompt, "metric": metric}, (prompt, metric) == VIEWS[0]
         yield from families(found, up, ("",), taken, scores.alpha, rule=rule)

@@ -147,10 +147,13 @@ def cannot(words: Words, low: int, high: int) -> tuple[bool, bool]:
     """
     rule = words.families[words.rule]
     assert rule.moved is not None
-    found = set()
-    for steps in sorted({round(low + i * (high - low) / REACH) for i in range(REACH + 1)} | set(range(-20, 21))):
+    tried = {round(low + i * (high - low) / REACH) for i in range(REACH + 1)} | set(range(-20, 21))
+    found: set[int | None] = set()
+    for steps in sorted(tried, key=abs, reverse=True):  # what lies far away shows most
         row = rule.moved(words.item, steps) if low <= steps <= high else None
         found |= {rule.outcome(words.item, words.alpha, row)} if row else set()
+        if found & {HOLDS, BOTH} and found & {OPPOSITE, BOTH}:
+            break
     return not found & {HOLDS, BOTH}, not found & {OPPOSITE, BOTH}
 
 
