@@ -36,7 +36,10 @@ def dvc(*words: str, folder: Path = ROOT, **variables: str) -> str:
 def test_metrics_show_the_verdicts_and_the_own_accuracies() -> None:
     shown = json.loads(dvc("metrics", "show", "--json"))[""]["data"]["reports/metrics.json"]["data"]
     assert shown["published"]["table2"]["tasks"] == 22
-    assert {"RQ1", "RQ2", "RQ3", "RQ4"} < set(shown["published"])
+    assert {"RQ1", "RQ2", "RQ3", "RQ4"} < set(shown["questions"])
+    assert sum(sum(words.values()) for words in shown["questions"].values()) == sum(
+        shown["audit"]["inferences"].values()
+    )
     (own,) = shown["own"].values()
     assert 0 < own["closed_few"]["accuracy"] < 1
 

@@ -49,5 +49,5 @@ def test_a_published_number_leads_to_the_file_of_published_scores(capsys: pytest
         [sys.executable, "-m", "src.trace", "0.547059"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "hindu_knowledge: the largest base model is above the baseline" in done.stdout
+    assert "hindu knowledge: the largest base model is above the baseline" in done.stdout
     assert "tags.fingerprint = '" in done.stdout

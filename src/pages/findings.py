@@ -97,10 +97,12 @@ def overlap_summary(rows: pd.DataFrame, statistics: pd.DataFrame) -> dict[str, A
     }
 
 
-def audit_summary(root: Path) -> dict[str, dict[str, int]]:
-    """How many independent inferences, and how many rows, have each word; nothing where the audit has not run."""
+def audit_summary(root: Path) -> dict[str, Any]:
+    """How many independent inferences and rows have each word, and by question; nothing where the audit has not run."""
     audit = statements.load(root, {}, ())
-    return {"inferences": audit.words, "rows": audit.row_words} if audit else {}
+    if audit is None:
+        return {}
+    return {"audit": {"inferences": audit.words, "rows": audit.row_words}, "questions": audit.by_question}
 
 
 def control_summary(root: Path) -> list[dict[str, Any]]:
@@ -144,10 +146,9 @@ def metrics(numbers: Mapping[str, Any]) -> dict[str, Any]:
     overlap = {key: numbers["overlap"][key] for key in ("tasks", "agree")}
     sizes = {key: emergence[key] for key in ("tasks", "tests")}
     published = {"table2": {**sizes, **counts}, "figure2": overlap}
-    audit = {"audit": numbers["audit"]} if numbers["audit"] else {}
     whole = ("cells", "unparsed_share")  # flat, for each key is a column of `dvc exp show`
     own = {model: {k: m[k] for k in whole} | m["conditions"] for model, m in numbers["own"].items()}
-    return {"own": own, "published": published, **audit}
+    return {"own": own, "published": published, **numbers["audit"]}
 
 
 def rounded(value: float | None) -> float | None:

@@ -139,6 +139,17 @@ class Audit:
         return {word: sum(each["word"] == word for each in self.inferences) for word in WORDS if word != NO_NUMBER}
 
     @cached_property
+    def by_question(self) -> dict[str, dict[str, int]]:
+        """By question, how many of its independent inferences have each word that one has."""
+        asked: dict[str, list[str]] = {
+            str(each["question"]): [] for each in self.inferences if each["word"] != NO_NUMBER
+        }
+        for each in self.inferences:
+            if each["word"] != NO_NUMBER:
+                asked[each["question"]].append(each["word"])
+        return {question: counted(words) for question, words in sorted(asked.items())}
+
+    @cached_property
     def row_words(self) -> dict[str, int]:
         """How many statements have each word."""
         return {word: sum(each.word == word for each in self.statements) for word in WORDS}
