@@ -169,7 +169,7 @@ def _holds(dtype: str, known: pd.Series) -> bool:
 
 
 def as_declared(name: str, frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with its columns in the order of conf/frame/<name>.yaml.
+    """The frame with its columns in the order of conf/frame/<name>.yaml; one without rows gets them all.
 
     Raises ValueError, which names frame and column, where the code makes other columns than are declared.
     """
@@ -179,7 +179,7 @@ def as_declared(name: str, frame: pd.DataFrame) -> pd.DataFrame:
     found = differences(schemas[name], frame)
     if found:
         raise ValueError(f"frame {name} is not what conf/frame/{name}.yaml declares: {'; '.join(found)}")
-    return frame[[field.name for field in schemas[name].columns]] if len(frame) else frame
+    return frame.reindex(columns=[field.name for field in schemas[name].columns])
 
 
 def column_list(root: Path) -> str:
