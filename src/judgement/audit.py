@@ -17,7 +17,7 @@ from src.judgement.family import HOLM, Family, corrected
 from src.judgement.joint import COLUMNS as JOINT
 from src.judgement.joint import joint
 from src.judgement.rows import SIDES, Words, analyses, cannot, flipping_tasks, flips, judged
-from src.judgement.scores import IN, NO_CHANCE, PROMPTS, Scores
+from src.judgement.scores import IN, PROMPTS, Scores
 from src.judgement.word import family_word
 from src.statistics.items import NAN
 
@@ -84,8 +84,6 @@ def _row(
     result = judged(of_item)
     up = rule.some or bool(rule.rows.loc[item, "up"])
     said = "if_no" if claim.two_sided and not up else "if_yes"
-    if result["reason"] == NO_CHANCE:
-        result["word"] = NO_NUMBER
     knows = {name: NAN if value is None else value for name, value in this.items()}
     pair, _, prompt = item.rpartition(", ")
     formats = {short: words for words, short in PROMPTS.items()}
@@ -126,7 +124,7 @@ def _why(
 
 
 def _with_all(of_item: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The analysis that differs from the rule only in that it keeps the cells that failed a gate or sit on a floor."""
+    """The analysis that differs from the rule only in that it keeps the cells that failed a gate."""
     rule = next(json.loads(row["taken"]) for row in of_item if row["primary"])
     wanted = rule | {"gates": IN}
     return next((row for row in of_item if "gates" in rule and json.loads(row["taken"]) == wanted), None)
@@ -186,7 +184,7 @@ def _pooled(
 def _flips(
     claim: Claim, families: Sequence[Family], item: str, word: str, knows: Mapping[str, Any], alpha: float
 ) -> dict[str, Any]:
-    """What would change the word: the nearest numbers on either side, or single tasks that are left out."""
+    """What would change the word: a number on either side (see `flips`), or single tasks that are left out."""
     words = Words(families, item, alpha)
     if word == NO_NUMBER:
         return {"flip": "A number in the released scores."}

@@ -110,7 +110,7 @@ class Differences:
         critical = stats.t.isf(alpha / tests / 2, n - 1)
         power = np.asarray(stats.nct.sf(critical, n - 1, at / sd * np.sqrt(n)))
         found = at[power >= 0.8]
-        # two one-sided tests hold where |t| is below what five points less the critical value leave (normal to the t)
+        # two one-sided tests hold where |t| is below what five points less the critical value leave
         room = MARGIN / (sd / np.sqrt(n)) - stats.t.isf(alpha / tests, n - 1)
         return {"detectable": float(found[0]) if len(found) else NAN, "matters": MARGIN,
                 "power_none": float(max(0.0, 1 - 2 * stats.t.sf(room, n - 1))) if room > 0 else 0.0,

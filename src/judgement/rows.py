@@ -11,6 +11,7 @@ import pandas as pd
 
 from src.base.verdict import BOTH, HOLDS, OPPOSITE
 from src.judgement.family import Family
+from src.judgement.scores import NO_CHANCE
 from src.judgement.word import Outcome, shares, turns_on, word_of
 
 FARTHEST = 2**13
@@ -46,8 +47,7 @@ def _analysis(family: Family, item: str, found: pd.Series, alpha: float) -> dict
         held = each.isin([HOLDS, BOTH]).sum()
         return head | {"value": float(held), "low": None, "high": None, "n": float(each.count()), "reason": None}
     own = family.rows.loc[item]
-    reason = own["reason"]
-    return head | {name: _none(own[name]) for name in ("value", "low", "high", "n")} | {"reason": reason}
+    return head | {name: _none(own[name]) for name in ("value", "low", "high", "n")} | {"reason": own["reason"]}
 
 
 def _missing(value: Any) -> bool:
@@ -59,14 +59,17 @@ def _none(value: Any) -> float | None:
 
 
 def judged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The word of one item from its analyses (as `analysis` gives them), the shares, and what it turns on."""
+    """The word of one item from its analyses (as `analyses` gives them), the shares, and what it turns on."""
     counted = [row for row in rows if row["counted"]]
     rule = next(row for row in counted if row["primary"])
     found = [row["outcome"] for row in counted]
     many = shares(found)
     turn = turns_on([(json.loads(row["taken"]), row["outcome"]) for row in counted])
     return {
-        "word": word_of(rule["outcome"], [row["outcome"] for row in counted if row is not rule]),
+        "word": word_of(
+            rule["outcome"], [row["outcome"] for row in counted if row is not rule],
+            number=rule["reason"] != NO_CHANCE,
+        ),
         "holds_in": many.holds, "opposite_in": many.opposite, "neither_in": many.neither, "no_result_in": many.none,
         "analyses": many.known, "turns_on": turn[0] if turn else None, "turns_share": turn[1] if turn else None,
         "rule_gives": rule["outcome"], "reason": rule["reason"],

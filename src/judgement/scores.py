@@ -72,7 +72,7 @@ class Scores:
         return found
 
     def rows(self, prompt: str, metric: str) -> pd.DataFrame:
-        """Every published row in one prompt format by one choice of metric, with `reason` (see `reasons`)."""
+        """Every published row in one prompt format by one choice of metric."""
         here = self.published[self.published["prompt"] == PROMPTS[prompt]]
         chosen = here["primary"] if metric == PRIMARY else here["metric"] == metrics.EXACT
         return here[chosen.astype(bool)]

@@ -89,15 +89,13 @@ class Cell:
 
     def silence(self, choices: Choices) -> str | None:
         """Why there is no forecast to judge by; None where there is one."""
-        line = self.lines[SCATTER[choices["scatter"]], SIZES[choices["sizes"]]]
+        line = self.line(choices)
         return NO_FORECAST if line is None else REJECTED if line["fit_p"] < self.scores.alpha else None
 
     def facts(self, choices: Choices) -> dict[str, Any]:
         """What the sentences of a claim name."""
         names = ("k", "n", "accuracy", "chance_scored", "trivial", "ci_low", "ci_high", "fingerprint")
-        line = self.lines[
-            SCATTER[choices.get("scatter", next(iter(SCATTER)))], SIZES[choices.get("sizes", next(iter(SIZES)))]
-        ]
+        line = self.line(choices)
         return {name: getattr(self.row, name) for name in names} | {"forecast": line["forecast"] if line else NAN}
 
     def reason(self, gates: str) -> str | None:
@@ -222,7 +220,7 @@ def line_row(cell: Cell, k: int, choices: Choices) -> dict[str, Any]:
     found = cell.against(k, choices)
     if found is None:
         return {"reason": cell.silence(choices)}
-    line = cell.lines[SCATTER[choices["scatter"]], SIZES[choices["sizes"]]]
+    line = cell.line(choices)
     assert line is not None
     residual = k / cell.row.n - line["forecast"]
     return {
@@ -238,7 +236,7 @@ def emergent_row(cell: Cell, k: int, choices: Choices) -> dict[str, Any]:
     found, accuracy = cell.against(k, choices), k / cell.row.n
     if found is None:
         return {"reason": cell.silence(choices)}
-    line = cell.lines[SCATTER[choices["scatter"]], SIZES[choices["sizes"]]]
+    line = cell.line(choices)
     assert line is not None
     over = accuracy - max(line["forecast"], cell.row.tested)
     near = [short, found["p_short_five"], *([short_of_bar] if choices["bar"] == CONTENT_FREE else [])]

@@ -141,13 +141,8 @@ class Audit:
     @cached_property
     def by_question(self) -> dict[str, dict[str, int]]:
         """By question, how many of its independent inferences have each word that one has."""
-        asked: dict[str, list[str]] = {
-            str(each["question"]): [] for each in self.inferences if each["word"] != NO_NUMBER
-        }
-        for each in self.inferences:
-            if each["word"] != NO_NUMBER:
-                asked[each["question"]].append(each["word"])
-        return {question: counted(words) for question, words in sorted(asked.items())}
+        known = [(str(each["question"]), str(each["word"])) for each in self.inferences if each["word"] != NO_NUMBER]
+        return {question: counted(w for q, w in known if q == question) for question in sorted({q for q, _ in known})}
 
     @cached_property
     def row_words(self) -> dict[str, int]:
