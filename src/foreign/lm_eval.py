@@ -1,0 +1,139 @@
+"""Samples of lm-evaluation-harness (`--log_samples`): samples_<task>_<time>.jsonl, beside them results_<time>.json."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from src.base.errors import UserError
+from src.base.values import digest
+from src.foreign.files import as_documented, document, number, rows_of
+from src.foreign.record import Fields, Record
+
+KNOWN = "the samples of lm-evaluation-harness 0.4 (--log_samples)"
+NAME = re.compile(r"samples_(?P<task>.+)_(?P<time>\d{4}-\d\d-\d\dT[\d.:-]+)\.jsonl")
+QUESTIONS = ("input", "question", "query", "problem", "inputs")
+"""Fields of an item that hold the whole question where they are there. Another one is named by the user."""
+NO_FILTER = "none"
+LENGTHS: Mapping[str, Callable[[str], int]] = {
+    "acc": lambda text: 1,
+    "acc_norm": len,
+    "acc_bytes": lambda text: len(text.encode()),
+}
+"""By metric: what the log-likelihood of an option is divided by before the largest is picked."""
+
+
+def find(folder: Path) -> list[Path]:
+    """The files of samples in a folder and in those below it."""
+    return sorted(path for path in folder.rglob("samples_*.jsonl"))
+
+
+def is_one(path: Path) -> bool:
+    """Whether a file is named as the harness names samples."""
+    return path.name.startswith("samples_") and path.suffix == ".jsonl"
+
+
+def read(path: Path, fields: Fields) -> Iterator[Record]:
+    """Every record of one file of samples: one an item, metric and filter."""
+    task, time = _named(path)
+    results = path.parent / f"results_{time}.json"
+    run = document(results) if results.exists() else {}
+    rows = rows_of(path)
+    _check_whole(path, task, rows, run)
+    with as_documented(path, KNOWN):
+        shared = {"model": _model(path, run, fields), "task": task, **_setting(task, run)}
+        for row in rows:
+            yield from _records(row, fields, shared)
+
+
+def _named(path: Path) -> tuple[str, str]:
+    """(task, time of the run) that the name of a file says."""
+    match = NAME.fullmatch(path.name)
+    return (match["task"], match["time"]) if match else (path.stem.removeprefix("samples_"), "")
+
+
+def _check_whole(path: Path, task: str, rows: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -> None:
+    """Raises UserError where the file has fewer items than its run counted, or is of another layout."""
+    if lacking := [key for key in ("doc_id", "doc", "filtered_resps") if key not in rows[0]]:
+        raise UserError(f"{path}: its samples have no {lacking[0]}. This reader knows {KNOWN}")
+    asked = (run.get("n-samples") or {}).get(task, {}).get("effective")
+    there = len({row.get("doc_id") for row in rows})
+    if asked is not None and there != asked:
+        raise UserError(f"{path} holds {there} items, and its run answered {asked}: it is cut short. Copy it again")
+
+
+def _model(path: Path, run: Mapping[str, Any], fields: Fields) -> str:
+    """The model's name: what the user says, the run, the folder. Of a path on some machine its last part stays."""
+    name = str(run.get("model_name") or path.parent.name)
+    return fields.model or (Path(name).name if name.startswith(("/", "~", ".")) else name)
+
+
+def _setting(task: str, run: Mapping[str, Any]) -> dict[str, Any]:
+    """prompt and shots. A prompt has no name in the harness: the template's hash stands for it."""
+    config = (run.get("configs") or {}).get(task)
+    shots = (run.get("n-shot") or {}).get(task)
+    parts = ("doc_to_text", "doc_to_choice", "description", "target_delimiter", "fewshot_delimiter")
+    told = [str((config or {}).get(part)) for part in parts] + [str(run.get("chat_template_sha"))]
+    return {"prompt": f"template {digest(told)[:8]}" if config else "", "shots": None if shots is None else int(shots)}
+
+
+def _records(row: Mapping[str, Any], fields: Fields, shared: Mapping[str, Any]) -> Iterator[Record]:
+    """The records of one line, a metric each. A metric whose value is no number (that of a corpus) has none."""
+    doc = row["doc"] if isinstance(row["doc"], dict) else {"input": str(row["doc"])}
+    kind = str(row.get("filter", NO_FILTER))
+    names = row.get("metrics") or [name for name in row if name.startswith(("acc", "exact_match"))]
+    options, sums = _options(row)
+    target = _index(row.get("target"), options)
+    for name in names:
+        score = number(row.get(name))
+        if score is None:
+            continue
+        pick = _pick(name, options, sums)
+        explained = pick is not None and target is not None and float(pick == target) == score
+        yield Record(
+            **shared, item=str(row["doc_id"]), metric=name if kind == NO_FILTER else f"{name},{kind}", score=score,
+            text=_text(doc, fields), content=str(row.get("doc_hash") or digest(doc)), options=options, target=target,
+            pick=pick if explained else None, picked_known=explained, group=_group(doc, fields),
+        )  # fmt: skip
+
+
+def _text(doc: Mapping[str, Any], fields: Fields) -> str:
+    """The question of an item."""
+    names = (fields.text,) if fields.text else QUESTIONS
+    return next((doc[name] for name in names if isinstance(doc.get(name), str)), "")
+
+
+def _group(doc: Mapping[str, Any], fields: Fields) -> str:
+    """The cluster of an item. Raises KeyError where it lacks the field that the user names."""
+    return str(doc[fields.group]) if fields.group else ""
+
+
+def _options(row: Mapping[str, Any]) -> tuple[tuple[str, ...], list[float]]:
+    """The options and their log-likelihoods; none where the model wrote its answer."""
+    asked = row.get("arguments")
+    if not isinstance(asked, dict) or len(asked) < 2:
+        return (), []
+    shown = [asked[f"gen_args_{i}"] for i in range(len(asked))]
+    if len({each["arg_0"] for each in shown}) > 1 or not all(isinstance(each.get("arg_1"), str) for each in shown):
+        return (), []
+    return tuple(each["arg_1"].strip() for each in shown), [float(each[0]) for each in row["filtered_resps"]]
+
+
+def _index(target: Any, options: Sequence[str]) -> int | None:
+    """The index of the gold option: the harness writes it as a number, or as the option's text."""
+    if not options:
+        return None
+    if isinstance(target, str) and target in options:
+        return options.index(target)
+    at = int(target) if str(target).lstrip("-").isdigit() else -1
+    return at if 0 <= at < len(options) else None
+
+
+def _pick(metric: str, options: Sequence[str], sums: Sequence[float]) -> int | None:
+    """The likeliest option as the metric finds it; the first of equals, as the harness takes it."""
+    if metric not in LENGTHS or len(sums) != len(options) or not options:
+        return None
+    scaled = [each / max(LENGTHS[metric](option), 1) for each, option in zip(sums, options, strict=True)]
+    return scaled.index(max(scaled))
