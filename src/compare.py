@@ -64,7 +64,11 @@ def read(path: Path, fields: Fields, wanted: Sequence[str]) -> list[Record]:
     cells = own_cells(path)
     if cells:
         return [record for cell in cells for record in answered(cell, wanted)]
-    return list(formats.read(path, fields).records)
+    records = formats.read(path, fields).records
+    if unjudged := [r for r in records if r.score != r.score]:
+        raise UserError(f"{path}: item {unjudged[0].item} has a pick, and neither score nor target. Add one of these, "
+                        f"or import it, which knows this project's targets: python -m src.external {path}")  # fmt: skip
+    return list(records)
 
 
 def own_cells(path: Path) -> list[Path]:

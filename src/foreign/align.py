@@ -34,9 +34,14 @@ def items_of(records: Sequence[Record]) -> list[Item]:
 
 def _item(name: str, records: Sequence[Record]) -> Item:
     first = records[0]
-    options = options_key(first.options) if any(first.options) else ""
+    options = options_of(first.options)
     score = fmean(each.score for each in records)
     return Item(name, score, len(records), first.content, text_key(first.text), options, first.group, first)
+
+
+def options_of(options: Sequence[str]) -> str:
+    """The options_key of options whose texts are known; "" where they are not."""
+    return options_key(options) if any(options) else ""
 
 
 @dataclass(frozen=True)

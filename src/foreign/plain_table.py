@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "task": ("task", "dataset", "benchmark"),
     "item": ("item", "item_id", "id", "example_id", "doc_id", "sample_id", "question_id"),
     "score": ("score", "correct", "is_correct"),
-    "text": ("input", "text", "question"),
+    "text": ("input", "text", "question", "input_sha256", "text_sha256"),
     "pick": ("pick", "picked", "option", "answer_index"),
     "target": ("target", "gold", "label"),
     "n_options": ("n_options",),
@@ -26,6 +28,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "repeat": ("seed", "epoch", "repeat", "run"),
 }
 """By what a column means: the names that it may have, in any case."""
+HASH = re.compile("[0-9a-f]{64}")
+NAN = float("nan")
 WORDS = {"true": 1.0, "false": 0.0, "correct": 1.0, "incorrect": 0.0, "yes": 1.0, "no": 0.0}
 
 
@@ -40,7 +44,7 @@ def is_one(path: Path) -> bool:
 
 
 def _suffices(columns: Mapping[str, str]) -> bool:
-    return ("item" in columns or "text" in columns) and ("score" in columns or {"pick", "target"} <= set(columns))
+    return ("item" in columns or "text" in columns) and ("score" in columns or "pick" in columns)
 
 
 def _header(path: Path) -> dict[str, str]:
@@ -85,7 +89,7 @@ def read(path: Path, fields: Fields) -> Iterator[Record]:
         columns["group"] = _column(path, frame, fields.group)
     if not _suffices(columns):
         known = "; ".join(f"{meaning}: {', '.join(names)}" for meaning, names in ALIASES.items())
-        raise UserError(f"{path} needs a column item (or text) and a score (or pick and target). Known names: {known}")
+        raise UserError(f"{path} needs a column item (or text) and a column score (or pick). Known names: {known}")
     chosen = frame[list(columns.values())].set_axis(list(columns), axis=1)
     for line, row in enumerate(chosen.to_dict("records"), start=2):
         yield _record(path, line, row, fields)
@@ -95,7 +99,21 @@ def _frame(path: Path) -> Any:
     import pandas as pd
 
     with _whole(path):
-        return pd.read_csv(path, dtype=object) if path.suffix == ".csv" else pd.read_parquet(path)
+        if path.suffix != ".csv":
+            return pd.read_parquet(path)
+        _check_even(path)
+        return pd.read_csv(path, dtype=object)
+
+
+def _check_even(path: Path) -> None:
+    """Raises UserError where a line of a csv has not as many values as its header: pandas would fill it up."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        lines = csv.reader(file)
+        width = len(next(lines, []))
+        for line in lines:
+            if line and len(line) != width:
+                raise UserError(f"{path}, line {lines.line_num}: {len(line)} values, and the header has {width}. Was the "
+                                f"file cut short? Copy it again")  # fmt: skip
 
 
 def _column(path: Path, frame: Any, name: str) -> str:
@@ -106,24 +124,23 @@ def _column(path: Path, frame: Any, name: str) -> str:
 
 def _record(path: Path, line: int, row: Mapping[str, Any], fields: Fields) -> Record:
     known = {key: value for key, value in row.items() if not _missing(value)}
-    pick, target = (_natural(path, line, key, known.get(key)) for key in ("pick", "target"))
+    target, said = _natural(path, line, "target", known.get("target")), str(known.get("pick", "")).strip()
+    pick = _natural(path, line, "pick", said) if said.replace(".", "", 1).isdigit() else None
     n_options = _natural(path, line, "n_options", known.get("n_options")) or 0
     shots = _natural(path, line, "shots", known.get("shots"))
     if "score" in row:
         score = _score(path, line, known.get("score"))
-    elif target is None:
-        raise UserError(
-            f"{path}, line {line}: it has no target, so its pick cannot be judged. Give it, or drop the row"
-        )
     else:
-        score = float(pick == target)
+        score = NAN if target is None else float(pick == target)
     item, text = str(known.get("item", "")), str(known.get("text", ""))
+    text = f"sha256:{text}" if HASH.fullmatch(text) else text
     if not item and not text:
         raise UserError(f"{path}, line {line}: it has no item. Give it an id, or drop the row")
     return Record(
         model=fields.model or str(known.get("model", path.stem)), task=str(known.get("task", path.stem)),
         item=item or text, metric=str(known.get("metric", "score")), score=score, text=text,
         options=tuple("" for _ in range(n_options)), target=target, pick=pick, picked_known="pick" in row,
+        pick_text="" if pick is not None else said,
         prompt=str(known.get("prompt", "")), shots=shots, repeat=str(known.get("repeat", "")),
         group=str(known.get("group", "")),
     )  # fmt: skip

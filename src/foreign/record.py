@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +17,13 @@ class Record:
     task: str
     item: str  # the item's id in its file
     metric: str  # as the file names it; with the filter behind a comma where there is one
-    score: float
+    score: float  # NaN where the file says what was picked, and not what is right
     text: str = ""  # the question; "" where the file does not hold it
     content: str = ""  # a hash of the whole item, of the format's own making; "" where there is none
     options: tuple[str, ...] = ()  # in the order of the file
     target: int | None = None  # index of the gold option
     pick: int | None = None  # index of the option that the score is of
+    pick_text: str = ""  # that option's text, where the file says this and no index
     picked_known: bool = False  # whether the file says what was picked; then a pick of None is an unparsed answer
     prompt: str = ""  # the name of the prompt or its format
     shots: int | None = None
@@ -44,8 +46,17 @@ class Fields:
     model: str | None = None  # the model, where the file does not say which
 
 
+HASHED = re.compile(r"sha256:[0-9a-f]{64}")
+"""A text of which its owner gives only the hash: the sha256 of its UTF-8 bytes."""
+
+
 def text_key(text: str) -> str:
-    """The hash by which two texts are the same question: letter case, blanks and forms of a character do not count."""
+    """The hash by which two texts are the same question: letter case, blanks and forms of a character do not count.
+
+    A text of which only the sha256 is known stands for itself.
+    """
+    if HASHED.fullmatch(text):
+        return text
     normal = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return hashlib.sha256(normal.encode("utf-8", "backslashreplace")).hexdigest() if normal else ""
 
