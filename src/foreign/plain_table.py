@@ -64,7 +64,7 @@ def _whole(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except (ValueError, OSError, ArrowException) as error:
+    except (ValueError, OSError, csv.Error, ArrowException) as error:
         raise UserError(f"{path} is no whole table: {str(error).splitlines()[0]}. Copy it again") from None
 
 
@@ -112,8 +112,8 @@ def _check_even(path: Path) -> None:
         width = len(next(lines, []))
         for line in lines:
             if line and len(line) != width:
-                raise UserError(f"{path}, line {lines.line_num}: {len(line)} values, and the header has {width}. Was the "
-                                f"file cut short? Copy it again")  # fmt: skip
+                raise UserError(f"{path}, line {lines.line_num}: {len(line)} values, and the header has {width}. "
+                                f"Was the file cut short? Copy it again")  # fmt: skip
 
 
 def _column(path: Path, frame: Any, name: str) -> str:
