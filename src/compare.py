@@ -31,14 +31,14 @@ from src.cell.file import cell_files, files_in, is_cell, load_encoder, read_cell
 from src.foreign import formats
 from src.foreign.align import WAYS, Aligned, Item, align, items_of
 from src.foreign.choose import Choice, Paired, Side, Unit, paired, side_of
-from src.foreign.record import Fields, Record
+from src.foreign.imported import COLUMNS, records_of
+from src.foreign.record import Fields, Record, shown_text
 from src.question import examples
 from src.question.prompts import example_id
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PROJECT = "project"
 SCORES = "data/scores.parquet"
 
 
@@ -59,8 +59,12 @@ def read(path: Path, fields: Fields, wanted: Sequence[str]) -> list[Record]:
     """
     if path.suffix == ".zip":
         return released(path)
-    if path.name == Path(SCORES).name and path.exists():
-        return scored(read_frame(path.parent, path.name))
+    if path.suffix == ".parquet":
+        frame = read_frame(path.parent, path.name)
+        if set(frame) >= COLUMNS:
+            return records_of(frame.astype(object).where(frame.notna(), None).to_dict("records"))
+        if "fingerprint" in frame:
+            return scored(frame)
     cells = own_cells(path)
     if cells:
         return [record for cell in cells for record in answered(cell, wanted)]
@@ -223,7 +227,7 @@ def flipped(found: Sequence[Compared], with_text: bool) -> pd.DataFrame:
     rows: list[dict[str, Any]] = [
         {
             "task": each.label, "item_a": x.id, "item_b": y.id, "score_a": x.score, "score_b": y.score,
-            "better": "A" if x.score > y.score else "B", "text": x.first.text or y.first.text,
+            "better": "A" if x.score > y.score else "B", "text": shown_text(x.first.text) or shown_text(y.first.text),
         }
         for each in found for x, y in each.aligned.pairs if x.score != y.score
     ]  # fmt: skip

@@ -66,7 +66,7 @@ def imported(records: Sequence[Record], names: Mapping[str, str], index: Index, 
     counts, of = {}, {}
     for task in there:
         mine = [each for each in records if each.task == task]
-        ours = names.get(task, our_task(task, mine, index))
+        ours = names[task] if task in names else our_task(task, mine, index)
         example = {each.item: match(each, ours, index) for each in mine} if ours else {}
         if ours:
             of[task] = ours
@@ -147,5 +147,23 @@ def row_of(record: Record, example: Example | None) -> dict[str, Any]:
         "metric": record.metric, "item": record.item, "example_id": example.id if example else None,
         "group": (example.group if example else record.group) or record.item, "repeat": record.repeat,
         "n_options": n_options, "target": target, "picked": pick, "picked_known": record.picked_known, "score": score,
-        "options": ";".join(key[:16] for key in options), "text": text_key(record.text)[:16],
+        "options": ";".join(key[:16] for key in options), "text": text_key(record.text),
     }  # fmt: skip
+
+
+COLUMNS = {"name", "our_task", "example_id", "picked_known", "score"}
+"""By these a frame is known to be an import."""
+
+
+def records_of(rows: Iterable[Mapping[str, Any]]) -> list[Record]:
+    """The records of an import again. A task and an item of ours have our names; a text has its hash alone."""
+    return [
+        Record(
+            model=row["model"], task=row["our_task"] or row["task"], item=row["example_id"] or row["item"],
+            metric=row["metric"], score=row["score"], text=f"key:{row['text']}" if row["text"] else "",
+            options=tuple(f"key:{each}" for each in row["options"].split(";") if each), target=row["target"],
+            pick=row["picked"], picked_known=row["picked_known"], prompt=row["prompt"], shots=row["shots"],
+            repeat=row["repeat"], group=row["group"],
+        )
+        for row in rows
+    ]  # fmt: skip

@@ -37,6 +37,11 @@ class Record:
         return ", ".join(part for part in (self.prompt, shots) if part)
 
 
+def shown_text(text: str) -> str:
+    """The text; "" where only a hash of it is known."""
+    return "" if HASHED.fullmatch(text) or KEYED.fullmatch(text) else text
+
+
 @dataclass(frozen=True)
 class Fields:
     """The names that a user gives to what a format has no fixed name for."""
@@ -48,15 +53,19 @@ class Fields:
 
 HASHED = re.compile(r"sha256:[0-9a-f]{64}")
 """A text of which its owner gives only the hash: the sha256 of its UTF-8 bytes."""
+KEYED = re.compile(r"key:([0-9a-f]{16,64})")
+"""A text of which only its text_key was kept, or the beginning of this."""
 
 
 def text_key(text: str) -> str:
     """The hash by which two texts are the same question: letter case, blanks and forms of a character do not count.
 
-    A text of which only the sha256 is known stands for itself.
+    A text of which only a hash is known stands for this.
     """
     if HASHED.fullmatch(text):
         return text
+    if kept := KEYED.fullmatch(text):
+        return kept[1]
     normal = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return hashlib.sha256(normal.encode("utf-8", "backslashreplace")).hexdigest() if normal else ""
 
