@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from src.base.errors import UserError
 from src.base.files import ROOT
 from src.base.frames import as_declared, read_frame
 from src.question.examples import Example
-from tests import logs
+from tests import logs, scratch
 from tests.tiny import tiny
 
 PICKS = [0, 2, 2, 0, 0, 2, 0, 1, 2, 0]  # right: all but 1 and 4
@@ -374,3 +375,23 @@ def test_a_log_that_inspect_wrote_itself_is_imported(root: Path, tmp_path: Path)
     assert bring(root, tmp_path / "logs").counts == {"mine": {"matched": N}}
     (row,) = frames(root)["external"].to_dict("records")
     assert (row["n"], row["seeds"], row["metric"], row["prompt"]) == (N, 2, "choice", "multiple_choice")
+
+
+def test_the_page_is_walked(tmp_path: Path) -> None:
+    """Every command of docs/external.md, in its order, in a copy of the project with logs of these names."""
+    copy = scratch.clone(tmp_path / "copy")
+    for name, picks in (("model_a", PICKS), ("model_b", PICKS[::-1])):
+        rows = {task: logs.lm_eval_rows(logs.items(picks)) for task in ("sinks", "floats")}
+        logs.lm_eval(copy / "runs" / name, rows, model=f"org/{name}")
+        scores = "".join(f"{a.id},{int(a.right)}\n" for a in logs.items(picks))
+        (copy / f"runs/{name[-1]}.csv").write_text(f"item,score\n{scores}")
+    logs.inspect(copy / "runs/one.eval", logs.items(PICKS))
+    prepare(copy, "sinks", examples(logs.items(PICKS)))
+    page = (ROOT / "docs/external.md").read_text()
+    commands = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    said = [scratch.run(copy, *shlex.split(line)) for line in commands]
+    assert len(said) == 9
+    assert all("items matched by" in text for text, line in zip(said, commands, strict=True) if "compare" in line)
+    for name in ("compared.csv", "compared.flipped.csv", "compared.html", "external.csv", "external.html"):
+        assert (copy / name).stat().st_size
+    assert [path.name for path in external.imports(copy)] == ["a.parquet"]
