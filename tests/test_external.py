@@ -215,6 +215,13 @@ def test_a_question_can_be_given_by_its_hash_alone(root: Path, tmp_path: Path) -
     assert bring(root, tmp_path / "hashes.csv").counts == {"sinks": {"matched": N}}
 
 
+def test_a_table_without_ids_leaves_no_text_behind(root: Path, tmp_path: Path) -> None:
+    rows = [{"task": "sinks", "input": a.question, "score": int(a.right)} for a in logs.items(PICKS)]
+    pd.DataFrame(rows).to_csv(tmp_path / "texts.csv", index=False)
+    assert bring(root, tmp_path / "texts.csv").counts == {"sinks": {"matched": N}}
+    assert "sinks in case" not in pd.read_parquet(*external.imports(root)).to_csv()
+
+
 def test_answers_that_are_all_one_option_or_none_raise_a_gate(root: Path, tmp_path: Path) -> None:
     bring(root, harness(tmp_path / "one", [1] * N))
     rows = logs.every_eval_ever_rows(logs.items([1, 1, 1, 1, 0, 0, 0, 0, 0, 0]), model="org/silent")

@@ -12,7 +12,9 @@ from src.foreign.record import Fields, Record
 
 KNOWN = "the runs of HELM 0.4 and 0.5"
 STATS, STATE, SPEC = "per_instance_stats.json", "scenario_state.json", "run_spec.json"
-JUDGING = ("exact_match", "quasi_exact_match", "prefix_exact_match", "quasi_prefix_exact_match", "f1_score", "rouge_l")
+JUDGING = ("exact_match", "quasi_exact_match", "prefix_exact_match", "quasi_prefix_exact_match", "f1_score",
+           "rouge_1", "rouge_2", "rouge_l", "bleu_1", "bleu_4", "math_equiv", "math_equiv_chain_of_thought",
+           "chain_of_thought_correctness", "ifeval_strict_accuracy")  # fmt: skip
 """Statistics of an instance that say how right an answer is. The others count tokens, bytes and seconds."""
 
 
@@ -44,6 +46,10 @@ def read(path: Path, fields: Fields) -> Iterator[Record]:
         if missing:
             raise UserError(f"{path}: {STATS} and {STATE} do not hold the same instances ({min(missing)[0]} is in one "
                             f"of them): one is cut short, or of another run. Copy the folder again")  # fmt: skip
+        if not any(stat["name"]["name"] in JUDGING for row in rows for stat in row["stats"]):
+            names = sorted({str(stat["name"]["name"]) for row in rows for stat in row["stats"]})
+            raise UserError(f"{path} has none of the statistics that judge an answer ({', '.join(JUDGING)}). It has: "
+                            f"{', '.join(names)}. Write items and scores as a csv")  # fmt: skip
         for row in rows:
             yield from _records(row, asked[_key(row["instance_id"], row)], shared, fields)
 

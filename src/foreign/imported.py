@@ -93,10 +93,9 @@ def our_task(task: str, records: Sequence[Record], index: Index) -> str:
 
 def match(record: Record, task: str, index: Index) -> tuple[str, Example | None]:
     """(what became of a record, our example): by its text and the options it has; without text by our id."""
-    if not record.text or record.text == record.item:
+    if not record.text:
         example = index.by_id[task].get(record.item)
-        if example or not record.text:
-            return (MATCHED, example) if example else (NOT_OURS, None)
+        return (MATCHED, example) if example else (NOT_OURS, None)
     same = index.by_text[task].get(text_key(record.text), ())
     options = options_of(record.options)
     fitting = [each for each in same if not options or not each.options or options == options_of(each.options)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,9 @@ def read(path: Path, fields: Fields) -> Iterator[Record]:
     _check_whole(path, task, rows, run)
     with as_documented(path, KNOWN):
         shared = {"model": _model(path, run, fields), "task": task, **_setting(task, run)}
-        for row in rows:
-            yield from _records(row, fields, shared)
+        records = [record for row in rows for record in _records(path, row, fields, shared)]
+    _check_metrics(path, records)
+    yield from records
 
 
 def _named(path: Path) -> tuple[str, str]:
@@ -79,8 +81,21 @@ def _setting(task: str, run: Mapping[str, Any]) -> dict[str, Any]:
     return {"prompt": f"template {digest(told)[:8]}" if config else "", "shots": None if shots is None else int(shots)}
 
 
-def _records(row: Mapping[str, Any], fields: Fields, shared: Mapping[str, Any]) -> Iterator[Record]:
-    """The records of one line, a metric each. A metric whose value is no number (that of a corpus) has none."""
+def _check_metrics(path: Path, records: Sequence[Record]) -> None:
+    """Raises UserError where a metric judges some items and not others: their mean would be of these alone."""
+    counts = Counter(record.metric for record in records)
+    most = max(counts.values(), default=0)
+    if short := [name for name, n in counts.items() if n < most]:
+        raise UserError(
+            f"{path}: {short[0]} judges {counts[short[0]]} items, and another metric {most}. Evaluate it again"
+        )
+
+
+def _records(path: Path, row: Mapping[str, Any], fields: Fields, shared: Mapping[str, Any]) -> Iterator[Record]:
+    """The records of one line, a metric each. A metric whose value is no number (that of a corpus) has none.
+
+    Raises UserError where a value is infinite or not a number in the sense of floats.
+    """
     doc = row["doc"] if isinstance(row["doc"], dict) else {"input": str(row["doc"])}
     kind = str(row.get("filter", NO_FILTER))
     names = row.get("metrics") or [name for name in row if name.startswith(("acc", "exact_match"))]
@@ -88,6 +103,10 @@ def _records(row: Mapping[str, Any], fields: Fields, shared: Mapping[str, Any]) 
     target = _index(row.get("target"), options)
     for name in names:
         score = number(row.get(name))
+        if score is None and isinstance(row.get(name), float):
+            raise UserError(
+                f"{path}: item {row['doc_id']} has {row[name]} by {name}, which is no score. Evaluate it again"
+            )
         if score is None:
             continue
         pick = _pick(name, options, sums)

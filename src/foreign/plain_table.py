@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from src.base.errors import UserError
-from src.foreign.record import Fields, Record
+from src.foreign.record import Fields, Record, text_key
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "model": ("model", "model_name", "model_id"),
@@ -138,7 +138,7 @@ def _record(path: Path, line: int, row: Mapping[str, Any], fields: Fields) -> Re
         raise UserError(f"{path}, line {line}: it has no item. Give it an id, or drop the row")
     return Record(
         model=fields.model or str(known.get("model", path.stem)), task=str(known.get("task", path.stem)),
-        item=item or text, metric=str(known.get("metric", "score")), score=score, text=text,
+        item=item or text_key(text)[-16:], metric=str(known.get("metric", "score")), score=score, text=text,
         options=tuple("" for _ in range(n_options)), target=target, pick=pick, picked_known="pick" in row,
         pick_text="" if pick is not None else said,
         prompt=str(known.get("prompt", "")), shots=shots, repeat=str(known.get("repeat", "")),

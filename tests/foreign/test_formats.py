@@ -164,6 +164,24 @@ def test_a_pick_that_does_not_explain_the_score_is_not_taken(tmp_path: Path) -> 
     assert not any(r.picked_known for r in records)
 
 
+def test_a_score_that_is_no_number_or_not_there_is_refused(tmp_path: Path) -> None:
+    rows = logs.lm_eval_rows(ASKED, ("acc", "acc_norm"))
+    rows[2]["acc"] = float("nan")
+    with pytest.raises(UserError, match=r"item 2 has nan by acc, which is no score"):
+        formats.read(logs.lm_eval(tmp_path / "out", {"sinks": rows}))
+    del rows[2]["acc"]
+    with pytest.raises(UserError, match="acc judges 5 items, and another metric 6"):
+        formats.read(logs.lm_eval(tmp_path / "out", {"sinks": rows}))
+
+
+def test_a_helm_run_without_a_judging_statistic_says_what_it_has(tmp_path: Path) -> None:
+    place = logs.helm(tmp_path / "run", ASKED)
+    text = (place / "per_instance_stats.json").read_text()
+    (place / "per_instance_stats.json").write_text(text.replace("exact_match", "toxic_fraction"))
+    with pytest.raises(UserError, match=r"none of the statistics .*It has: num_bytes, toxic_fraction"):
+        formats.read(place)
+
+
 def test_two_filters_are_two_metrics(tmp_path: Path) -> None:
     rows = [
         {**row, "filter": kind, "arguments": {"gen_args_0": {"arg_0": "Q", "arg_1": {"until": []}}}}
