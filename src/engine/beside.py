@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from src.base.errors import UserError
+from src.engine.echo import TokenIds
 from src.engine.job import Completion, Engine, Likelihood, Proof, Request
 from src.question.prompts import Prompt
 
@@ -23,10 +24,11 @@ class Differs(UserError):
 
 @dataclass(frozen=True)
 class Said:
-    """A server's greedy completion, and the log-probability of each of its tokens; () where it gives none."""
+    """A server's greedy completion, its tokens and their log-probabilities; () and () where it gives none."""
 
     completion: Completion
-    logprobs: tuple[float, ...]
+    tokens: tuple[str, ...] = ()
+    logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,13 @@ def chosen(prompts: Sequence[Prompt], number: int) -> list[Prompt]:
     return [ordered[i * (len(ordered) - 1) // max(number - 1, 1)] for i in range(number)]
 
 
-def compared(prompts: Sequence[Prompt], own: Engine, ask: Callable[[Prompt], Said], nats: float, server: str) -> Beside:
+def compared(
+    prompts: Sequence[Prompt], own: Engine, ask: Callable[[Prompt], Said], ids: TokenIds, nats: float, server: str
+) -> Beside:
     """The server beside the local engine. Raises Differs where it says another text, or is more than `nats` away.
 
-    own: greedy. nats: of a token, on average over those of a completion. server: for the message.
-    A near tie may fall either way, so such a text is not compared.
+    own: greedy. ids: by the model's own tokenizer. nats: of a token, on average over those of a completion. server: for
+    the message. A near tie may fall either way, so such a text is not compared.
     """
     texts = answers(own, [Request(prompt, (0,), False) for prompt in prompts])
     said = {prompt.id: ask(prompt) for prompt in prompts}
@@ -80,16 +84,14 @@ def compared(prompts: Sequence[Prompt], own: Engine, ask: Callable[[Prompt], Sai
                 f"on this disk say {shown(one.text)}. {OTHER}"
             )
         if one.text:
-            same.append(replace(prompt, continuations=(one.text,)))
-    scores = answers(own, [Request(prompt, (), True) for prompt in same])
+            same.append(prompt)
+    parts = {prompt.id: scorable(prompt.prefix + prompt.text, said[prompt.id].tokens, ids) for prompt in same}
+    scored = [replace(prompt, continuations=("".join(parts[prompt.id]),)) for prompt in same if parts[prompt.id]]
+    scores = answers(own, [Request(prompt, (), True) for prompt in scored])
     furthest, tokens = 0.0, 0
-    for prompt in same:
-        likelihood, values = scores[prompt.id][1], said[prompt.id].logprobs
-        n = likelihood.n_tokens[0]
-        written = texts[prompt.id][0].n_tokens or 0
-        if len(values) < n or written - (texts[prompt.id][0].finish == "eos") != n:
-            continue  # the text alone is split into other tokens
-        away = abs(sum(values[:n]) - likelihood.logprob[0])
+    for prompt in scored:
+        n = len(parts[prompt.id])
+        away = abs(sum(said[prompt.id].logprobs[:n]) - scores[prompt.id][1].logprob[0])
         if away > nats * n:
             raise Differs(
                 f"{server} is {away:.3g} nats from the local engine for {n} tokens that both write after {prompt.id} "
@@ -97,6 +99,16 @@ def compared(prompts: Sequence[Prompt], own: Engine, ask: Callable[[Prompt], Sai
             )
         furthest, tokens = max(furthest, away), tokens + n
     return Beside(len(same), tokens, max((len(p.prefix + p.text) for p in same), default=0), furthest)
+
+
+def scorable(text: str, tokens: Sequence[str], ids: TokenIds) -> Sequence[str]:
+    """As many of the tokens as the tokenizer makes again of the text with them, so that an engine can score them."""
+    before = list(ids(text))
+    for n in range(len(tokens), 0, -1):
+        whole = list(ids(text + "".join(tokens[:n])))
+        if len(whole) == len(before) + n and whole[: len(before)] == before:
+            return tokens[:n]
+    return ()
 
 
 OTHER = (
@@ -120,11 +132,15 @@ def answers(engine: Engine, requests: Sequence[Request]) -> dict[str, tuple[Any,
     return done
 
 
-def logprobs_of(choice: dict[str, Any]) -> tuple[float, ...]:
-    """The log-probability of each token of a completion: OpenAI's form, or llama.cpp's. () where there is none."""
+def said_of(completion: Completion, choice: dict[str, Any]) -> Said:
+    """The completion with its tokens and their log-probabilities, in OpenAI's form or llama.cpp's."""
     part = choice.get("logprobs")
-    values = part.get("token_logprobs") if isinstance(part, dict) else None
-    if values is None and isinstance(part, dict) and isinstance(part.get("content"), list):
-        values = [each.get("logprob") if isinstance(each, dict) else None for each in part["content"]]
-    sound = isinstance(values, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-    return tuple(map(float, values)) if sound and values else ()
+    part = part if isinstance(part, dict) else {}
+    named, values = part.get("tokens"), part.get("token_logprobs")
+    if isinstance(content := part.get("content"), list) and all(isinstance(each, dict) for each in content):
+        named, values = [each.get("token") for each in content], [each.get("logprob") for each in content]
+    if not isinstance(named, list) or not isinstance(values, list) or len(named) != len(values):
+        return Said(completion)
+    if not all(isinstance(token, str) for token in named) or not all(type(value) in (int, float) for value in values):
+        return Said(completion)
+    return Said(completion, tuple(named), tuple(map(float, values)))

@@ -235,12 +235,12 @@ class OpenAIEngine:
         """Compare the server with the local engine, once in a run. Raises UserError where they differ."""
         if isinstance(self.beside, UserError):
             raise self.beside
-        if self.beside or not self.own or not self.how.compare or not prompts:
+        if self.beside or not self.own or not self.ids or not self.how.compare or not prompts:
             return
         some = beside.chosen(prompts, self.how.compare)
         server = f"{self.base_url}, model {self.model},"
         try:
-            self.beside = beside.compared(some, self.own(), self._greedy, self.how.compare_nats, server)
+            self.beside = beside.compared(some, self.own(), self._greedy, self.ids, self.how.compare_nats, server)
         except beside.Differs as error:
             self.beside = error
             raise
@@ -251,7 +251,7 @@ class OpenAIEngine:
 
         def read(reply: Any) -> Said:
             completion = completion_of(reply, text, budget, self.leading)
-            return Said(completion, beside.logprobs_of(choices_of(reply)[0]))
+            return beside.said_of(completion, choices_of(reply)[0])
 
         asked = {"max_tokens": budget, "temperature": 0.0, "logprobs": 1}
         return self._ask(read, [text], budget, prompt.id, **asked)[0]
