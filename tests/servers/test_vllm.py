@@ -62,11 +62,11 @@ def test_greedy_texts_are_equal_and_log_likelihoods_near(
 
 @pytest.mark.parametrize("server", ["plain"], indirect=True)
 @pytest.mark.parametrize(("temperature", "top_k"), [(1.0, 20), (0.5, 20), (1.0, 3)])
-def test_seeded_draws_have_the_exact_distribution(server: Started, temperature: float, top_k: int) -> None:
+def test_seeded_draws_have_the_exact_distribution(place: Path, server: Started, temperature: float, top_k: int) -> None:
     """Chi-square of the first token behind three prompts, Holm: one false alarm in a thousand runs."""
     prompts = asked.openers()
     sampled = [f"generation.temperature={temperature}", f"generation.top_k={top_k}", "engine.compare=0"]
-    counts = asked.draws(*words(server, *sampled), prompts=prompts, n=DRAWS)
+    counts = asked.draws(place, *words(server, *sampled), prompts=prompts, n=DRAWS)
     found = asked.p_values(counts, asked.exact(started.FOLDER, prompts, temperature, top_k))
     print(f"temperature {temperature}, top {top_k}: {[sum(c.values()) for c in counts]} draws, p {found}")
     assert asked.holm(found) >= ALPHA
