@@ -1,4 +1,4 @@
-# `make repro` and `make test` are all a bare clone needs. Torch comes first: the lock leaves it out, because one lock
+# `make repro` and `make test` are all a bare clone needs. Torch comes by itself: the lock leaves it out, because one lock
 # cannot name both its CPU and its CUDA file.
 # It runs on GNU make 3.81 and bash 3.2, which macOS has, and in a folder whose path has a space.
 SHELL := /bin/bash
