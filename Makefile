@@ -14,7 +14,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PYTHONDONTWRITEBYTECODE :=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test test-slow check lint audit-deps ui laptop controls compat verify release bench lock clean
+.PHONY: repro test test-slow check lint audit-deps ui laptop controls compat verify release bench soak lock clean
 
 repro: .venv/ready  ## the main job: fetch, prepare, infer, collect, stats, report
 	dvc repro
@@ -79,6 +79,9 @@ bench: .venv/bench/ready  ## the engine beside lm-evaluation-harness and plain g
 	mv .venv/bench/base.txt .venv/bench/lib/python3.11/site-packages/base.pth  # what the lock installed, and on top of it:
 	.venv/bench/bin/pip install --quiet --disable-pip-version-check lm-eval==0.4.13 ctranslate2==4.8.5
 	@touch $@
+
+soak: .venv/ready  ## random kills over all stages, e.g. SOAK="--kills 1000 --seed 0 --minutes 30"; started again, it goes on
+	python -m tests.soak $(SOAK)
 
 lock: .venv/ready  ## requirements*.in -> requirements*.lock, hashed, without torch
 	# needs a CPU file of torch, or CUDA's packages enter the lock: make lock LOCK_ARGS="--find-links <its folder>"
