@@ -20,7 +20,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PYTHONDONTWRITEBYTECODE :=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test test-slow check lint audit-deps ui laptop controls compat verify release bench lock resolve clean
+.PHONY: repro test test-slow check lint audit-deps ui laptop controls compat verify release bench soak lock resolve clean
 
 repro: .venv/ready  ## the main job: fetch, prepare, infer, collect, stats, report
 	dvc repro
@@ -85,6 +85,9 @@ bench: .venv/bench/ready  ## the engine beside lm-evaluation-harness and plain g
 	mv .venv/bench/base.txt "$$(.venv/bench/bin/python -c 'import site; print(site.getsitepackages()[0])')/base.pth"  # what the lock installed,
 	.venv/bench/bin/pip install --quiet --disable-pip-version-check lm-eval==0.4.13 ctranslate2==4.8.5  # and on top of it
 	@touch $@
+
+soak: .venv/ready  ## random kills over all stages, e.g. SOAK="--kills 1000 --seed 0 --minutes 30"; started again, it goes on
+	python -m tests.soak $(SOAK)
 
 lock: .venv/ready  ## requirements*.in -> requirements*.lock: versions stay, unless LOCK_ARGS=--upgrade (CONTRIBUTING.md)
 	echo "$(TORCH)" > .venv/torch.txt

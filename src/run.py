@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -39,7 +39,7 @@ from src.cell.ledger import DONE, FAILED, NOT_DONE, NOT_RUNNABLE, Entry, Outcome
 from src.cell.store import PROOF, Store
 from src.engine.job import Completion, Engine, Likelihood, Proof, Request, Result
 from src.engine.start import engine_of
-from src.lab import facts, preemption, runs, shards
+from src.lab import facts, preemption, runs, shards, spent
 from src.lab.preemption import Stopped
 from src.lab.progress import headline, label, progress, report
 from src.question import examples, prompts
@@ -221,6 +221,12 @@ def finish(bench: Bench, cell: Cell, answered: Answered) -> Outcome:
     return Outcome(entry, scored.summary.n, scored.summary.accuracy, scored.summary.unparsed)
 
 
+def spent_by(engine: Engine) -> dict[str, float]:
+    """What an engine has counted so far, by the names of MLflow's metrics."""
+    counted = {"tokens": float(_tokens(engine)), "cost_usd": _cost_usd(engine)}
+    return {name: value for name, value in counted.items() if name == "tokens" or value}
+
+
 def _tokens(engine: Engine) -> int:
     return int(getattr(engine, "tokens", 0))
 
@@ -263,7 +269,10 @@ def run_all(run: Run, todo: Sequence[Cell], check: Callable[[], None]) -> Iterat
     """These cells of one model. Raises UserError where its weights cannot be had, Stopped where `check` does."""
     engine = engine_of(run)
     encoder = functools.cache(load_encoder)
-    with runs.model_run(run) as tracker, progress(run, len(todo)) as (begin, advance, end):
+    with ExitStack() as around:
+        tracker = around.enter_context(runs.model_run(run))
+        around.enter_context(spent.clocked(tracker, run, functools.partial(spent_by, engine)))
+        begin, advance, end = around.enter_context(progress(run, len(todo)))
         bench = Bench(run, engine, Store(run.store), encoder, tracker, check)
         yield from outcomes(bench, todo, begin, advance, end)
 

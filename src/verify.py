@@ -11,7 +11,7 @@ computes them again.
 Examples:
   python -m src.verify
   python -m src.verify --recompute token_budget=2048 'tasks=[social_iqa]'
-  python -m src.verify dist/emergence-audit-0.1.0.zip --level sample --m 60
+  python -m src.verify dist/mine.zip --level sample --m 60
   python -m src.verify --store --m 200
 
 Exit code: 0 identical, 3 differs only at near-ties, 4 differs, 1 could not be compared, 2 wrong usage.

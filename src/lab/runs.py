@@ -1,4 +1,4 @@
-"""The only module that imports MLflow. Each cell is a run, under the parent run of its model.
+"""What is written to MLflow. Each cell is a run, under the parent run of its model.
 
 A run has its cell's fingerprint as a tag and is found again by it, so logging a cell twice updates one run. If MLflow
 is out of reach, a warning says so once and the work continues, because every finished cell is kept in a file as well.
@@ -104,8 +104,8 @@ def database_of(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
-def connected(uri: str | None, experiment: str) -> tuple[Any, str]:
-    """(client, experiment id). Database, experiment and views are created where they are missing."""
+def client_of(uri: str) -> Any:
+    """MLflow's client, quiet and soon tired of a server that does not answer."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # by default a dead server blocks for four minutes
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # seconds, for a server that hangs
@@ -116,11 +116,15 @@ def connected(uri: str | None, experiment: str) -> tuple[Any, str]:
 
     for name in ("alembic", "mlflow"):  # after the import, because MLflow sets them then
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    return mlflow.MlflowClient(uri)
 
+
+def connected(uri: str | None, experiment: str) -> tuple[Any, str]:
+    """(client, experiment id). Database, experiment and views are created where they are missing."""
     uri = uri or default_uri()
     database = database_of(uri)
     with alone(database.parent) if database else nullcontext():  # two processes that create it at once would clash
-        client = mlflow.MlflowClient(uri)
+        client = client_of(uri)
         _readable_while_written(database)
         artifacts = (database.resolve().parent / "mlartifacts").as_uri() if database else None
         return client, settled(lambda: _experiment(client, experiment, artifacts))
@@ -217,6 +221,7 @@ class Tracker:
     experiment: str = ""
     parent: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    clock: Any = None  # spent.Clock of this run, if it has one
 
     def cell(self, cell: Scored, recorded: Recorded) -> None:
         """Keep one finished cell in a file, then log it. If logging fails, a warning says so once."""
@@ -227,6 +232,8 @@ class Tracker:
             return
         try:
             log_cell(self.client, self.experiment, self.parent, facts_of(cell, recorded), "run")
+            if self.clock and "wall_s" in recorded.metrics:
+                self.clock.cell(recorded.metrics["wall_s"])
         except Exception as error:  # the cell is in its file already
             warn_unreachable(error)
             self.client = None
@@ -406,7 +413,8 @@ def summarise(client: Any, experiment: str, parent: str) -> None:
 
 
 def _cells_of(client: Any, experiment: str, parent: str) -> list[Any]:
-    return list(client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent}'", max_results=50_000))
+    query = f"tags.kind = 'cell' and tags.mlflow.parentRunId = '{parent}'"
+    return list(client.search_runs([experiment], query, max_results=50_000))
 
 
 def opened(uri: str | None, experiment: str) -> tuple[Any, str]:
