@@ -16,6 +16,7 @@ from src.base.conf import CONF, GROUPS
 from src.base.errors import UserError, suggest
 from src.base.files import ROOT
 from src.base.schema import Cell, Compat, Condition, Generation, Model, Run, Serving, Task
+from src.base.secrets import without_logins
 from src.base.values import distinct, hours, listed, part, positive, suits
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def checked_overrides(arguments: Sequence[str]) -> list[str]:
     ++model.revision=... Flags go last, because argparse wants them unmixed.
     """
     words, flags = _words_and_flags(arguments)
+    words = without_logins(words)
     overrides = _parsed(words)
     settings = _own_settings()
     for override in overrides:

@@ -20,7 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from src.base.schema import Run
-from src.lab.runs import Tracker, client_of, database_of, default_uri, unreachable_error
+from src.base.secrets import without_login
+from src.lab.opening import client_of, database_at, default_uri
+from src.lab.refusals import refused
+from src.lab.runs import Tracker
 
 ATTEMPT = "attempt"
 FIRST, LONGEST = 1.0, 30.0  # seconds between two beats: twice as many each time, up to the longest
@@ -152,14 +155,13 @@ class Spent:
 
 def spent(uri: str | None) -> list[Spent]:
     """A row for each group, none where no database was begun. Raises UserError where MLflow is out of reach."""
-    uri = uri or default_uri()
-    database = database_of(uri)
+    database = database_at(uri)
     if database is not None and not database.is_file():
         return []
     try:
-        return spent_in(client_of(uri))
+        return spent_in(client_of(without_login(uri, os.environ) if uri else default_uri()))
     except Exception as error:  # SQLite, alembic and MLflow each raise their own
-        raise unreachable_error(uri, error) from error
+        raise refused(error, database, "any") from error
 
 
 def spent_in(client: Any) -> list[Spent]:
