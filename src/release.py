@@ -138,7 +138,7 @@ def unpacked(bundle: Path, folder: Path) -> list[str]:
     try:
         with zipfile.ZipFile(bundle) as archive:
             archive.extractall(folder)
-        listed = (folder / MANIFEST).read_text().splitlines()
+        listed = (folder / MANIFEST).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, zipfile.BadZipFile, zlib.error, ValueError) as error:
         raise UserError(
             f"{bundle} is damaged or no release ({error}). Get it again, or make it: make release"

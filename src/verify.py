@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 
 from src import audit, collect, release, report, run, stats
 from src.base import grid
-from src.base.errors import UserError
+from src.base.errors import UserError, first_line
 from src.base.files import ROOT
 from src.base.schema import Cell, Run
 from src.cell import stored
@@ -73,7 +73,7 @@ def git_output(*words: str) -> bytes:
     except FileNotFoundError as error:
         raise UserError("git is not installed, and what was published is read out of git") from error
     if done.returncode:
-        reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["git failed"])[0]
+        reason = first_line(done.stderr.decode(errors="replace").strip() or "git failed")
         raise UserError(
             f"What was published cannot be read: {reason}. Name a commit that holds it: --against <revision>"
         )

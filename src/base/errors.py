@@ -16,6 +16,12 @@ class UserError(Exception):
     """A mistake that the user can mend. The message says what is wrong, where, and what to do."""
 
 
+def first_line(error: object) -> str:
+    """The first line of what an error or a program says; an error without words by its class."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next(filter(None, lines), type(error).__name__)
+
+
 def suggest(kind: str, name: str, names: Sequence[str], where: str) -> UserError:
     """The error for an unknown name. It lists near misses first, then every known name."""
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)

@@ -1,18 +1,52 @@
-"""The project's folder, and files that are written whole or not at all."""
+"""The project's folder, files that are written whole or not at all, and JSON lines."""
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 ROOT = Path(__file__).resolve().parents[2]
+LONE = "backslashreplace"
+"""How JSON is encoded: a lone surrogate, which UTF-8 has not, becomes its escape. Any other text stays as it is."""
+BREAKS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
+"""What other programs take for the end of a line, and JSON does not escape by itself."""
+
+
+def json_line(value: Any, **how: Any) -> bytes:
+    r"""A value as one line of JSON in UTF-8, with its "\n". `how` goes to json.dumps.
+
+    Whatever splits it, by "\n" or by every kind of line break, finds one line.
+    """
+    return (json.dumps(value, ensure_ascii=False, **how).translate(BREAKS) + "\n").encode("utf-8", LONE)
+
+
+def json_lines(values: Iterable[Any]) -> bytes:
+    """Values as JSON lines."""
+    return b"".join(map(json_line, values))
+
+
+def from_json_lines(raw: bytes, loads: Callable[[str], Any] = json.loads, blank: bool = False) -> list[Any]:
+    r"""The values of JSON lines in UTF-8. Only "\n" ends a line: str.splitlines would also split inside a string.
+
+    blank: a line may be blank, as in files that people edit. Raises ValueError, which numbers the line, where one is
+    no JSON.
+    """
+    values: list[Any] = []
+    for number, line in enumerate(raw.decode().removesuffix("\n").split("\n") if raw else (), start=1):
+        try:
+            values += [] if blank and not line.strip(" \t\r") else [loads(line)]
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
+    return values
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.base import conf
 from src.base.conf import CONF, GROUPS
-from src.base.errors import UserError, suggest
+from src.base.errors import UserError, first_line, suggest
 from src.base.files import ROOT
 from src.base.schema import Cell, Compat, Condition, Generation, Model, Run, Serving, Task
 from src.base.secrets import without_logins
@@ -60,6 +60,8 @@ def checked_params(settings: Any) -> dict[str, Any]:
         raise UserError(f"it lacks {', '.join(absent)}")
     for key, group in LISTS.items():
         for name in listed(key, settings[key]):
+            if not isinstance(name, str):
+                raise UserError(f"{key}: {name} is no text to YAML. Put the name into quotation marks")
             conf.check_known(group, str(name), key.removesuffix("s"))
     conf.check_known("suite", str(settings["suite"]))
     conf.check_known("bertscore", str(settings["encoder"]), "encoder")
@@ -287,7 +289,7 @@ def composed(words: Sequence[str]) -> DictConfig:
         with conf.hydra():
             return compose("config", overrides=checked_overrides(words))
     except HydraException as error:
-        raise UserError(f"{str(error).splitlines()[0]} Keys are those of conf/config.yaml") from error
+        raise UserError(f"{first_line(error)} Keys are those of conf/config.yaml") from error
 
 
 def composed_run(words: Sequence[str]) -> Run:
@@ -322,9 +324,7 @@ def composed_params(words: Sequence[str]) -> dict[str, Any]:
         with conf.hydra():
             settings = OmegaConf.to_container(compose("params", overrides=list(words)))
     except HydraException as error:
-        raise UserError(
-            f"{str(error).splitlines()[0]} Keys are those of conf/suite/*.yaml, e.g. suite=paper"
-        ) from error
+        raise UserError(f"{first_line(error)} Keys are those of conf/suite/*.yaml, e.g. suite=paper") from error
     assert isinstance(settings, dict)
     return {str(key): value for key, value in settings.items()}
 

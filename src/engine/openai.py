@@ -25,7 +25,7 @@ from itertools import islice
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from src.base.errors import UserError
+from src.base.errors import UserError, first_line
 from src.base.schema import Generation, Model, Serving
 from src.base.secrets import shown
 from src.base.values import digest
@@ -337,7 +337,7 @@ class OpenAIEngine:
 
     def _safe(self, error: BaseException) -> str:
         """An error in one line, without the key."""
-        line = shown((str(error).splitlines() or [type(error).__name__])[0])[:300].rstrip(".")
+        line = shown(first_line(error))[:300].rstrip(".")
         printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
         return self._without_key(printable.encode()).decode()
 

@@ -59,7 +59,7 @@ def read_dictionary(text: str) -> dict[str, Word]:
 
     The dictionary marks a second pronunciation as `word(2)`.
     """
-    entries = [line.partition("#")[0].split() for line in text.splitlines()]
+    entries = [line.partition("#")[0].split() for line in text.split("\n")]
     spoken: dict[str, list[tuple[str, ...]]] = defaultdict(list)
     for entry in filter(None, entries):
         spoken[entry[0].partition("(")[0]].append(tuple(entry[1:]))
