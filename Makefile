@@ -20,7 +20,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PYTHONDONTWRITEBYTECODE :=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test test-slow check lint audit-deps ui laptop controls compat verify release bench soak lock resolve clean
+.PHONY: repro test test-slow check lint audit-deps ui laptop controls test-servers compat verify release bench soak lock resolve clean
 
 repro: .venv/ready  ## the main job: fetch, prepare, infer, collect, stats, report
 	dvc repro
@@ -36,10 +36,18 @@ test-slow: .venv/slow  ## what takes longer: real weights, a browser, killed pro
 
 check: .venv/slow  ## test and test-slow in one session, so that they share what they set up
 	dvc repro --quiet prepare
-	$(PYTEST) -m "" --durations=12
+	$(PYTEST) -m "not servers" --durations=12
 
 .venv/slow: .venv/ready requirements-slow.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements-slow.lock
+	@touch $@
+
+test-servers: .venv/ready .venv/servers/ready  ## vLLM and llama.cpp's server on this CPU beside the local engine
+	dvc repro --quiet prepare fetch@smollm2_135m_instruct
+	OMP_NUM_THREADS=1 python -m pytest -rs -m servers --durations=12 tests/servers
+
+.venv/servers/ready: tests/servers/install  ## an environment for each, 3.6 GB together
+	PYTHON="$(BIN)/python" TORCH="$(TORCH)" tests/servers/install .venv/servers
 	@touch $@
 
 lint: .venv/ready

@@ -35,7 +35,7 @@ PRICES = ("++model.usd_per_million_in=1000", "++model.usd_per_million_out=2000")
 
 def words(url, *more):
     given = ["engine=openai", f"engine.base_url={url}", "engine.key=null", "engine.model=m", "engine.retries=7"]
-    return [*given, "generation.temperature=0", *more]
+    return [*given, "engine.compare=0", "generation.temperature=0", *more]
 
 
 def answers(folder):
@@ -198,7 +198,7 @@ def test_a_setting_that_cannot_be_is_said_before_any_call(place, wrong):  # noqa
 
 def test_vllm_takes_top_k_from_the_generation(place):  # noqa: F811
     found = grid.composed_run(line.words(place, "engine=vllm", "generation.top_k=7"))
-    assert (found.serving.kind, found.serving.extra_body) == ("openai", {"top_k": 7})
+    assert (found.serving.kind, found.serving.extra_body["top_k"]) == ("openai", 7)
     assert start.engine_of(found).describe()["identity"].endswith("@http://127.0.0.1:8000/v1")
     assert (found.serving.likelihood_body, found.serving.score_alone) == ({"cache_salt": "{fresh}"}, True)
 
