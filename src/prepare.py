@@ -70,7 +70,7 @@ def prepare(task: Task, raw: Path = RAW) -> str:
     path = folder / task.file
     if not path.exists():
         why = folder / "UNAVAILABLE.txt"
-        reason = why.read_text().strip() if why.exists() else f"Make it: dvc repro fetch@{task.source}"
+        reason = why.read_text(encoding="utf-8").strip() if why.exists() else f"Make it: dvc repro fetch@{task.source}"
         raise UserError(f"{task.name}: {path} is missing. {reason}")
     exemplar_path = folder / task.exemplar_file if task.exemplar_file else None
     from_file = exemplar_path and (exemplar_path.exists() or not task.exemplars)  # else the task's own items stand in
@@ -93,8 +93,8 @@ def main() -> None:
         print(suite_line(params), flush=True)
         tasks = to_prepare(params)
         gaps = prepare_all(tasks, params["incomplete"] == "fail")
-    done = f"{len(tasks) - len(gaps)} of {len(tasks)} tasks prepared"
-    print(done, *gaps, sep="\n  ")
+        done = f"{len(tasks) - len(gaps)} of {len(tasks)} tasks prepared"
+        print(done, *gaps, sep="\n  ")
 
 
 def prepare_all(tasks: Sequence[str], complete: bool) -> list[str]:
@@ -113,7 +113,7 @@ def prepare_all(tasks: Sequence[str], complete: bool) -> list[str]:
     if gaps and complete:
         raise UserError("\n".join(gaps))
     with whole(TASKS / SUMMARY) as part:
-        part.write_text("\n".join(summary) + "\n")
+        part.write_text("\n".join(summary) + "\n", encoding="utf-8")
     write_shown([task for task in tasks if (TASKS / f"{task}.jsonl").exists()])
     return gaps
 

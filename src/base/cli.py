@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
+import os
 import sys
-from collections.abc import Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager, suppress
 from textwrap import indent
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from src.base.errors import UserError, disk_errors
 
@@ -15,8 +18,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+def any_character() -> None:
+    """Lets the output hold what the terminal's encoding has no character for. It is shown as its escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def command(name: str, doc: str | None, *examples: str) -> argparse.ArgumentParser:
     """The parser of `python -m src.<name>`, whose help shows what it does and examples of its arguments."""
+    any_character()
     lines = "\n".join(f"python -m src.{name} {words}".rstrip() for words in examples)
     return argparse.ArgumentParser(
         prog=f"python -m src.{name}",
@@ -26,14 +37,61 @@ def command(name: str, doc: str | None, *examples: str) -> argparse.ArgumentPars
     )
 
 
+NO_READER = 141  # exit code of a process whose output nobody reads any more: 128 + SIGPIPE, as a shell shows it
+GONE = (errno.EPIPE, errno.EIO)  # of a pipe without a reader, and of a terminal that was closed
+INTERRUPTED = "interrupted: nothing half-written was left; the same command goes on"
+
+
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Around the work of a command: a UserError or a full disk ends the process with one line and exit code 1."""
+    """Around the work of a command: what a person or a machine does to it ends the process with one line.
+
+    The exit code is 1 for a UserError, a full disk and an interruption. Where the reader of the output has gone, as in
+    `| head`, it is NO_READER, and there is no line.
+    """
+    any_character()
     try:
         with disk_errors(name):
             yield
+            flush()
     except UserError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except OSError as error:
+        if error.errno not in GONE or error.filename:
+            raise
+        silence()
+        sys.exit(NO_READER)
+
+
+def explained(name: str, work: Callable[[], int]) -> int | str:
+    """What `work` returns, or the exit code or line with which `stage` would end the process."""
+    try:
+        with stage(name):
+            return work()
+    except SystemExit as end:
+        return end.code or 0
+
+
+def flush() -> None:
+    """Writes what was printed. Python would do it after the last line of code, where no error is caught any more."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream:
+            stream.flush()
+
+
+def silence() -> None:
+    """Sends what is still to be printed nowhere, so that Python does not fail at it when it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # a stream that is closed, or no file
+            os.dup2(nowhere, stream.fileno())
+
+
+def terminal(stream: IO[str] | None) -> bool:
+    """Whether a person sees the stream. Python has none where the process was started with it closed."""
+    return stream is not None and stream.isatty()
 
 
 def suite_line(params: Mapping[str, Any]) -> str:

@@ -14,7 +14,6 @@ import platform
 import random
 import re
 import sqlite3
-import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from src.base import git
 from src.base.errors import UserError
 from src.base.files import ROOT, alone
 from src.base.schema import Model, Run
@@ -72,19 +72,10 @@ FIRST, LAST = {"attributes.`Run Name`": 110, "runDateAndNestInfo": 126}, {"durat
 
 def git_state() -> dict[str, str]:
     """The commit and whether the checkout has changes. Both are "unknown" without git."""
-
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True)
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip()
-
-    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
-    return {
-        "git_commit": commit or "unknown",
-        "git_dirty": "unknown" if changes is None else str(bool(changes)).lower(),
-    }
+    try:
+        return {"git_commit": git.commit()[0], "git_dirty": str(bool(git.changes())).lower()}
+    except UserError:
+        return {"git_commit": "unknown", "git_dirty": "unknown"}
 
 
 def versions() -> dict[str, str]:

@@ -80,4 +80,7 @@ def parsed(raw: bytes, path: Path) -> list[Example]:
 def prepared_hashes(folder: Path) -> dict[str, str]:
     """The sha256 of each prepared file, by task, out of the summary beside them. {} where there is no summary."""
     path = folder / SUMMARY
-    return {row["task"]: row["sha256"] for row in csv.DictReader(path.open())} if path.exists() else {}
+    if not path.exists():
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        return {row["task"]: row["sha256"] for row in csv.DictReader(file)}

@@ -18,6 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
+from src.base.cli import terminal
 from src.base.errors import UserError
 from src.source import pins
 from src.source.pins import Source, UnavailableError
@@ -94,7 +95,9 @@ def unpack(source: Source, archive: Path, into: Path) -> None:
 def pip_download(package: str, folder: Path, *options: str) -> None:
     """`pip download --no-deps` into `folder`. Raises UnavailableError with the last line of pip's error."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder), *options, package]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TMPDIR": str(folder)})
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", env={**os.environ, "TMPDIR": str(folder)}
+    )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["(nothing)"]
         last = [line for line in lines if line.startswith("ERROR")] or lines
@@ -131,7 +134,7 @@ def _sdist_by_finder(package: str, folder: Path) -> None:
     downloader = module("pip._internal.network.download").Downloader
     wanted = module("pip._vendor.packaging.specifiers").SpecifierSet(f"=={version}")
     logging.getLogger("pip").setLevel(logging.ERROR)
-    bar = [] if sys.stdout.isatty() else ["--progress-bar", "off"]
+    bar = [] if terminal(sys.stdout) else ["--progress-bar", "off"]
     with command.main_context():
         command.tempdir_registry = command.enter_context(temporary.tempdir_registry())
         command.enter_context(temporary.global_tempdir_manager())

@@ -92,5 +92,7 @@ def from_hub(source: Source, work: Path) -> str | None:
     except UnavailableError as error:
         raise UnavailableError(f"{source.name}: {error} {pins.remedy(source)}") from None
     for name, table in source.tables.items():
-        (work / "files" / name).write_text(json_lines(folder / table.path, table.columns, table.rows), newline="\n")
+        (work / "files" / name).write_text(
+            json_lines(folder / table.path, table.columns, table.rows), newline="\n", encoding="utf-8"
+        )
     return f"hub {source.hub}"

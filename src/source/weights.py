@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from src.base.cli import terminal
 from src.base.errors import UserError, disk_errors
 from src.base.schema import Encoder, Model
 from src.source import gguf_file
@@ -56,7 +57,7 @@ def dequantise(file: Path, into: Path) -> None:
 
     Raises UserError for one part of a split file, and where anything the file says of the model would be lost.
     """
-    if not sys.stderr.isatty():
+    if not terminal(sys.stderr):
         os.environ.setdefault("TQDM_DISABLE", "1")  # read by tqdm when it is imported
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
@@ -182,7 +183,9 @@ def _dequantised(file: Path, cache: Path) -> tuple[Path, str]:
             try:
                 with disk_errors(file.name):
                     dequantise(file, folder / "files")
-                    (folder / "files" / CHECKED).write_text(json.dumps({"file": file.name, "sha256": content}) + "\n")
+                    (folder / "files" / CHECKED).write_text(
+                        json.dumps({"file": file.name, "sha256": content}) + "\n", encoding="utf-8"
+                    )
             except UNREADABLE_GGUF as error:
                 raise UserError(
                     f"{file} cannot be read as GGUF: {' '.join(str(error).split())}. {ANOTHER_GGUF}"
@@ -241,7 +244,7 @@ def recorded(root: Path = Path()) -> dict[str, str]:
     import yaml
 
     path = root / REVISIONS
-    commits = (yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}
+    commits = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
     return {str(hub): str(commit) for hub, commit in commits.items()}
 
 
@@ -251,7 +254,7 @@ def record(hub: str, commit: str, root: Path = Path()) -> None:
     Warns where the file cannot be written.
     """
     try:
-        with (root / REVISIONS).open("a") as file:
+        with (root / REVISIONS).open("a", encoding="utf-8") as file:
             file.write(f"{hub}: '{commit}'\n")
     except OSError as error:
         warnings.warn(f"{REVISIONS} cannot be written ({error.strerror}). Add by hand: {hub}: '{commit}'", stacklevel=3)
