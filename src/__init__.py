@@ -3,6 +3,7 @@
 import os
 
 from src.base.network import reach_this_machine
+from src.base.streams import open_streams
 
 for _switch, _off in {
     "DVC_NO_ANALYTICS": "1",
@@ -11,4 +12,5 @@ for _switch, _off in {
 }.items():
     os.environ.setdefault(_switch, _off)  # before any of them is imported
 
+open_streams()
 reach_this_machine(os.environ)

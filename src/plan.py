@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from src.base.cli import command, stage, terminal
+from src.base.cli import command, stage
 from src.base.errors import UserError
 from src.base.files import ROOT
 from src.base.frames import write_csv
@@ -263,7 +263,7 @@ def _generations(rows: Iterable[Mapping[str, str]]) -> int:
 def _console() -> Any:
     from rich.console import Console
 
-    return Console(width=None if terminal(sys.stdout) else 200)
+    return Console(width=None if sys.stdout.isatty() else 200)
 
 
 def _table(*columns: str) -> Any:

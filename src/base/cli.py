@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import argparse
 import errno
-import io
-import os
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from textwrap import indent
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from src.base.errors import UserError, disk_errors
+from src.base.streams import any_character, flush, silence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-def any_character() -> None:
-    """Lets the output hold what the terminal's encoding has no character for. It is shown as its escape."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def command(name: str, doc: str | None, *examples: str) -> argparse.ArgumentParser:
@@ -72,26 +64,6 @@ def explained(name: str, work: Callable[[], int]) -> int | str:
             return work()
     except SystemExit as end:
         return end.code or 0
-
-
-def flush() -> None:
-    """Writes what was printed. Python would do it after the last line of code, where no error is caught any more."""
-    for stream in (sys.stdout, sys.stderr):
-        if stream:
-            stream.flush()
-
-
-def silence() -> None:
-    """Sends what is still to be printed nowhere, so that Python does not fail at it when it ends."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, OSError, ValueError):  # a stream that is closed, or no file
-            os.dup2(nowhere, stream.fileno())
-
-
-def terminal(stream: IO[str] | None) -> bool:
-    """Whether a person sees the stream. Python has none where the process was started with it closed."""
-    return stream is not None and stream.isatty()
 
 
 def suite_line(params: Mapping[str, Any]) -> str:

@@ -46,7 +46,7 @@ def parsed(word: str) -> Override:
     """A word as Hydra reads it. Raises OverrideParseException."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    return OverridesParser.create().parse_override(word)
+    return OverridesParser.create().parse_overrides([word])[0]
 
 
 def unread(word: str) -> UserError:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from src.base.cli import terminal
 from src.base.schema import Run
 from src.cell.ledger import DONE, Entry, Outcome
 
@@ -46,7 +45,7 @@ def quiet() -> bool:
     from hydra.types import RunMode
 
     sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    return sweep or not terminal(sys.stderr)
+    return sweep or not sys.stderr.isatty()
 
 
 def label(run: Run) -> str:

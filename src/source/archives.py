@@ -18,7 +18,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-from src.base.cli import terminal
 from src.base.errors import UserError
 from src.source import pins
 from src.source.pins import Source, UnavailableError
@@ -134,7 +133,7 @@ def _sdist_by_finder(package: str, folder: Path) -> None:
     downloader = module("pip._internal.network.download").Downloader
     wanted = module("pip._vendor.packaging.specifiers").SpecifierSet(f"=={version}")
     logging.getLogger("pip").setLevel(logging.ERROR)
-    bar = [] if terminal(sys.stdout) else ["--progress-bar", "off"]
+    bar = [] if sys.stdout.isatty() else ["--progress-bar", "off"]
     with command.main_context():
         command.tempdir_registry = command.enter_context(temporary.tempdir_registry())
         command.enter_context(temporary.global_tempdir_manager())

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from src.base.cli import terminal
 from src.base.errors import UserError, disk_errors
+from src.base.network import check_proxies
 from src.base.schema import Encoder, Model
 from src.source import gguf_file
 from src.source.archives import publish, scratch
@@ -57,7 +57,7 @@ def dequantise(file: Path, into: Path) -> None:
 
     Raises UserError for one part of a split file, and where anything the file says of the model would be lost.
     """
-    if not terminal(sys.stderr):
+    if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # read by tqdm when it is imported
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
@@ -277,6 +277,7 @@ def to_download(hub: str, revision: str | None) -> int:
     """How many bytes of a hub repository the cache lacks. Raises what the hub's client raises."""
     from huggingface_hub import HfApi, snapshot_download
 
+    check_proxies()
     HfApi().repo_info(hub, revision=revision, timeout=5)  # fails within seconds, where snapshot_download would retry
     for pattern in WEIGHTS:
         files = snapshot_download(hub, revision=revision, allow_patterns=[pattern, *BESIDE_WEIGHTS], dry_run=True)
