@@ -116,7 +116,7 @@ def main() -> None:
         frame = collect(given.outputs)
         with whole(given.scores) as part:
             as_declared("scores", frame).to_parquet(part, index=False)
-    print(f"{given.scores}: {len(frame)} scores of {frame.fingerprint.nunique() if len(frame) else 0} cells")
+        print(f"{given.scores}: {len(frame)} scores of {frame.fingerprint.nunique() if len(frame) else 0} cells")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from src.base.cli import command
+from src.base.cli import command, stage
 from src.base.errors import UserError
 from src.base.files import ROOT
 from src.base.frames import write_csv
@@ -240,7 +240,7 @@ def published(path: Path = PUBLISHED) -> list[Released]:
     grid = grid_of(suite)
     planned = {model.name: completions(grid, model) for model in grid.models}
     lines: dict[tuple[str, str], list[dict[str, str]]] = {}
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             part = "paper" if row["task"] in suite["tasks"] else row["task"]
             key = (row["model"], part if row["model"] in planned else "model not in the paper")
@@ -434,10 +434,8 @@ def execute(given: Any) -> None:
 def main() -> None:
     """Show the plan of the settings on the command line. Without any, of params.yaml."""
     given = parse(sys.argv[1:])
-    try:
+    with stage("plan"):
         execute(given)
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ def prepare(task: Task, raw: Path = RAW) -> str:
     path = folder / task.file
     if not path.is_file():
         why = folder / "UNAVAILABLE.txt"
-        reason = why.read_text("utf-8").strip() if why.exists() else f"Make it: dvc repro fetch@{task.source}"
+        reason = why.read_text(encoding="utf-8").strip() if why.exists() else f"Make it: dvc repro fetch@{task.source}"
         raise UserError(f"{task.name}: {path} is {'no file' if path.exists() else 'missing'}. {reason}")
     exemplar_path = folder / task.exemplar_file if task.exemplar_file else None
     from_file = exemplar_path and (exemplar_path.exists() or not task.exemplars)  # else the task's own items stand in
@@ -178,8 +178,8 @@ def main() -> None:
         print(suite_line(params), flush=True)
         tasks = to_prepare(params)
         gaps = prepare_all(tasks, params["incomplete"] == "fail")
-    done = f"{len(tasks) - len(gaps)} of {len(tasks)} tasks prepared"
-    print(done, *gaps, sep="\n  ")
+        done = f"{len(tasks) - len(gaps)} of {len(tasks)} tasks prepared"
+        print(done, *gaps, sep="\n  ")
 
 
 def prepare_all(tasks: Sequence[str], complete: bool) -> list[str]:

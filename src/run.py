@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from src.base import conf, grid
+from src.base.cli import explained
 from src.base.errors import UserError, disk_errors
 from src.base.files import ROOT
 from src.base.schema import Cell, Run
@@ -326,15 +327,21 @@ def execute(cfg: DictConfig) -> int:
             f"stopped by {stop}: every finished batch is in the example store; the same command goes on from there"
         )
         results += gaps(run, todo[len(results) :], NOT_DONE, stopped)
+    entries = [outcome.entry for outcome in results]
+    keep_ledger(run, entries)  # before anything is printed, because nobody may be there to read it
     report(run, results, time.monotonic() - started)
-    return concluded(run, [outcome.entry for outcome in results], stopped)
+    return concluded(run, entries, stopped)
+
+
+def keep_ledger(run: Run, entries: Sequence[Entry]) -> None:
+    """Write the ledger, unless gaps are a failure."""
+    if run.incomplete != "fail" or all(e.status == DONE for e in entries):
+        write_ledger(run, entries)
 
 
 def concluded(run: Run, entries: Sequence[Entry], stopped: str | None) -> int:
-    """Write the ledger, unless gaps are a failure. Gives the exit code."""
+    """The exit code. A run that was stopped says so."""
     whole = all(e.status == DONE for e in entries)
-    if whole or run.incomplete != "fail":
-        write_ledger(run, entries)
     if stopped:
         left = sum(e.status == NOT_DONE for e in entries)
         print(f"{label(run)}: {left} of {len(entries)} cells left, {stopped}", file=sys.stderr)
@@ -351,7 +358,7 @@ def main() -> None:
     @hydra.main(config_path=str(conf.CONF), config_name="config", version_base="1.3")
     def app(cfg: DictConfig) -> int | str:
         grid.register()  # again, because a launcher's job is another process
-        ending[0] = explained(lambda: execute(cfg))  # inside, because Hydra would print a traceback
+        ending[0] = explained("run", lambda: execute(cfg))  # inside, because Hydra would print a traceback
         return ending[0]  # the exit code of a sweep's job
 
     def checked() -> int:
@@ -360,21 +367,10 @@ def main() -> None:
 
     os.chdir(ROOT)
     grid.register()
-    mistake = explained(checked)
+    mistake = explained("run", checked)
     if not mistake:
         app()
     sys.exit(mistake or ending[0])
-
-
-def explained(work: Callable[[], int]) -> int | str:
-    """The exit code of `work`, or the message for the user where it ended in a mistake or an interruption."""
-    try:
-        with disk_errors("run"):
-            return work()
-    except UserError as error:
-        return f"error: {error}"
-    except KeyboardInterrupt:
-        return "interrupted: every finished batch is in the example store; the same command goes on from there"
 
 
 if __name__ == "__main__":

@@ -179,13 +179,11 @@ def main() -> None:
     parser.add_argument("words", nargs="*", metavar="FOLDER|key=value", help="folders of cells; tracking.uri=...")
     given = parser.parse_args()
     os.chdir(ROOT)
-    try:
+    with cli.stage("tracking"):
         folders, uri, experiment = settings_of(given.words)
         print(sync(folders, uri, experiment), flush=True)
         if given.what == "ui":
             ui(uri, experiment)
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -182,7 +182,7 @@ def load_task(name: str) -> Task:
 
 def with_exemplar_options(task: Task) -> Task:
     """The task with `exemplar_options` from data/published/exemplars.json, where it has none of its own."""
-    published = json.loads(EXEMPLARS.read_text()).get(task.name, {"prefixes": {}})["prefixes"]
+    published = json.loads(EXEMPLARS.read_text(encoding="utf-8")).get(task.name, {"prefixes": {}})["prefixes"]
     shown = {prompt: entry["options"] for prompt, entry in published.items() if "options" in entry}
     task.exemplar_options = task.exemplar_options or shown
     return task

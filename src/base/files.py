@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -77,3 +78,46 @@ def whole(path: Path) -> Iterator[Path]:
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path` to write to. At the end it takes the place of `path`, or is removed where writing failed.
+
+    A link stays: the folder that it leads to is replaced, on the disk where that lies.
+    """
+    final = path.resolve()
+    with alone(final.parent):
+        part = emptied(final.with_name(f".{final.name}.partial"))
+        try:
+            yield part
+            put_in_place(part, final)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def emptied(folder: Path) -> Path:
+    """The folder, with nothing in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder, where there is one."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def put_in_place(made: Path, final: Path) -> None:
+    """Renames a file or folder that was made on the same disk, in place of what was there."""
+    if not final.is_dir():
+        made.replace(final)
+        return
+    old = made.with_name(f"{made.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    final.replace(old)
+    made.replace(final)
+    shutil.rmtree(old, ignore_errors=True)

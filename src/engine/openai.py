@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from src.base.errors import UserError, first_line
+from src.base.network import check_proxies
 from src.base.schema import Generation, Model, Serving
 from src.base.secrets import shown
 from src.base.values import digest
@@ -194,6 +195,7 @@ class OpenAIEngine:
 
         if self.how.key and not os.environ.get(self.how.key):
             raise UserError(f"The environment has no {self.how.key}. export {self.how.key}=..., or engine.key=null")
+        check_proxies()
         return OpenAI(
             api_key=os.environ[self.how.key] if self.how.key else "none",
             base_url=self.address, timeout=self.how.timeout_s, max_retries=self.how.retries,

@@ -10,15 +10,15 @@ import contextlib
 import importlib.metadata
 import json
 import platform
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from src.base import git
 from src.base.errors import UserError
-from src.base.files import ROOT, whole
+from src.base.files import whole
 from src.base.schema import Model, Run
 from src.cell.file import Recorded, Scored, kept_path, read_header, write_cell
 from src.lab.facts import Facts, facts_of, figure, summary
@@ -38,19 +38,10 @@ if TYPE_CHECKING:
 
 def git_state() -> dict[str, str]:
     """The commit and whether the checkout has changes. Both are "unknown" without git."""
-
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True)
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip()
-
-    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
-    return {
-        "git_commit": commit or "unknown",
-        "git_dirty": "unknown" if changes is None else str(bool(changes)).lower(),
-    }
+    try:
+        return {"git_commit": git.commit()[0], "git_dirty": str(bool(git.changes())).lower()}
+    except UserError:
+        return {"git_commit": "unknown", "git_dirty": "unknown"}
 
 
 def versions() -> dict[str, str]:

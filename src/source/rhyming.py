@@ -208,5 +208,5 @@ def write_items(dictionary: Path, published: Path, name: str, folder: Path) -> N
     """
     shots = published_exemplars(published, name)
     items = rhyming_items(dictionary, exclude=[row["input"] for row in shots])
-    (folder / "exemplars.jsonl").write_text(lines(shots))
-    (folder / "task.jsonl").write_text(lines(items))
+    (folder / "exemplars.jsonl").write_text(lines(shots), encoding="utf-8")
+    (folder / "task.jsonl").write_text(lines(items), encoding="utf-8")
