@@ -230,6 +230,6 @@ def test_the_locks_have_files_for_every_python_and_platform() -> None:
     words = [str(uv), "pip", "install", "--quiet", "--dry-run", "--no-deps", "--target", "none", "iniconfig"]
     if subprocess.run([*words, "--python", sys.executable], capture_output=True, check=False).returncode:
         pytest.skip("no package registry answers here")
-    done = run_in(ROOT, ".ci/resolve", UV=str(uv), PYTHON=sys.executable)
+    done = run_in(ROOT, ".ci/resolve", **{**os.environ, "UV": str(uv), "PYTHON": sys.executable})
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("has files") == 3 * 3 * 3
