@@ -108,9 +108,11 @@ lock: .venv/ready  ## requirements*.in -> requirements*.lock: versions stay, unl
 resolve: .venv/ready  ## do the locks resolve to files for every Python and platform in docs/pythons.md? asks PyPI
 	.ci/resolve
 
-.PHONY: stale
+# --stale prints again where the .venv that is there cannot be used, and `again` is never up to date.
 .venv/ready: requirements.lock $(shell $(INSTALL) bash .ci/install --stale)
 	@$(INSTALL) TORCH="$(TORCH)" EARLY="$(EARLY)" bash .ci/install
+
+again:
 
 clean:  ## forget what can be made again; the example store and MLflow runs stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis multirun

@@ -223,13 +223,23 @@ def test_the_packages_that_are_installed_agree_with_each_other() -> None:
 
 
 @pytest.mark.slow
-def test_the_locks_have_files_for_every_python_and_platform() -> None:
+def test_the_locks_have_files_for_every_python_and_platform(tmp_path: Path) -> None:
     uv = Path(sys.executable).with_name("uv")
     if not uv.exists():
         pytest.skip("uv is not in this environment. `make resolve` installs it and asks the same.")
-    words = [str(uv), "pip", "install", "--quiet", "--dry-run", "--no-deps", "--target", "none", "iniconfig"]
+    words = [
+        str(uv),
+        "pip",
+        "install",
+        "--quiet",
+        "--dry-run",
+        "--no-deps",
+        "--target",
+        str(tmp_path / "none"),
+        "iniconfig",
+    ]
     if subprocess.run([*words, "--python", sys.executable], capture_output=True, check=False).returncode:
         pytest.skip("no package registry answers here")
-    done = run_in(ROOT, ".ci/resolve", UV=str(uv), PYTHON=sys.executable)
+    done = run_in(ROOT, ".ci/resolve", **{**os.environ, "UV": str(uv), "PYTHON": sys.executable})
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("has files") == 3 * 3 * 3
