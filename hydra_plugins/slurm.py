@@ -22,9 +22,10 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
 
+from src.base.files import whole
 from src.lab import preemption, slurm
 
-RECORD = "jobs.json"  # beside the script of an array: which job does what
+RECORD = "jobs.json"  # in the folder of an array's first job: which job does what
 LATE_S = 20  # a result may be seen so much later than the end of its job, on a file system of several machines
 LONGEST_PAUSE_S = 30  # between two questions to Slurm
 MADE_UP = ("submitit_folder", "max_num_timeout")  # keys of the launcher that are no words of sbatch
@@ -43,8 +44,8 @@ class Launcher(SlurmLauncher):  # type: ignore[misc]
         if new:
             jobs |= dict(zip(new, self._submitted({i: asked[i] for i in new}, initial_job_idx), strict=True))
         numbers = " ".join(sorted({_id(job).split("_")[0] for job in jobs.values()}))
-        print(f"waiting for job {numbers}. Output: {self._folder()}. The jobs go on if this command ends: the same ")
-        print(f"command waits for them again, scancel {numbers} ends them", flush=True)
+        print(f"waiting for job {numbers}, which goes on if this command ends. The same command waits for it again")
+        print(f"output: {self._folder()}/<job>/<job>_0_log.out    to end it: scancel {numbers}", flush=True)
         ended = waited(list(jobs.values()))
         return [_returned(asked[index], jobs[index], ended[_id(jobs[index])]) for index in range(len(asked))]
 
@@ -93,7 +94,8 @@ class Launcher(SlurmLauncher):  # type: ignore[misc]
         for job in jobs:  # of an earlier Slurm, which counted its jobs from the same number
             job.paths.result_pickle.unlink(missing_ok=True)
         record = {_id(job): _meaning(words) for job, words in zip(jobs, asked.values(), strict=True)}
-        jobs[0].paths.submission_file.with_name(RECORD).write_text(json.dumps(record))
+        with whole(jobs[0].paths.folder / RECORD) as part:
+            part.write_text(json.dumps(record))
         return jobs
 
     def _under_way(self, asked: Sequence[list[str]]) -> dict[int, Any]:

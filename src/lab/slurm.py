@@ -14,8 +14,8 @@ from src.base.errors import UserError
 REFUSALS = (
     ("generic resource", "No node has such GPUs. Without GPUs: hydra/launcher=slurm_cpu. GPUs of a type: "
      "hydra.launcher.gpus_per_node=null hydra.launcher.gres=gpu:<type>:1"),
-    ("partition", "Name a partition of this cluster: hydra.launcher.partition=<one of {partitions}>"),
     ("account", "Name an account of yours (sacctmgr show associations user=$USER): hydra.launcher.account=<yours>"),
+    ("partition", "Name a partition of this cluster: hydra.launcher.partition=<one of {partitions}>"),
     ("qos", "Name a QOS of yours, or none: hydra.launcher.qos=null"),
     ("time limit", "The partition allows less (sinfo): hydra.launcher.timeout_min=<minutes>; a job that meets its "
      "limit goes back into the queue"),

@@ -93,7 +93,7 @@ class Cluster:
         words = self.said("scontrol", "--oneliner", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def wait(self, what: Callable[[], bool], seconds: float = 120) -> None:
+    def wait(self, what: Callable[[], bool], seconds: float = 600) -> None:
         """Wait until something is so."""
         end = time.monotonic() + seconds
         while not what():

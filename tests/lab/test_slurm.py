@@ -100,7 +100,7 @@ class Lab:
         before = self.written(name)
         assert len(before) == len(set(before))
         done = self.start(*self.words(name))
-        assert done.wait(300) == 0, done.communicate()
+        assert done.wait(900) == 0, done.communicate()
         assert self.written(name) == before
         assert line.cached_bytes(self.folder / name / "out") == self.alone
 
@@ -108,7 +108,7 @@ class Lab:
     def alone(self) -> dict[str, bytes]:
         """The cells and the ledger of one process that nobody stopped."""
         done = self.start(*self.words("alone"))
-        assert done.wait(300) == 0, done.communicate()
+        assert done.wait(900) == 0, done.communicate()
         return line.cached_bytes(self.folder / "alone/out")
 
 
@@ -126,7 +126,7 @@ def lab(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 def ended(running: warm.Running, code: int) -> str:
     """What a command printed on both streams. Checks its exit code."""
-    said = "".join(running.communicate(timeout=300))
+    said = "".join(running.communicate(timeout=900))
     assert running.returncode == code, said
     assert "Traceback" not in said
     return said
@@ -155,7 +155,7 @@ def test_a_job_that_can_never_run_is_said_to_wait_for_ever(lab):
     waiting.terminate()
     said = ended(waiting, preemption.AGAIN)
     assert "PartitionConfig does not pass by itself" in said
-    [number] = re.findall(r"scancel (\d+) ends them", said)
+    [number] = re.findall(r"to end it: scancel (\d+)", said)
     lab.slurm.said("scancel", number)
 
 
@@ -163,7 +163,7 @@ def test_two_tasks_at_once_one_warned_of_its_end_and_the_waiting_command_begun_a
     waiting = lab.sweep("array")
     lab.under_way("array", waiting)  # both have a file in the store: they run at once
     waiting.terminate()
-    assert "The jobs go on if this command ends" in ended(waiting, preemption.AGAIN)
+    assert "which goes on if this command ends" in ended(waiting, preemption.AGAIN)
     again = lab.sweep("array")
     before = lab.slurm.states()
     [first, second] = [job for job, state in before.items() if state == "RUNNING"]
