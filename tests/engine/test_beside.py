@@ -40,7 +40,7 @@ class Bench:
         self.own = local_engine(folder, generation=GREEDY)
 
     def engine(self, url: str, **how: Any) -> OpenAIEngine:
-        asked = {"retries": 0, "compare": 4, "proof_body": {"return_token_ids": True}, **how}
+        asked = {"retries": 0, "timeout_s": 600.0, "compare": 4, "proof_body": {"return_token_ids": True}, **how}
         serves = Serving(name="openai", kind="openai", base_url=url, model="m", **asked)
         keep = functools.partial(kept, self.folder.parent / "unusable")
         count = functools.partial(lambda text: len(self.own.encode(text, False)))

@@ -32,7 +32,7 @@ def execute(place: Path, out: str, *more: str) -> int:
     words = [
         "+model=smollm2_135m_instruct", f"tasks=[{','.join(TASKS)}]", "conditions=[closed_few]", f"limit={LIMIT}",
         "seeds=[2266]", f"data='{ROOT / 'data/tasks'}'", f"store='{place / 'stores' / out}'",
-        f"out='{place / 'outputs' / out}'", "tracking.enabled=false", "generation.temperature=0", *more,
+        f"out='{place / 'outputs' / out / 'm'}'", "tracking.enabled=false", "generation.temperature=0", *more,
     ]  # fmt: skip
     grid.register()
     with initialize_config_dir(str(conf.CONF), version_base="1.3"):

@@ -40,6 +40,7 @@ server = xllamacpp.Server(params)
 while True:
     time.sleep(3600)
 """
+ADDS_BOS = "tokenizer.ggml.add_bos_token"
 EXACT = {"cache_type_k": 0, "cache_type_v": 0, "flash_attn_type": 0}  # keys and values in float32, plain attention
 
 
@@ -120,7 +121,7 @@ def llamacpp(scratch: Path, file: Path = GGUF, port: int | None = None, **params
     return Started([str(python), "-c", LLAMA, json.dumps(how)], port, scratch / f"llamacpp{port}.log")
 
 
-def float32_gguf(file: Path, into: Path) -> Path:
+def float32_gguf(file: Path, into: Path, adds_bos: bool = False) -> Path:
     """The GGUF file with every tensor dequantised, so that no 4-bit arithmetic is between it and this engine."""
     import numpy as np
     from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
@@ -129,11 +130,12 @@ def float32_gguf(file: Path, into: Path) -> Path:
     reader = GGUFReader(file)
     writer = GGUFWriter(into, str(reader.fields["general.architecture"].contents()))
     for name, field in reader.fields.items():
-        if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type"):
+        if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type", ADDS_BOS):
             continue
         inner = field.types[1] if field.types[0] == GGUFValueType.ARRAY else None
         writer.add_key_value(name, field.contents(), field.types[0], sub_type=inner)
     writer.add_uint32("general.file_type", 0)
+    writer.add_bool(ADDS_BOS, adds_bos)
     for tensor in reader.tensors:
         values = np.asarray(dequantize(tensor.data, tensor.tensor_type), np.float32)
         writer.add_tensor(tensor.name, values, raw_dtype=GGMLQuantizationType.F32)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from src.base.errors import UserError
 from src.cell.store import Store
 from tests.servers import asked, started
 from tests.servers.asked import Answered, answered, execute
@@ -96,6 +97,15 @@ def test_a_context_that_is_too_short_is_said_even_where_the_server_would_shift_i
         said = capsys.readouterr()
         assert "context size" in said.out + said.err
         assert not len(Store(place / "stores" / out))
+
+
+def test_a_token_that_the_server_puts_in_front_is_refused(place: Path) -> None:
+    file = started.float32_gguf(started.GGUF, place / "bos.gguf", adds_bos=True)
+    with (
+        started.llamacpp(place, file) as running,
+        pytest.raises(UserError, match="it read 13 tokens where the model's own tokenizer makes 12"),
+    ):
+        asked.draws(*words(running, "engine.compare=0"), prompts=asked.openers()[:1], n=1)
 
 
 def test_a_server_that_is_killed_half_way_costs_nothing(

@@ -18,7 +18,7 @@ NATS = 3e-5
 ALPHA = 1e-3  # of a false alarm in a test of draws, over its prompts together (Holm)
 DRAWS = 100
 CONFIGURATIONS = {  # what vLLM does by itself, and with both switched off
-    "as it comes": ("--enable-prefix-caching", "--max-num-batched-tokens", "512"),  # so that prompts are read in parts
+    "as it comes": ("--enable-prefix-caching", "--max-num-batched-tokens", "256"),  # so that prompts are read in parts
     "plain": ("--no-enable-prefix-caching", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "2048"),
 }
 
