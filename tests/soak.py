@@ -19,11 +19,13 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,13 @@ STAGES = {
     ),
     "release": Stage(("src.release", "dist/soak.zip"), ("dist/soak.zip",)),
 }  # fmt: skip
+CELLS = """
+select name.value, status, completions.value from runs
+join tags as kind on kind.run_uuid = runs.run_uuid and kind.key = 'kind' and kind.value = 'cell'
+join tags as name on name.run_uuid = runs.run_uuid and name.key = 'fingerprint'
+left join tags as completions on completions.run_uuid = runs.run_uuid and completions.key = 'completions_sha256'
+where lifecycle_stage = 'active'
+"""
 KEPT = ("dvc.lock",)  # made, but never removed before a round: git has it
 
 
@@ -151,8 +160,8 @@ class Soak:
 
     # ---- The copy
 
-    def prepare(self) -> None:
-        """Make the copy and the unbroken run. It is measured: how long each stage takes, how often it writes."""
+    def copy(self) -> None:
+        """Make the copy of the project, with a small grid and a tiny random checkpoint."""
         shutil.rmtree(self.project, ignore_errors=True)
         self.project.mkdir(parents=True)
         given = self.folder / "given" / SOURCE
@@ -170,42 +179,44 @@ class Soak:
         (self.project / "params.yaml").write_text(json.dumps(grid.composed_params(["suite=pilot"]) | asked))
         shutil.rmtree(self.project / "reports/hashes")
         (self.project / "dvc.lock").unlink()
+        self.save()
+
+    def measure(self, last: str) -> None:
+        """The unbroken run, up to this stage: what each stage makes, how long it takes, how often it writes."""
         warm.ran("-c", "pass", cwd=self.project)  # the first start imports for all
-        for name in STAGES:
+        names = list(STAGES)
+        for name in names[: names.index(last) + 1]:
+            if name in self.unbroken:
+                continue
             if name == "release":
                 scratch.commit(self.project)
             self.remove(name)
+            counting = () if STAGES[name].children else ("-c", KILLED_AT, "0", "0")
             began = time.monotonic()
-            self.finish(name)
+            said = self.finish(name, *counting)
             self.seconds[name] = time.monotonic() - began
+            self.writes[name] = int(said.split()[-1]) if counting else 0
             self.unbroken[name] = self.made(name)
-            if not STAGES[name].children:
-                self.remove(name)
-                said = self.finish(name, "-c", KILLED_AT, "0", "0")
-                self.writes[name] = int(said.split()[-1])
-            print(f"unbroken {name}: {self.seconds[name]:.1f} s, {self.writes.get(name, 0)} writes", flush=True)
-        self.cells = self.logged()
-        assert self.cells == len(CONDITIONS)
-        self.save()
+            self.cells = self.logged() if name == "run" else self.cells
+            self.save()
+            print(f"unbroken {name}: {self.seconds[name]:.1f} s, {self.writes[name]} writes", flush=True)
 
     def logged(self) -> int:
         """Cells in MLflow. Raises Broken where one is there twice or incomplete."""
-        from mlflow import MlflowClient
-
-        client = MlflowClient(f"sqlite:///{self.project / 'mlflow.db'}")
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        runs = client.search_runs([experiment.experiment_id], "tags.kind = 'cell'") if experiment else []
-        names = Counter(run.data.tags["fingerprint"] for run in runs)
-        if twice := [name for name, count in names.items() if count > 1]:
+        with closing(
+            sqlite3.connect(self.project / "mlflow.db")
+        ) as database:  # MLflow's client keeps a removed file open
+            rows = database.execute(CELLS).fetchall()
+        twice = [name for name, count in Counter(name for name, _, _ in rows).items() if count > 1]
+        if twice:
             raise Broken(f"MLflow holds {len(twice)} cells more than once")
-        return sum("completions_sha256" in run.data.tags and run.info.status == "FINISHED" for run in runs)
+        return sum(status == "FINISHED" and bool(completions) for _, status, completions in rows)
 
     # ---- Kills
 
-    def round(self, most: int) -> None:
+    def round(self, most: int, names: Sequence[str]) -> None:
         """Kill one stage a few times, then let it end."""
         chance = random.Random(f"{self.seed}/{self.rounds}")
-        names = list(STAGES)
         name = chance.choices(names, [max(self.seconds[each], 1.0) ** -0.5 for each in names])[0]
         self.open = name
         self.save()
@@ -215,6 +226,7 @@ class Soak:
             self.compare(name, whole=False)
             if not at_work:
                 break
+        print(f"round {self.rounds}, {name}: {len(self.kills)} kills so far", flush=True)
         self.finish(name)
         if name in ("run", "sync", "repro") and self.logged() != self.cells:
             raise Broken(f"{name}: MLflow holds {self.logged()} of {self.cells} cells")
@@ -304,25 +316,29 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stages", default=",".join(STAGES), help="those that are killed")
     parser.add_argument("--minutes", type=float, default=30.0, help="of this call; the next one goes on")
     parser.add_argument(
         "--folder", type=Path, help="of the copy and the list of kills; default: in the temporary folder"
     )
     given = parser.parse_args(argv)
+    names = given.stages.split(",")
+    if unknown := [name for name in names if name not in STAGES]:
+        parser.error(f"no stage is named {unknown[0]}. There are: {', '.join(STAGES)}")
     folder = given.folder or Path(tempfile.gettempdir()) / f"emergence-audit-soak-{given.seed}-{code()}"
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     soak = opened(folder.resolve(), given.seed)
     print(f"soak: {soak.folder}", flush=True)
     try:
-        if not soak.unbroken.get("release"):
-            soak = Soak(folder.resolve(), given.seed)
-            soak.prepare()
+        if not (soak.folder / "soak.json").is_file():
+            soak.copy()
+        soak.measure(max(names, key=list(STAGES).index))
         if soak.open:
             soak.finish(soak.open)
             soak.open = None
         while len(soak.kills) < given.kills and time.monotonic() - began < 60 * given.minutes:
-            soak.round(given.kills - len(soak.kills))
+            soak.round(given.kills - len(soak.kills), names)
     except Broken as error:
         print(f"soak, seed {given.seed}: round {soak.rounds} broke: {error}\nits kills: {soak.kills[-5:]}")
         return 1

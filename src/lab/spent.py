@@ -14,11 +14,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from src.base.files import alone
 from src.base.schema import Run
 from src.lab.runs import Tracker, client_of, database_of, default_uri, unreachable_error
 
@@ -157,7 +158,9 @@ def spent(uri: str | None) -> list[Spent]:
     if database is not None and not database.is_file():
         return []
     try:
-        return spent_in(client_of(uri))
+        with alone(database.parent) if database else nullcontext():  # a run may be creating it
+            client = client_of(uri)
+        return spent_in(client)
     except Exception as error:  # SQLite, alembic and MLflow each raise their own
         raise unreachable_error(uri, error) from error
 
