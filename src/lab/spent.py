@@ -14,11 +14,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from src.base.files import alone
 from src.base.schema import Run
 from src.base.secrets import without_login
 from src.lab.opening import client_of, database_at, default_uri
@@ -159,7 +160,9 @@ def spent(uri: str | None) -> list[Spent]:
     if database is not None and not database.is_file():
         return []
     try:
-        return spent_in(client_of(without_login(uri, os.environ) if uri else default_uri()))
+        with alone(database.parent) if database else nullcontext():  # a run may be creating it
+            client = client_of(without_login(uri, os.environ) if uri else default_uri())
+        return spent_in(client)
     except Exception as error:  # SQLite, alembic and MLflow each raise their own
         raise refused(error, database, "any") from error
 

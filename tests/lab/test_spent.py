@@ -167,17 +167,16 @@ def test_a_run_that_is_killed_leaves_its_time(tmp_path: Path, end: signal.Signal
     for task in ("analytic_entailment", "social_iqa"):
         (tmp_path / f"tasks/{task}.jsonl").write_text(made_up(task, 400))
     asked = words(tmp_path, "limit=400", "token_budget=256")
+    client = MlflowClient(f"sqlite:///{tmp_path / 'runs.db'}")  # before the run, or both would create the database
     running = warm.started("src.run", *asked, cwd=ROOT, both=True)
-    client, until = None, time.monotonic() + 400
+    until = time.monotonic() + 400
     beats: list[Any] = []
     while len(beats) < 3 and time.monotonic() < until:
         time.sleep(0.5)
         assert running.poll() is None, running.communicate()[0]
-        if (tmp_path / "runs.db").exists():
-            client = client or MlflowClient(f"sqlite:///{tmp_path / 'runs.db'}")
-            experiment = client.get_experiment_by_name("a-test")
-            runs = client.search_runs([experiment.experiment_id], "tags.kind = 'attempt'") if experiment else []
-            beats = [metric for run in runs for metric in client.get_metric_history(run.info.run_id, "wall_s")]
+        experiment = client.get_experiment_by_name("a-test")
+        runs = client.search_runs([experiment.experiment_id], "tags.kind = 'attempt'") if experiment else []
+        beats = [metric for run in runs for metric in client.get_metric_history(run.info.run_id, "wall_s")]
     assert len(beats) >= 3, "the run told nothing in 400 s"
     running.send_signal(end)
     running.communicate(timeout=120)
