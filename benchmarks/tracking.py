@@ -22,8 +22,9 @@ from src import run, tracking
 from src.base import conf, grid
 from src.cell import file
 from src.cell.file import read_cell
-from src.lab.opening import connected
+from src.lab import runs
 from src.lab.facts import facts_of, from_conf
+from src.lab.opening import connected
 
 
 def said(what: str, seconds: list[float]) -> None:

@@ -72,10 +72,12 @@ def without_login(uri: str, environment: MutableMapping[str, str]) -> str:
 def without_logins(words: list[str]) -> list[str]:
     """Overrides, and the environment, with the login of the MLflow server where MLflow looks for it.
 
-    Raises UserError for the login of an engine: no variable takes it.
+    The login of a server that an override replaces is dropped, because it is not for the other one. Raises UserError
+    for the login of an engine: no variable takes it.
     """
     if SERVER in os.environ:
-        os.environ[SERVER] = without_login(os.environ[SERVER], os.environ)
+        replaced = any(word.lstrip("+").startswith("tracking.uri=") for word in words)
+        os.environ[SERVER] = without_login(os.environ[SERVER], {} if replaced else os.environ)
     return [_without_login(word) for word in words]
 
 
