@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from src.base.files import ROOT
-from src.base.secrets import USER_OF_SERVER
+from src.base.logins import USER_OF_SERVER
 from tests import team as servers
 from tests import warm
 from tests.team import ADMIN, CANARY, PASSWORD, Team

@@ -29,8 +29,8 @@ from src import run, tracking
 from src.base import conf, grid
 from src.base.errors import UserError
 from src.base.files import ROOT
+from src.base.logins import USER_OF_SERVER
 from src.base.schema import Model
-from src.base.secrets import USER_OF_SERVER
 from src.cell.file import kept_path, load_encoder, path_of, read_cell, read_header, scored
 from src.lab import runs
 from src.lab.facts import Facts, facts_of

@@ -11,7 +11,6 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from src.base.errors import UserError
-from src.base.secrets import shown
 
 LONE = "backslashreplace"
 """How JSON is encoded: a lone surrogate, which UTF-8 has not, becomes its escape. Any other text stays as it is."""
@@ -54,7 +53,7 @@ def suits(key: str, value: Any) -> None:
     """Raises UserError where the key does not take the value, by VALUES."""
     allowed, words = VALUES[key]
     if not allowed(value):
-        raise UserError(f"{key}={shown(value)}: {key} is {words}")
+        raise UserError(f"{key}={value}: {key} is {words}")
 
 
 def positive(key: str, value: Any) -> int | None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from src.base import grid
 from src.base.errors import UserError
-from src.base.secrets import USER_OF_SERVER, address_of, shown, without_login
+from src.base.logins import USER_OF_SERVER, without_login
+from src.base.secrets import address_of, shown
 from src.base.values import suits
 
 CANARY = "can4ry"
@@ -55,6 +56,7 @@ def test_an_address_without_a_login_stays_as_it_is(uri: str) -> None:
 )  # fmt: skip
 def test_a_secret_is_left_out_of_what_is_said(text: str) -> None:
     assert CANARY not in shown(text)
+    assert CANARY not in str(UserError(text))
     assert "host" in shown(text) or "Invalid" in text or "two" in text
 
 
