@@ -23,6 +23,7 @@ from src.base.cli import explained
 from src.base.errors import UserError, disk_errors
 from src.base.files import ROOT
 from src.base.schema import Cell, Run
+from src.base.secrets import shown
 from src.base.values import digest
 from src.cell import file
 from src.cell.file import (
@@ -253,7 +254,7 @@ def attempt(run: Run, cell: Cell, work: Callable[[], T]) -> T | Outcome:
     except UserError as error:
         return Outcome(Entry(*name, NOT_RUNNABLE, str(error)))
     except Exception as error:  # one failing cell must not stop the others
-        return Outcome(Entry(*name, FAILED, f"{type(error).__name__}: {error}"))
+        return Outcome(Entry(*name, FAILED, shown(f"{type(error).__name__}: {error}")))
 
 
 def finished(bench: Bench, cell: Cell, answered: Answered | Outcome, end: Callable[[], None]) -> Outcome:

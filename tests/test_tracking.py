@@ -29,8 +29,8 @@ from src import run, tracking
 from src.base import conf, grid
 from src.base.errors import UserError
 from src.base.files import ROOT
+from src.base.logins import USER_OF_SERVER
 from src.base.schema import Model
-from src.base.secrets import USER_OF_SERVER
 from src.cell.file import kept_path, load_encoder, path_of, read_cell, read_header, scored
 from src.lab import runs
 from src.lab.facts import Facts, facts_of
@@ -269,6 +269,28 @@ def test_sync_mends_what_is_half_logged_changed_or_doubled(uri: str, kept: Path,
     assert tracking.sync([kept], another, "a-test").startswith("2 cells logged, 6")
     assert contents(logged_in(another)) == contents(logged_in(uri))  # logged_in refuses doubles
     assert {r.info.status for r in logged_in(another).values()} == {"FINISHED"}
+
+
+def test_sync_makes_good_what_was_deleted(uri: str, kept: Path, another: str) -> None:
+    """A cell's table, a model's table, a cell, and the run of a model, whose cells then have no parent."""
+    tracking.sync([kept], another, "a-test")
+    client, _ = client_of(another)
+    base, tuned = logged_in(another, "model").values()
+    of_tuned = [r for r in logged_in(another).values() if r.data.tags["mlflow.parentRunId"] == tuned.info.run_id]
+    without_table, deleted, *_ = of_tuned
+    artifact(another, "examples.json", without_table.info.run_id).unlink()
+    client.delete_run(deleted.info.run_id)
+    artifact(another, "summary.json", tuned.info.run_id).unlink()
+    client.delete_run(base.info.run_id)
+    assert tracking.sync([kept], another, "a-test") == "6 cells logged, 2 were there already"
+    assert contents(logged_in(another)) == contents(logged_in(uri))
+    parents = {r.info.run_id: r for r in logged_in(another, "model").values()}
+    assert {r.data.tags["mlflow.parentRunId"] for r in logged_in(another).values()} == set(parents)
+    for kind, name in (("cell", "examples.json"), ("model", "summary.json")):
+        assert all(artifact(another, name, r.info.run_id).is_file() for r in logged_in(another, kind).values())
+    artifact(another, "summary.json", next(iter(parents))).unlink()
+    assert tracking.sync([kept], another, "a-test") == "0 cells logged, 8 were there already"
+    assert artifact(another, "summary.json", next(iter(parents))).is_file()
 
 
 def test_a_worker_that_may_not_log_leaves_its_cells_for_sync(place: Path, tmp_path: Path) -> None:
@@ -544,6 +566,34 @@ def test_a_server_that_goes_away_costs_one_line_and_sync_makes_it_good(place: Pa
         done = warm.ran("src.tracking", "sync", *asked, cwd=ROOT)
         assert f"{2 * len(many) - before} cells logged" in done.stdout, done.stderr
         assert len(logged_in(uri)) == finished_cells(database) == 2 * len(many)
+
+
+@pytest.mark.slow
+def test_mlflows_own_ui_in_a_moved_folder_answers_with_every_artifact(kept: Path, tmp_path: Path, another: str) -> None:
+    """As MLflow's users start it: in the folder, with the address of the database alone."""
+    project, port = tmp_path / "a project", free_port()
+    project.mkdir()
+    shutil.move(another.removeprefix("sqlite:///"), project / "mlflow.db")
+    tracking.sync([kept], f"sqlite:///{project / 'mlflow.db'}", "a-test")
+    moved = project.rename(tmp_path / "50%25 moved, #1")
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", "sqlite:///mlflow.db", "--port", str(port)]
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    quiet["env"] = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    serving = subprocess.Popen([*command, "--workers", "1"], cwd=moved, **quiet)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        until(lambda: urllib.request.urlopen(f"{address}/health", timeout=5).status == 200, "ui")
+        found = {**logged_in(address), **logged_in(address, "model")}
+        assert len(found) == 10
+        for each in found.values():
+            name = "summary.json" if each.data.tags["kind"] == "model" else "examples.json"
+            page = f"{address}/get-artifact?path={name}&run_uuid={each.info.run_id}"
+            assert json.loads(urllib.request.urlopen(page, timeout=20).read())["data"]
+            assert client_of(address)[0].list_artifacts(each.info.run_id)
+    finally:
+        os.killpg(serving.pid, signal.SIGKILL)
+        serving.wait(timeout=30)
+    assert not project.exists()
 
 
 @pytest.mark.slow

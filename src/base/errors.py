@@ -8,12 +8,17 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from src.base.secrets import shown
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 class UserError(Exception):
-    """A mistake that the user can mend. The message says what is wrong, where, and what to do."""
+    """A mistake that the user can mend. The message, free of passwords, says what is wrong, where, and what to do."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(shown(message))
 
 
 def first_line(error: object) -> str:

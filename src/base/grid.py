@@ -16,8 +16,8 @@ from src.base import conf, quoting
 from src.base.conf import CONF, GROUPS
 from src.base.errors import UserError, first_line, suggest
 from src.base.files import ROOT
+from src.base.logins import without_logins
 from src.base.schema import Cell, Compat, Condition, Generation, Model, Run, Serving, Task
-from src.base.secrets import without_logins
 from src.base.values import distinct, hours, listed, part, positive, suits
 
 if TYPE_CHECKING:

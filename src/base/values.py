@@ -14,7 +14,6 @@ from omegaconf import OmegaConf
 from src.base.errors import UserError
 from src.base.files import LONE
 from src.base.metrics import ACCURACIES
-from src.base.secrets import shown
 
 
 def listed(key: str, value: Any) -> list[str]:
@@ -102,7 +101,7 @@ def suits(key: str, value: Any, where: str = "") -> None:
     allowed, words = VALUES[key]
     if not allowed(value):
         said = f"{where}: " if where.endswith(".yaml") else ""
-        raise UserError(f"{said}{key}={shown(value)}: {key} is {words}")
+        raise UserError(f"{said}{key}={value}: {key} is {words}")
 
 
 def positive(key: str, value: Any) -> int | None:

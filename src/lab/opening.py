@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from src.base.files import ROOT, alone
-from src.base.secrets import without_login
+from src.base.logins import without_login
 from src.lab.moved import SCHEME, database_of, settle_in, uri_of
 from src.lab.refusals import refused, say, status_of
 from src.lab.views import VIEWS, state_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import warnings
 from dataclasses import dataclass
@@ -73,16 +74,17 @@ BY_TEXT = (
 OF_A_FILE = (
     (r"locked", Refusal("{name} is locked by another process", "The same command again later")),
     (
-        r"Can't locate revision",
-        Refusal(
-            "{name} was written by a newer MLflow",
-            "Use that MLflow, or another database: tracking.uri=sqlite:///$PWD/another.db",
-        ),
-    ),
-    (
         r"readonly|may not be written",
         Refusal("{name} may not be written", "Give yourself the right, or name another: tracking.uri=..."),
     ),
+)
+NEWER = Refusal(
+    "{name} was written by a newer MLflow",
+    "Use that MLflow, or another database: tracking.uri=sqlite:///$PWD/another.db",
+)
+OLDER = Refusal(
+    "{name} was written by an older MLflow",
+    "Copy the file, then in its folder: python -m mlflow db upgrade sqlite:///{name}",
 )
 DAMAGED = Refusal(
     "{name} cannot be opened",
@@ -93,12 +95,23 @@ DAMAGED = Refusal(
 def refusal_of(error: BaseException, database: Path | None) -> Refusal:
     """The kind of an error. database: the file, None for a server."""
     text = str(error)
+    if database is not None and (
+        schema := re.search(r"found version (\w+)|locate revision identified by '(\w+)'", text)
+    ):
+        return OLDER if _is_known(schema[1] or schema[2]) else NEWER
     for pattern, refusal in BY_TEXT if database is None else OF_A_FILE:
         if re.search(pattern, text):
             return refusal
     if database is not None:
         return DAMAGED
     return BY_STATUS.get(status_of(error), NO_ANSWER)
+
+
+def _is_known(schema: str) -> bool:
+    """Whether the MLflow that is installed knows this version of a database, and so can upgrade it."""
+    installed = importlib.util.find_spec("mlflow")
+    folder = Path(str(installed and installed.origin)).parent / "store/db_migrations/versions"
+    return any(folder.glob(f"{schema}_*.py"))
 
 
 def status_of(error: BaseException) -> int:
@@ -133,4 +146,6 @@ def refused(error: BaseException, database: Path | None, experiment: str) -> Use
     """The error of a command that needs MLflow."""
     refusal, name = refusal_of(error, database), database.name if database else ""
     begin = refusal.command.format(name=name)
-    return UserError(f"{begin}: {reason_of(error).rstrip('.')}. {refusal.remedy.format(experiment=experiment)}")
+    return UserError(
+        f"{begin}: {reason_of(error).rstrip('.')}. {refusal.remedy.format(name=name, experiment=experiment)}"
+    )

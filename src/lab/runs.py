@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from src.base import git
 from src.base.errors import UserError
@@ -148,10 +149,12 @@ def log_figure(client: Any, run: Any, chart: Figure, name: str) -> None:
 
 
 def has_artifact(client: Any, run: Any, name: str) -> bool:
-    """Whether an artifact of a run is where it was logged to."""
+    """Whether an artifact of a run is where it was logged to. True for the folder of another machine."""
     folder = own_folder(client, run)
     if folder is not None:
         return (folder / name).is_file()
+    if database_of(client.tracking_uri) is None and urlsplit(run.info.artifact_uri).scheme in ("", "file"):
+        return True
     return any(each.path == name for each in client.list_artifacts(run.info.run_id))
 
 
