@@ -36,6 +36,7 @@ from src.engine.start import engine_of
 from src.question import examples
 from src.question.prompts import Prompt
 from src.source import pins, weights
+from tests import inputs
 from tests.completions import Served, serving
 from tests.quantised import gguf_file
 from tests.test_pipeline import made_up
@@ -323,7 +324,7 @@ CASES = [
          source(lambda path: path.write_text("{}"))),
     Case("data", "wrong count", f"{TASK}: ... holds 0 examples, conf/task/{TASK}.yaml says 70. Fetch it again: dvc repro -f ...",
          raw(b'{"examples": []}')),
-    Case("data", "empty file", f"{TASK}: ... cannot be read as bigbench (...). Fetch it again: dvc repro -f fetch@bigbench",
+    Case("data", "empty file", f"{TASK}: ... cannot be read as bigbench (...). Fetch it again: dvc repro -f fetch@bigbench...",
          raw(b"")),
     Case("data", "not UTF-8", f"{TASK}: ... cannot be read as bigbench (UnicodeDecodeError...). Fetch it again: ...",
          raw(b'{"examples": [{"input": "\xff\xfe"}]}')),
@@ -337,6 +338,7 @@ CASES = [
     Case("data", "prepared task without a test item", f"... holds no test item. {PREPARE}", prepared(lambda text: b"")),
     Case("data", "a cell's file cut short", "... is not a whole cell (...). Make it anew: dvc repro -f infer@model",
          cut_cell),
+    *(Case(*entry) for entry in inputs.DATA),
     Case("model folder", "no such folder", "mine: model.path=... is no folder. Point it to one with *.safetensors, or to a *.gguf file.",
          lambda place: lambda: loaded(place / "nowhere")),
     Case("model folder", "no config.json", f"... holds no config.json, so no checkpoint. {WHOLE}",
@@ -540,8 +542,8 @@ def content(place: Path) -> dict[str, bytes]:
     return {str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if path.is_file()}
 
 
-def test_there_are_forty_wrong_inputs() -> None:
-    assert len(CASES) + len(ENDS) + len(WORKS) >= 40
+def test_there_are_a_hundred_wrong_inputs() -> None:
+    assert len(CASES) + len(ENDS) >= 100
     assert len({(case.area, case.what) for case in CASES}) == len(CASES)
 
 
