@@ -80,7 +80,8 @@ def rows_of(task: Task, file: str, text: str, kind: str) -> list[Row]:
 
 def _mend(task: Task) -> str:
     """What to do about a source file whose content is wrong."""
-    return f"Mend the file and its sha256 in conf/source/{task.source}.yaml, or fetch it again: dvc repro -f fetch@{task.source}"
+    pin, stage = f"conf/source/{task.source}.yaml", f"fetch@{task.source}"
+    return f"Fetch it again: dvc repro -f {stage}. Where the file is your own, mend it and its sha256 in {pin}"
 
 
 def refuse_odd(task: Task) -> None:
@@ -162,7 +163,7 @@ def prepare(task: Task, raw: Path = RAW) -> str:
 
 
 def refuse_changed(task: Task, root: Path = ROOT) -> None:
-    """Raises UserError where the task's file is not the one that its source pins: it was changed after it was fetched."""
+    """Raises UserError where the task's file is not the one that its source pins, so that it was changed since."""
     source = pins.load_source(task.source, root)
     for name in (task.file, task.exemplar_file):
         pin = (source.converted or source.files).get(name or "")

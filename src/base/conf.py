@@ -144,7 +144,7 @@ def composed(group: str, name: str) -> DictConfig:
 @functools.cache
 def _own(path: Path) -> DictConfig:
     """A YAML as it is written. Raises UserError where it is missing, no YAML or no mapping."""
-    where = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+    where = path.relative_to(CONF.parent)
     try:
         content = OmegaConf.load(path)
     except FileNotFoundError:

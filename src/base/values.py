@@ -65,7 +65,7 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
         f"a metric ({', '.join(ACCURACIES)}) by prompt format ({', '.join(FORMATS)})"
     ),
     "condition.template": (
-        _says("input", "gap", "choices", needs=("input",)), "a text with {input}, and with {gap} and {choices} where wanted"
+        _says("input", "gap", "choices", needs=("input",)), "a text with {input}, and {gap} and {choices} where wanted"
     ),
     "condition.template_without_options": (
         _says("input", "gap", "choices", needs=("input",)), "a text with {input}, and with {gap} where wanted"

@@ -1,4 +1,4 @@
-"""One reader for each kind of source file. It turns the text of the file into Rows. `faults` says what is wrong in one."""
+"""One reader for each kind of source file. It turns the file's text into Rows. `faults` says what is wrong in one."""
 
 from __future__ import annotations
 
@@ -57,6 +57,8 @@ def each(entries: Any, row: Callable[[Mapping[str, Any]], Row]) -> list[Row]:
         raise EntryError("it holds no list of examples")
     rows = []
     for i, entry in enumerate(entries):
+        if not isinstance(entry, Mapping):
+            raise EntryError(f"example {i} is {shown(entry)}, and no object with keys")
         try:
             rows.append(row(entry))
         except KeyError as error:
@@ -71,7 +73,10 @@ def read_bigbench(text: str) -> list[Row]:
 
     The gold answer is the first option whose score is exactly 1 (protocol.md, Scores).
     """
-    return each(strict(text.removeprefix("\ufeff"))["examples"], _bigbench_row)
+    content = strict(text.removeprefix("\ufeff"))
+    if not isinstance(content, Mapping):
+        raise EntryError("it is no object with the key 'examples'")
+    return each(content["examples"], _bigbench_row)
 
 
 def _bigbench_row(entry: Mapping[str, Any]) -> Row:
@@ -189,7 +194,7 @@ def _broken(row: Row) -> Iterator[str]:
 
 def _doubtful(row: Row) -> Iterator[str]:
     for name, text in _texts(row):
-        if not text.strip():
+        if not text.strip(" \t\n.") or not text.strip():
             yield f"{name} is empty"
         elif "\0" in text:
             yield f"{name} holds the character U+0000, at which some programs cut a text off"
