@@ -264,8 +264,12 @@ def run_all(run: Run, todo: Sequence[Cell], check: Callable[[], None]) -> Iterat
     """These cells of one model. Raises UserError where its weights cannot be had, Stopped where `check` does."""
     engine = engine_of(run)
     encoder = functools.cache(load_encoder)
-    with runs.model_run(run) as tracker, progress(run, len(todo)) as (begin, advance, end):
-        bench = Bench(run, engine, Store(run.store), encoder, tracker, check)
+    with (
+        closing(Store(run.store)) as store,
+        runs.model_run(run) as tracker,
+        progress(run, len(todo)) as (begin, advance, end),
+    ):
+        bench = Bench(run, engine, store, encoder, tracker, check)
         yield from outcomes(bench, todo, begin, advance, end)
 
 
