@@ -33,7 +33,7 @@ def command(name: str, doc: str | None, *examples: str) -> argparse.ArgumentPars
 
 NO_READER = 141  # exit code of a process whose output nobody reads any more: 128 + SIGPIPE, as a shell shows it
 GONE = (errno.EPIPE, errno.EIO)  # of a pipe without a reader, and of a terminal that was closed
-INTERRUPTED = "interrupted: nothing half-written was left; the same command goes on"
+INTERRUPTED = "interrupted: nothing half-written was left; the same command goes on from there"
 
 
 @contextmanager
