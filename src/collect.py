@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("outputs", nargs="?", type=Path, default=OUTPUTS, help="folder of cells (data/outputs)")
     parser.add_argument("scores", nargs="?", type=Path, default=SCORES, help="table to write (data/scores.parquet)")
     given = parser.parse_args()
-    with stage("collect"):
+    with stage("collect", here=True):
         print(suite_line(grid.params()), flush=True)
         frame = collect(given.outputs)
         with whole(given.scores) as part:

@@ -200,7 +200,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0, or 1 with one `error: ...` line."""
     arguments = parse(argv)
-    with stage("fetch"):
+    with stage("fetch", here=True):
         if any("=" in name for name in arguments.names):
             return fetch_suite(arguments.names)
         for source in [load_source(name) for name in arguments.names]:

@@ -344,7 +344,7 @@ def main() -> None:
     parser.add_argument("outputs", nargs="?", type=Path, help="cells of runs with and without switches")
     parser.add_argument("folder", nargs="?", type=Path, default=Path("data/reference"), help="where the csv files go")
     given = parser.parse_args()
-    with stage("fidelity"):
+    with stage("fidelity", here=True):
         print(suite_line(grid.params()), flush=True)
         if given.outputs:
             print(*write_reference(given.outputs, given.folder))

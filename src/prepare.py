@@ -174,7 +174,7 @@ def refuse_changed(task: Task, root: Path = ROOT) -> None:
 def main() -> None:
     """The stage `python -m src.prepare`: the tasks of params.yaml -> data/tasks, with their counts and chance."""
     command("prepare", __doc__, "", "&& head data/tasks/summary.csv").parse_args()
-    with stage("prepare"):
+    with stage("prepare", here=True):
         params = grid.params()
         print(suite_line(params), flush=True)
         tasks = to_prepare(params)

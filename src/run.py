@@ -272,10 +272,11 @@ def run_all(run: Run, todo: Sequence[Cell], check: Callable[[], None]) -> Iterat
     engine = engine_of(run)
     encoder = functools.cache(load_encoder)
     with ExitStack() as around:
+        store = around.enter_context(closing(Store(run.store)))
         tracker = around.enter_context(runs.model_run(run))
         around.enter_context(spent.clocked(tracker, run, functools.partial(spent_by, engine)))
         begin, advance, end = around.enter_context(progress(run, len(todo)))
-        bench = Bench(run, engine, Store(run.store), encoder, tracker, check)
+        bench = Bench(run, engine, store, encoder, tracker, check)
         yield from outcomes(bench, todo, begin, advance, end)
 
 

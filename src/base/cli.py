@@ -7,10 +7,12 @@ import errno
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 from src.base.errors import UserError, disk_errors
+from src.base.files import ROOT
 from src.base.streams import any_character, flush, silence
 
 if TYPE_CHECKING:
@@ -31,19 +33,23 @@ def command(name: str, doc: str | None, *examples: str) -> argparse.ArgumentPars
 
 NO_READER = 141  # exit code of a process whose output nobody reads any more: 128 + SIGPIPE, as a shell shows it
 GONE = (errno.EPIPE, errno.EIO)  # of a pipe without a reader, and of a terminal that was closed
-INTERRUPTED = "interrupted: nothing half-written was left; the same command goes on"
+INTERRUPTED = "interrupted: nothing half-written was left; the same command goes on from there"
 
 
 @contextmanager
-def stage(name: str) -> Iterator[None]:
+def stage(name: str, here: bool = False) -> Iterator[None]:
     """Around the work of a command: what a person or a machine does to it ends the process with one line.
 
     The exit code is 1 for a UserError, a full disk and an interruption. Where the reader of the output has gone, as in
     `| head`, it is NO_READER, and there is no line.
+
+    here: whether the command reads and writes in the current folder, which is then the project's.
     """
     any_character()
     try:
         with disk_errors(name):
+            if here and not Path("conf").is_dir():
+                raise UserError(f"{name} works in the project's folder, and {Path.cwd()} holds no conf: cd {ROOT}")
             yield
             flush()
     except UserError as error:

@@ -44,8 +44,19 @@ DISK = (
     errno.ENOTDIR,
     errno.EISDIR,
     errno.EEXIST,
+    errno.ENOTEMPTY,
+    errno.EBUSY,
+    errno.EXDEV,
+    errno.ESTALE,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOLCK,
 )
-"""The system errors of a full disk, and of a file or folder that may not be read or written."""
+"""The system errors of a full disk, of a file or folder that may not be read or written, and of too many open files."""
+
+TOO_MANY = (errno.EMFILE, errno.ENFILE)
 
 
 @contextmanager
@@ -56,7 +67,8 @@ def disk_errors(name: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in DISK:
             raise
+        remedy = "Allow more (ulimit -n 1024)" if error.errno in TOO_MANY else "Free space or mend it"
         raise UserError(
-            f"{name}: {error.strerror} ({error.filename or 'while writing'}). Free space or mend it, then run again: "
+            f"{name}: {error.strerror} ({error.filename or 'while writing'}). {remedy}, then run again: "
             f"nothing half-written was left."
         ) from None
