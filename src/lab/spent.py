@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from src.base.files import alone
+from src.base.logins import without_login
 from src.base.schema import Run
-from src.base.secrets import without_login
 from src.lab.opening import client_of, database_at, default_uri
 from src.lab.refusals import refused
 from src.lab.runs import Tracker
