@@ -103,6 +103,7 @@ class Task:
     options: dict[str, Any] = field(default_factory=dict)  # how wrong options are constructed, where the file has none
     group: str | None = None  # regular expression; what it captures of the input is the shared context
     chance_assumed: bool = False
+    as_published: bool = False  # the paper's own file: what is refused in others is scored by its rule (protocol.md)
     competence: str = MISSING  # formal | functional (Table 2)
     memorisable: int = MISSING  # of 50 examples (Table 2)
     previously_emergent: bool = MISSING

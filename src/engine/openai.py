@@ -25,8 +25,10 @@ from itertools import islice
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from src.base.errors import UserError
+from src.base.errors import UserError, first_line
+from src.base.network import check_proxies
 from src.base.schema import Generation, Model, Serving
+from src.base.secrets import shown
 from src.base.values import digest
 from src.engine import beside
 from src.engine.beside import Said
@@ -120,7 +122,8 @@ class OpenAIEngine:
     ):
         self.how, self.generation, self.leading = how, generation, model.leading
         self.model = how.model or model.api or model.hub or model.name
-        self.base_url = str(how.base_url).rstrip("/")
+        self.address = str(how.base_url).rstrip("/")  # may hold a login, which is said nowhere
+        self.base_url = shown(self.address)
         at = urlsplit(self.base_url)
         self.identity = f"{self.model}@{at.scheme}://{at.hostname}{f':{at.port}' if at.port else ''}{at.path}"
         self.count = count or (lambda text: math.ceil(len(text) / CHARACTERS))
@@ -192,9 +195,10 @@ class OpenAIEngine:
 
         if self.how.key and not os.environ.get(self.how.key):
             raise UserError(f"The environment has no {self.how.key}. export {self.how.key}=..., or engine.key=null")
+        check_proxies()
         return OpenAI(
             api_key=os.environ[self.how.key] if self.how.key else "none",
-            base_url=self.base_url, timeout=self.how.timeout_s, max_retries=self.how.retries,
+            base_url=self.address, timeout=self.how.timeout_s, max_retries=self.how.retries,
         )  # fmt: skip
 
     def run(self, requests: Sequence[Request], among: Sequence[Request] = ()) -> Iterator[list[Result]]:
@@ -380,9 +384,9 @@ class OpenAIEngine:
 
     def _safe(self, error: BaseException) -> str:
         """An error in one line, without the key."""
-        line = (str(error).splitlines() or [type(error).__name__])[0][:300].rstrip(".")
-        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-        return self._without_key(shown.encode()).decode()
+        line = shown(first_line(error))[:300].rstrip(".")
+        printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+        return self._without_key(printable.encode()).decode()
 
     def _without_key(self, text: bytes) -> bytes:
         key = os.environ.get(self.how.key or "", "").encode()

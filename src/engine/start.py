@@ -9,9 +9,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from src.base.errors import UserError, suggest
-from src.base.files import ROOT, whole
+from src.base.files import LONE, ROOT, whole
 from src.base.schema import Run
-from src.base.values import LONE, suits
+from src.base.values import suits
 from src.engine.job import Engine
 from src.source import weights
 

@@ -260,3 +260,15 @@ def healthy(address: str) -> bool:
             return bool(said.status == 200)
     except OSError:
         return False
+
+
+def test_a_login_in_the_servers_address_is_used_and_said_nowhere(place, capsys, monkeypatch):  # noqa: F811
+    """Not in the configuration as it is shown, in no record, and in no line about a server that does not answer."""
+    monkeypatch.setenv("SERVER", "http://me:can4ry@127.0.0.1:9/v1")
+    folder = place / "login"
+    asked = [f"store='{folder / 'store'}'", f"tracking.uri='sqlite:///{folder / 'runs.db'}'", "engine.retries=0"]
+    assert execute(place, *words("${oc.env:SERVER}", *asked), out="outputs/login") == 1
+    said = capsys.readouterr()
+    assert "http://127.0.0.1:9/v1 does not answer" in said.out + said.err
+    assert "can4ry" not in said.out + said.err
+    assert not [p for p in place.rglob("*") if p.is_file() and b"can4ry" in p.read_bytes()]
