@@ -82,7 +82,7 @@ def test_draws_have_the_exact_distribution_and_its_own_defaults_do_not(
     assert asked.holm(asked.p_values(counts, chances)) >= ALPHA
     if (temperature, top_k) == (1.0, 20):
         defaults = [*words(server, *sampled), "engine=openai", "engine.key=null", "+engine.extra_body.top_k=20"]
-        bent = asked.draws(place, *[w for w in defaults if w != "engine=llamacpp"], prompts=prompts, n=DRAWS)
+        bent = asked.draws(place, *[w for w in defaults if w != "engine=llamacpp"], prompts=prompts, n=2 * DRAWS)
         assert asked.holm(asked.p_values(bent, chances)) < ALPHA
 
 

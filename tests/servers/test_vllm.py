@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ pytestmark = pytest.mark.servers
 NATS = 3e-5
 ALPHA = 1e-3  # of a false alarm in a test of draws, over its prompts together (Holm)
 DRAWS = 100
+SECONDS: list[float] = []  # that the local engine took, weights and imports included
 CONFIGURATIONS = {  # what vLLM does by itself, and with both switched off
     "as it comes": ("--enable-prefix-caching", "--max-num-batched-tokens", "256"),  # so that prompts are read in parts
     "plain": ("--no-enable-prefix-caching", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "2048"),
@@ -30,7 +32,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def local(place: Path) -> Answered:
+    begun = time.monotonic()
     assert execute(place, "local") == 0
+    SECONDS.append(time.monotonic() - begun)
     return answered(place, "local")
 
 
@@ -52,12 +56,16 @@ def test_greedy_texts_are_equal_and_log_likelihoods_near(
     """The second order of calls finds the server's cache full of the first's prompts."""
     out = f"vllm-{server.name}-{concurrency}"  # type: ignore[attr-defined]
     order = [] if concurrency == 1 else ["tasks=[implicatures,social_iqa]"]
+    begun = time.monotonic()
     assert execute(place, out, *words(server, f"engine.concurrency={concurrency}", *order)) == 0
+    ratio = (time.monotonic() - begun) / SECONDS[0]
     said = answered(place, out)
     assert (said.texts, said.sha256) == (local.texts, local.sha256)
     assert furthest(said, local) < NATS
     assert "4 greedy answers as the local engine's" in capsys.readouterr().err
-    print(f"{out}: {len(said.texts)} of {len(said.texts)} texts, within {furthest(said, local):.1e} nats")
+    print(
+        f"{out}: {len(said.texts)} of {len(said.texts)} texts, within {furthest(said, local):.1e} nats, {ratio:.1f} times"
+    )
 
 
 @pytest.mark.parametrize("server", ["plain"], indirect=True)
