@@ -112,8 +112,8 @@ def scorable(text: str, tokens: Sequence[str], ids: TokenIds) -> Sequence[str]:
 
 
 OTHER = (
-    "It has another model, another precision, or settings of its own (docs/api.md, What to switch off). A larger "
-    "engine.compare_nats takes another precision, engine.compare=0 takes any server"
+    "It has another model, a precision other than model.dtype, or settings of its own (docs/api.md, What to switch off). "
+    "A larger engine.compare_nats takes other rounding, engine.compare=0 takes any server"
 )
 
 

@@ -92,7 +92,7 @@ def test_another_precision_is_refused_where_the_texts_are_the_same(bench: Bench,
     """Both engines are asked for one token, which rounding does not change; its log-probability tells."""
     short = [prompt for prompt in PROMPTS if same_beginning(bench, prompt, dtype)][:4]
     assert len(short) == 4
-    with pytest.raises(UserError, match=r"nats from the local engine .* another precision"):
+    with pytest.raises(UserError, match=r"nats from the local engine .* a precision other than model.dtype"):
         bench.said(Served(bench.folder, dtype=dtype), short, compare_nats=1e-4)
     engine, _ = bench.said(Served(bench.folder, dtype=dtype), short, compare_nats=1.0)  # the user takes it
     assert engine.proof

@@ -61,7 +61,7 @@ def test_four_bit_arithmetic_is_another_model_unless_the_user_takes_it(
     with started.llamacpp(place) as running:
         assert execute(place, "q4", *words(running)) == 1
         said = capsys.readouterr()
-        assert "another precision" in said.out + said.err
+        assert "a precision other than model.dtype" in said.out + said.err
         assert not len(Store(place / "stores/q4"))
         assert execute(place, "q4", *words(running, "engine.compare=0", "engine.concurrency=1")) == 0
     found = answered(place, "q4")

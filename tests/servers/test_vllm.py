@@ -146,7 +146,7 @@ def test_another_precision_and_a_window_that_is_too_short_are_said(
     with started.vllm(place, "--max-model-len", "2048", dtype="bfloat16") as running:
         assert execute(place, "bfloat16", *words(running)) == 1
     said = capsys.readouterr()
-    assert "another precision" in said.out + said.err
+    assert "a precision other than model.dtype" in said.out + said.err
     assert not len(Store(place / "stores/bfloat16"))
     with started.vllm(place, "--max-model-len", "128") as running:
         assert execute(place, "short", *words(running)) == 1
