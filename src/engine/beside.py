@@ -112,7 +112,7 @@ def scorable(text: str, tokens: Sequence[str], ids: TokenIds) -> Sequence[str]:
 
 
 OTHER = (
-    "It has another model, a precision other than model.dtype, or settings of its own (docs/api.md, What to switch off). "
+    "It has another model, a precision other than model.dtype, or own settings (docs/api.md, What to switch off). "
     "A larger engine.compare_nats takes other rounding, engine.compare=0 takes any server"
 )
 
