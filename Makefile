@@ -20,7 +20,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PYTHONDONTWRITEBYTECODE :=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test test-slow check lint audit-deps ui laptop controls compat verify release bench lock resolve clean
+.PHONY: repro test test-slow check lint audit-deps ui laptop controls test-servers compat verify release bench soak lock resolve clean
 
 repro: .venv/ready  ## the main job: fetch, prepare, infer, collect, stats, report
 	dvc repro
@@ -36,10 +36,18 @@ test-slow: .venv/slow  ## what takes longer: real weights, a browser, killed pro
 
 check: .venv/slow  ## test and test-slow in one session, so that they share what they set up
 	dvc repro --quiet prepare
-	$(PYTEST) -m "" --durations=12
+	$(PYTEST) -m "not servers" --durations=12
 
 .venv/slow: .venv/ready requirements-slow.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements-slow.lock
+	@touch $@
+
+test-servers: .venv/ready .venv/servers/ready  ## vLLM and llama.cpp's server on this CPU beside the local engine
+	dvc repro --quiet prepare fetch@smollm2_135m_instruct
+	OMP_NUM_THREADS=1 python -m pytest -rs -m servers --durations=12 tests/servers
+
+.venv/servers/ready: tests/servers/install  ## an environment for each, 3.6 GB together
+	PYTHON="$(BIN)/python" TORCH="$(TORCH)" tests/servers/install .venv/servers
 	@touch $@
 
 lint: .venv/ready
@@ -85,6 +93,9 @@ bench: .venv/bench/ready  ## the engine beside lm-evaluation-harness and plain g
 	mv .venv/bench/base.txt "$$(.venv/bench/bin/python -c 'import site; print(site.getsitepackages()[0])')/base.pth"  # what the lock installed,
 	.venv/bench/bin/pip install --quiet --disable-pip-version-check lm-eval==0.4.13 ctranslate2==4.8.5  # and on top of it
 	@touch $@
+
+soak: .venv/ready  ## random kills over all stages, e.g. SOAK="--kills 1000 --seed 0 --minutes 30"; started again, it goes on
+	python -m tests.soak $(SOAK)
 
 lock: .venv/ready  ## requirements*.in -> requirements*.lock: versions stay, unless LOCK_ARGS=--upgrade (CONTRIBUTING.md)
 	echo "$(TORCH)" > .venv/torch.txt
