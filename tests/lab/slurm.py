@@ -102,7 +102,7 @@ class Cluster:
 
     def process(self, job: str) -> int:
         """The number of the process that a job's step runs."""
-        rows = [row.split() for row in self.said("scontrol", "listpids", job).splitlines()[1:]]
+        rows = [row.split() for row in self.said("scontrol", "listpids", self.fields(job)["JobId"]).splitlines()[1:]]
         return next(int(row[0]) for row in rows if row[2] == "0" and row[3] == "0")
 
 

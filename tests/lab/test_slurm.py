@@ -120,7 +120,8 @@ def lab(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     tiny("llama", folder / "weights")
     (folder / "tasks").mkdir()
     for task in line.TASKS:
-        (folder / "tasks" / f"{task}.jsonl").write_text(line.made_up(task, N))
+        of_its_own = line.made_up(task, N).replace("What ", f"In {task}, what ")  # equal prompts would be asked twice
+        (folder / "tasks" / f"{task}.jsonl").write_text(of_its_own)
     return Lab(folder, slurm)
 
 
@@ -181,10 +182,11 @@ def test_two_tasks_at_once_one_warned_of_its_end_and_the_waiting_command_begun_a
 def test_a_job_goes_back_only_as_often_as_allowed(lab):
     waiting = lab.sweep("once", "slurm_cpu", "hydra.launcher.max_num_timeout=0")
     lab.under_way("once", waiting)
-    for job in [job for job, state in lab.slurm.states().items() if state == "RUNNING"]:
+    tasks = [job for job, state in lab.slurm.states().items() if state == "RUNNING"]
+    for job in tasks:
         lab.slurm.said("scancel", "--signal=USR2", job)
     assert "stopped: the same command goes on" in ended(waiting, preemption.AGAIN)
-    assert not {"PENDING", "RUNNING"} & {*lab.slurm.states().values()}
+    lab.slurm.wait(lambda: [lab.slurm.states()[job] for job in tasks] == ["COMPLETED"] * 2)
     before = len(lab.written("once"))
     ended(lab.sweep("once"), 0)
     assert len(lab.written("once")) > before
