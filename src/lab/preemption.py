@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # `sbatch --signal=USR1@120` sends SIGUSR1 before the limit
+# `sbatch --signal=USR1@120` sends SIGUSR1 before the limit. A closed terminal sends SIGHUP, which nohup ignores
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 AGAIN = 75  # exit code, EX_TEMPFAIL of sysexits.h: the same command continues the work
 SHARE = 0.95  # of the time limit is used for work
 

@@ -159,7 +159,9 @@ def rounded(value: float | None) -> float | None:
 def gaps(root: Path) -> list[dict[str, str]]:
     """Every cell that the ledgers of data/outputs/*/ledger.json do not call done."""
     entries = [
-        entry for path in sorted(root.glob("data/outputs/*/ledger.json")) for entry in json.loads(path.read_text())
+        entry
+        for path in sorted(root.glob("data/outputs/*/ledger.json"))
+        for entry in json.loads(path.read_text(encoding="utf-8"))
     ]
     return [entry for entry in entries if entry["status"] != "done"]
 

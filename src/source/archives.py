@@ -94,7 +94,9 @@ def unpack(source: Source, archive: Path, into: Path) -> None:
 def pip_download(package: str, folder: Path, *options: str) -> None:
     """`pip download --no-deps` into `folder`. Raises UnavailableError with the last line of pip's error."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder), *options, package]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TMPDIR": str(folder)})
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", env={**os.environ, "TMPDIR": str(folder)}
+    )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["(nothing)"]
         last = [line for line in lines if line.startswith("ERROR")] or lines

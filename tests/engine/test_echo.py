@@ -171,6 +171,9 @@ def without_the_last(part: dict[str, Any]) -> None:
 
 UNKNOWN: dict[str, Bend] = {
     "null instead of log-probabilities": lambda choices, _: [choice.update(logprobs=None) for choice in choices],
+    "log-probabilities of what was written alone": lambda choices, _: [
+        choice.update(logprobs={"content": [{"token": " a", "logprob": -1.0}]}) for choice in choices
+    ],
     "null for one option": lambda choices, _: choices[1].update(logprobs=None),
     "no tokens": each(lambda part: part.pop("tokens")),
     "tokens null": each(lambda part: part.update(tokens=None)),
@@ -238,7 +241,7 @@ def test_an_echo_that_does_not_prove_itself_is_unknown_and_one_line_says_why(
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "the log-likelihoods of t/0 are unknown: " in said
-    absent = what == "null instead of log-probabilities"
+    absent = what in ("null instead of log-probabilities", "log-probabilities of what was written alone")
     assert len(place.kept) == (0 if absent else 1)  # what was paid for is kept
 
 
