@@ -5,6 +5,7 @@ The commands are those of docs/cluster.md, with a tiny random checkpoint in the 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -220,7 +221,8 @@ def test_a_higher_partition_and_a_node_that_goes_down_put_jobs_back_and_they_go_
     node = f"NodeName={lab.slurm.node}"
     lab.slurm.said("scontrol", "update", node, "State=DOWN", "Reason=test")
     lab.slurm.wait(lambda: [lab.slurm.states()[job] for job in tasks] == ["PENDING"] * 2)
-    lab.slurm.said("scontrol", "update", node, "State=RESUME")
+    with contextlib.suppress(AssertionError):  # a node whose slurmd lives may have come back by itself
+        lab.slurm.said("scontrol", "update", node, "State=RESUME")
     assert "2 of 2 jobs done" in ended(waiting, 0)
     assert [lab.slurm.fields(job)["Restarts"] for job in tasks] == ["2", "2"]
     lab.compare("preempted")
@@ -237,7 +239,7 @@ def test_the_line_without_submitit_goes_on_after_a_warning_and_ends_where_it_is_
     assert [state[task]["JobState"] for task in range(3)] == ["COMPLETED", "CANCELLED", "FAILED"]
     assert state[2]["ExitCode"] == "1:0"
     said = lab.outputs("plain")
-    assert "error: shard is a whole number from 0 to 1" in said
+    assert "with shards=2, shard is a whole number from 0 to 1" in said
     assert "stopped by SIGUSR1: every finished batch is in the example store; the same command goes on" in said
     again = lab.submit("plain", "--array=1")
     lab.slurm.wait(lambda: lab.slurm.fields(f"{again}_1")["JobState"] == "COMPLETED")
