@@ -44,7 +44,7 @@ check: .venv/slow  ## test and test-slow in one session, so that they share what
 
 test-servers: .venv/ready .venv/servers/ready  ## vLLM and llama.cpp's server on this CPU beside the local engine
 	dvc repro --quiet prepare fetch@smollm2_135m_instruct
-	OMP_NUM_THREADS=1 python -m pytest -rs -m servers --durations=12 tests/servers
+	OMP_NUM_THREADS=1 python -m pytest -s -rs -m servers --durations=12 tests/servers
 
 .venv/servers/ready: tests/servers/install  ## an environment for each, 3.6 GB together
 	PYTHON="$(BIN)/python" TORCH="$(TORCH)" tests/servers/install .venv/servers

@@ -145,6 +145,16 @@ def test_what_a_user_takes_knowingly_is_not_refused(bench: Bench) -> None:
     assert len(bench.said(Served(bench.folder, reads=reads), compare=0, check_tokens=False)[1]) == 10
 
 
+def test_llama_cpp_counts_the_first_text_of_a_list_and_is_believed(bench: Bench) -> None:
+    def bend(asked: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+        answer["usage"]["prompt_tokens"] = len(bench.own.encode(asked["prompt"][0]))
+        return answer
+
+    with serving(Served(bench.folder, bend=bend)) as url:
+        ((result,),) = bench.engine(url, compare=0).run([Request(PROMPTS[0], (), True)])
+    assert result.likelihood
+
+
 def test_a_server_that_dies_of_a_seed_is_told_how_not_to(bench: Bench) -> None:
     served = Served(bench.folder, faults=("500",))
     with serving(served) as url:

@@ -106,9 +106,11 @@ def exact(folder: Path, prompts: list[Prompt], temperature: float, top_k: int) -
     return found
 
 
-def draws(*words: str, prompts: list[Prompt], n: int) -> list[Counter[str]]:
+def draws(place: Path, *words: str, prompts: list[Prompt], n: int) -> list[Counter[str]]:
     """The first tokens of n seeds of each prompt, from the engine of these words."""
-    engine: Any = engine_of(grid.composed_run(["+model=smollm2_135m_instruct", *words]))
+    engine: Any = engine_of(
+        grid.composed_run(["+model=smollm2_135m_instruct", f"store='{place / 'stores/draws'}'", *words])
+    )
     engine.budget = lambda prompt: 1
     counts: dict[str, Counter[str]] = {prompt.id: Counter() for prompt in prompts}
     for batch in engine.run([Request(prompt, tuple(range(n)), False) for prompt in prompts]):

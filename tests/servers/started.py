@@ -19,7 +19,7 @@ import pytest
 
 from src.base.files import ROOT
 
-VENVS = ROOT / ".venv/servers"
+VENVS = Path(os.environ.get("SERVERS", ROOT / ".venv/servers"))
 WEIGHTS = ROOT / "data/raw/smollm2_135m_instruct"
 FOLDER, GGUF = WEIGHTS / "fp32", WEIGHTS / "SmolLM2-135M-Instruct.Q4_1.gguf"
 QUIET = {
