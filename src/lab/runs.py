@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
-import os
 import platform
 import random
 import re
@@ -27,6 +26,7 @@ from src.base.errors import UserError
 from src.base.files import ROOT, alone
 from src.base.schema import Model, Run
 from src.cell.file import Recorded, Scored, kept_path, read_header, write_cell
+from src.lab.database import begin, client_of
 from src.lab.facts import Facts, facts_of, figure, summary
 
 FORMAT = "2"  # version of what is logged. `sync` logs a run of another version again
@@ -104,26 +104,13 @@ def database_of(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
-def client_of(uri: str) -> Any:
-    """MLflow's client, quiet and soon tired of a server that does not answer."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # by default a dead server blocks for four minutes
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # seconds, for a server that hangs
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    import logging
-
-    import mlflow
-
-    for name in ("alembic", "mlflow"):  # after the import, because MLflow sets them then
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    return mlflow.MlflowClient(uri)
-
-
 def connected(uri: str | None, experiment: str) -> tuple[Any, str]:
     """(client, experiment id). Database, experiment and views are created where they are missing."""
     uri = uri or default_uri()
     database = database_of(uri)
     with alone(database.parent) if database else nullcontext():  # two processes that create it at once would clash
+        if database:
+            begin(database)
         client = client_of(uri)
         _readable_while_written(database)
         artifacts = (database.resolve().parent / "mlartifacts").as_uri() if database else None

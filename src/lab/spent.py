@@ -21,7 +21,8 @@ from typing import Any
 
 from src.base.files import alone
 from src.base.schema import Run
-from src.lab.runs import Tracker, client_of, database_of, default_uri, unreachable_error
+from src.lab.database import client_of
+from src.lab.runs import Tracker, database_of, default_uri, unreachable_error
 
 ATTEMPT = "attempt"
 FIRST, LONGEST = 1.0, 30.0  # seconds between two beats: twice as many each time, up to the longest
