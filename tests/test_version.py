@@ -50,5 +50,7 @@ PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in (ROOT
 @pytest.mark.parametrize("page", sorted({*PAGES} - {"docs/log.md"}))
 def test_a_page_that_names_a_release_names_the_one_that_is_made_here(page: str) -> None:
     text = (ROOT / page).read_text()
-    named = re.findall(r"emergence-audit-(\d+\.\d+\.\d+)\.zip|--against v(\d+\.\d+\.\d+)|git tag .*?v(\d+\.\d+\.\d+)", text)
+    named = re.findall(
+        r"emergence-audit-(\d+\.\d+\.\d+)\.zip|--against v(\d+\.\d+\.\d+)|git tag .*?v(\d+\.\d+\.\d+)", text
+    )
     assert {number for each in named for number in each if number} <= {VERSION}
