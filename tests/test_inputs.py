@@ -21,6 +21,7 @@ from src.base.errors import UserError
 from src.base.files import ROOT, from_json_lines, json_lines
 from src.base.frames import inert
 from src.base.schema import Compat, Condition
+from src.cell import hashes
 from src.question import examples, prompts, readers
 from src.question.examples import Example
 from src.scoring import chance, match
@@ -203,3 +204,16 @@ def test_a_damaged_archive_is_named(tmp_path: Path, harm: Callable[[bytes], byte
 def test_a_task_file_may_have_any_name(tmp_path: Path, name: str) -> None:
     made = prepared(tmp_path, bigbench(SECOND).encode(), file=name)
     assert [asdict(e)["answer"] for e in made] == ["a clock", "a needle"]
+
+
+# ---- nothing that was run came to anything
+
+
+def test_a_suite_whose_every_cell_failed_has_hashes_of_nothing(tmp_path: Path) -> None:
+    """The ledger says why. The page can then be made of what is published."""
+    (tmp_path / "outputs/model").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds no cell"):
+        hashes.publish(tmp_path / "outputs", tmp_path / "hashes")
+    (tmp_path / "outputs/model/ledger.json").write_text("[]")
+    hashes.publish(tmp_path / "outputs", tmp_path / "hashes")
+    assert (tmp_path / "hashes/completions.csv").read_text().count("\n") == 1
