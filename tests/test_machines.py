@@ -145,6 +145,13 @@ def test_a_folder_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["out", "out/old"]
 
 
+def test_a_machine_without_a_temporary_folder_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nonexistent"])
+    with pytest.raises(UserError, match=r"it: no temporary folder can be written\..*TMPDIR"), disk_errors("it"):
+        tempfile.gettempdir()
+
+
 def test_two_reports_at_once_are_each_whole(tmp_path: Path) -> None:
     """The last one stands, with all of its files and none of the other."""
     begun = threading.Barrier(2)
