@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from src import report, stats
+from src import release, report, stats
 from src.base.cli import INTERRUPTED
 from src.base.errors import UserError, disk_errors
 from src.base.files import ROOT, whole_folder
@@ -150,6 +150,19 @@ def test_a_machine_without_a_temporary_folder_is_said(monkeypatch: pytest.Monkey
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nonexistent"])
     with pytest.raises(UserError, match=r"it: no temporary folder can be written\..*TMPDIR"), disk_errors("it"):
         tempfile.gettempdir()
+
+
+@pytest.mark.parametrize("text", [None, "", "[project]\n", "[project\n"])
+def test_a_release_without_a_version_is_refused(text: str | None, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "pyproject.toml").write_text(text)
+    with pytest.raises(UserError, match=r"pyproject\.toml does not say the version .*git checkout pyproject\.toml"):
+        release.version_of(tmp_path / "pyproject.toml")
+
+
+def test_a_release_of_a_tarball_says_that_it_is_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"A release says which commit made it\. .* is no git checkout"):
+        release.commit(tmp_path)
 
 
 def test_two_reports_at_once_are_each_whole(tmp_path: Path) -> None:
