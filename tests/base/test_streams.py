@@ -18,8 +18,8 @@ ODD = "src.base.cli import stage\nwith stage('it'): print('≥ ü 日本' * 3)"
 
 def shell(line: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {line}"], cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace", timeout=120,
-        env={**os.environ, **env}, check=False,
+        ["bash", "-c", f"set -o pipefail; {line}"], cwd=ROOT, capture_output=True, encoding="utf-8",
+        errors="replace", timeout=120, env={**os.environ, **env}, check=False,
     )  # fmt: skip
 
 
