@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from src import release, report, stats
-from src.base.cli import INTERRUPTED
+from src.base.cli import INTERRUPTED, stage
 from src.base.errors import UserError, disk_errors
 from src.base.files import ROOT, whole_folder
 from src.cell.compare import judged
@@ -150,6 +150,11 @@ def test_a_machine_without_a_temporary_folder_is_said(monkeypatch: pytest.Monkey
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nonexistent"])
     with pytest.raises(UserError, match=r"it: no temporary folder can be written\..*TMPDIR"), disk_errors("it"):
         tempfile.gettempdir()
+
+
+def test_a_machine_without_memory_is_said() -> None:
+    with pytest.raises(SystemExit, match="it: this process may have no more memory"), stage("it"):
+        bytearray(2**62)
 
 
 @pytest.mark.parametrize("text", [None, "", "[project]\n", "[project\n"])
