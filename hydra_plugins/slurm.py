@@ -95,14 +95,14 @@ class Launcher(SlurmLauncher):  # type: ignore[misc]
             job.paths.result_pickle.unlink(missing_ok=True)
         record = {_id(job): _meaning(words) for job, words in zip(jobs, asked.values(), strict=True)}
         with whole(jobs[0].paths.folder / RECORD) as part:
-            part.write_text(json.dumps(record))
+            part.write_text(json.dumps(record), encoding="utf-8")
         return jobs
 
     def _under_way(self, asked: Sequence[list[str]]) -> dict[int, Any]:
         """Place in `asked` -> the job that is in the queue for it, begun by an earlier start of this command."""
         from submitit import SlurmJob
 
-        records = [json.loads(path.read_text()) for path in self._folder().glob(f"*/{RECORD}")]
+        records = [json.loads(path.read_text(encoding="utf-8")) for path in self._folder().glob(f"*/{RECORD}")]
         known = {job: meaning for record in records for job, meaning in record.items()}
         wanted = {_meaning(words): place for place, words in enumerate(asked)}
         same = [job for job, meaning in known.items() if meaning in wanted]

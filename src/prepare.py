@@ -32,7 +32,7 @@ def examples(task: Task, text: str, exemplar_text: str | None = None) -> list[Ex
     if len(rows) != task.n_source:
         raise UserError(
             f"{task.name}: {task.file} holds {len(rows)} examples, conf/task/{task.name}.yaml says {task.n_source}. "
-            f"Fetch it again: dvc repro -f fetch@{task.source}"
+            f"Fetch it again: dvc repro -f fetch@{task.source}. Where the file is your own, mend n_source"
         )
     if exemplar_text is None:
         refuse_odd_exemplars(task, len(rows))
@@ -152,7 +152,9 @@ def prepare(task: Task, raw: Path = RAW) -> str:
         reason = why.read_text(encoding="utf-8").strip() if why.exists() else f"Make it: dvc repro fetch@{task.source}"
         raise UserError(f"{task.name}: {path} is {'no file' if path.exists() else 'missing'}. {reason}")
     exemplar_path = folder / task.exemplar_file if task.exemplar_file else None
-    from_file = exemplar_path and (exemplar_path.exists() or not task.exemplars)  # else the task's own items stand in
+    from_file = exemplar_path is not None and exemplar_path.is_file()  # else the task's own items stand in
+    if exemplar_path and not from_file and not task.exemplars:
+        raise UserError(f"{task.name}: {exemplar_path} is missing. Make it: dvc repro fetch@{task.source}")
     try:
         exemplar_text = exemplar_path.read_bytes().decode() if exemplar_path and from_file else None
         prepared = examples(task, path.read_bytes().decode(), exemplar_text)

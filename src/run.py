@@ -11,6 +11,7 @@ import functools
 import math
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -312,6 +313,7 @@ def execute(cfg: DictConfig) -> int:
     It is 0 where every cell is done or gaps are only reported, preemption.AGAIN where the run was stopped, else 1.
     """
     run = grid.compose_run(cfg)
+    tempfile.gettempdir()  # fails here in words. Later it would look like a checkpoint that cannot be loaded
     print(headline(run), flush=True)
     started, todo = time.monotonic(), shards.own_cells(run)
     results: list[Outcome] = []

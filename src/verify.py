@@ -48,6 +48,7 @@ from src.cell.regenerated import Sample, regenerated
 from src.cell.released import rebuilt_cells
 from src.engine import start
 from src.engine.job import Request
+from src.lab.moved import uri_of
 from src.pages.tables import load_tables, rows_of, to_csv
 from src.question import examples, prompts
 from src.statistics import own, rows
@@ -164,7 +165,7 @@ def anew(asked: Run, folder: Path) -> list[Entry]:
     """Every cell of a Run into `folder`, by the code that makes DVC's outputs."""
     apart = replace(
         asked, store=folder / "store", out=folder / "outputs" / asked.model.name,
-        tracking={"uri": f"sqlite:///{folder / 'runs.db'}", "experiment": "verify"},
+        tracking={"uri": uri_of(folder / "runs.db"), "experiment": "verify"},
     )  # fmt: skip
     return [outcome.entry for outcome in run.run_all(apart, apart.cells, check=lambda: None)]
 

@@ -219,6 +219,8 @@ DATA: list[Entry] = [
     ("task file", "gzip", f"{READ} bigbench (UnicodeDecodeError: ...). {MEND}", holding(b"\x1f\x8b\x08\x00\x00")),
     ("task file", "a folder", f"{TASK}: ... is no file. Make it: dvc repro fetch@bigbench", a_folder),
     ("task file", "changed since it was fetched", "bigbench: task.json has sha256 ..., conf/source/bigbench.yaml expects ... fetch it again.", changed_since),
+    ("task file", "the exemplars' file missing", f"{TASK}: ...shots.jsonl is missing. Make it: dvc repro fetch@bigbench",
+     holding(bigbench(FIRST), exemplar_file="shots.jsonl")),
     ("task YAML", "an index of no example", f"conf/task/{TASK}.yaml: exemplars=[-1]: exemplars are distinct indices into {TASK}/task.json, from 0 to 1",
      holding(bigbench(FIRST), exemplars=[-1])),
     ("task YAML", "an exemplar twice", f"{AT}exemplars=[0, 0]: task.exemplars is distinct indices into the file, from 0", task_yaml(exemplars=[0, 0])),

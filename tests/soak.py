@@ -217,7 +217,8 @@ class Soak:
     def round(self, most: int, names: Sequence[str]) -> None:
         """Kill one stage a few times, then let it end."""
         chance = random.Random(f"{self.seed}/{self.rounds}")
-        name = chance.choices(names, [max(self.seconds[each], 1.0) ** -0.5 for each in names])[0]
+        weights = [(3 if STAGES[each].gone else 1) * max(self.seconds[each], 1.0) ** -0.5 for each in names]
+        name = chance.choices(names, weights)[0]  # short ones and those that go on from something kept more often
         self.open = name
         self.save()
         self.remove(name)

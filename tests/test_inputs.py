@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import gzip
+import io
 import json
+import tarfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,13 +17,17 @@ from hypothesis import strategies as st
 
 from src import prepare
 from src.base import conf
+from src.base.errors import UserError
 from src.base.files import ROOT, from_json_lines, json_lines
 from src.base.frames import inert
 from src.base.schema import Compat, Condition
+from src.cell import hashes
 from src.question import examples, prompts, readers
 from src.question.examples import Example
 from src.scoring import chance, match
 from src.scoring.match import Rules
+from src.source import archives
+from src.source.pins import Source
 from tests.inputs import FIRST, ITEM, LABELLED, a_task, bigbench, lines
 
 ODD = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
@@ -154,10 +162,58 @@ def test_an_item_that_is_taken_has_one_right_option_that_can_be_said(options: li
     assert chance.chance_scored([prompt], rules) == pytest.approx(1 / len(options))
 
 
-# ---- names of files
+# ---- archives and names of files
+
+
+def archive_of(*names: str) -> bytes:
+    """A tar of files of 30 kB."""
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as archive:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = 30_000
+            archive.addfile(info, io.BytesIO(name[:1].encode() * info.size))
+    return plain.getvalue()
+
+
+def test_an_archive_of_several_gzip_members_is_read_to_its_end(tmp_path: Path) -> None:
+    plain, path = archive_of("one", "two", "three"), tmp_path / "own.tar.gz"
+    path.write_bytes(gzip.compress(plain[:40_000]) + gzip.compress(plain[40_000:]))
+    sizes = [(name, len(stream.read())) for name, stream in archives.sdist_members(path)]
+    assert sizes == [("one", 30_000), ("two", 30_000), ("three", 30_000)]
+
+
+HARMS: list[Callable[[bytes], bytes]] = [
+    lambda raw: raw[:-40],
+    lambda raw: b"no archive",
+    lambda raw: raw[:40] + b"xxxx" + raw[44:],
+    lambda raw: b"",
+]
+
+
+@pytest.mark.parametrize("harm", HARMS, ids=["cut", "another kind", "damaged", "empty"])
+def test_a_damaged_archive_is_named(tmp_path: Path, harm: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "own.tar.gz"
+    path.write_bytes(harm(gzip.compress(archive_of("task.json"))))
+    source = Source(name="own", licence="", folder="", files={"task.json": "0"}, disk_bytes=1)
+    with pytest.raises(UserError, match=r"own: own\.tar\.gz is damaged"):
+        archives.unpack(source, path, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["my riddles.json", "rätsel.JSON", "ein 'tick'.json"])
 def test_a_task_file_may_have_any_name(tmp_path: Path, name: str) -> None:
     made = prepared(tmp_path, bigbench(SECOND).encode(), file=name)
     assert [asdict(e)["answer"] for e in made] == ["a clock", "a needle"]
+
+
+# ---- nothing that was run came to anything
+
+
+def test_a_suite_whose_every_cell_failed_has_hashes_of_nothing(tmp_path: Path) -> None:
+    """The ledger says why. The page can then be made of what is published."""
+    (tmp_path / "outputs/model").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds no cell"):
+        hashes.publish(tmp_path / "outputs", tmp_path / "hashes")
+    (tmp_path / "outputs/model/ledger.json").write_text("[]")
+    hashes.publish(tmp_path / "outputs", tmp_path / "hashes")
+    assert (tmp_path / "hashes/completions.csv").read_text().count("\n") == 1

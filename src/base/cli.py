@@ -56,6 +56,8 @@ def stage(name: str, here: bool = False) -> Iterator[None]:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except MemoryError:
+        sys.exit(f"error: {name}: this process may have no more memory. Free some, or raise its limit (ulimit -v)")
     except OSError as error:
         if error.errno not in GONE or error.filename:
             raise

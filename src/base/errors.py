@@ -61,10 +61,14 @@ TOO_MANY = (errno.EMFILE, errno.ENFILE)
 
 @contextmanager
 def disk_errors(name: str) -> Iterator[None]:
-    """Turns the system errors in DISK into a UserError that begins with `name`."""
+    """Turns the system errors in DISK, and those of tempfile, into a UserError that begins with `name`."""
     try:
         yield
     except OSError as error:
+        if "temporary directory" in str(error):
+            raise UserError(
+                f"{name}: no temporary folder can be written. Make room, or set TMPDIR to a folder that has some"
+            ) from None
         if error.errno not in DISK:
             raise
         remedy = "Allow more (ulimit -n 1024)" if error.errno in TOO_MANY else "Free space or mend it"

@@ -54,6 +54,8 @@ class Null:
 
 def rank_correlations(x: Array, y: Array) -> Array:
     """Spearman's rho of each row of x (draws, tasks) with y (tasks,). NaN where either is the same for every task."""
+    if not len(y):
+        return np.full(len(x), np.nan)
     ranks = stats.rankdata(x, axis=1)
     apart, fixed = ranks - ranks.mean(axis=1, keepdims=True), stats.rankdata(y) - (len(y) + 1) / 2
     with np.errstate(invalid="ignore"):

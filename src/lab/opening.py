@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from src.base.files import ROOT, alone
 from src.base.logins import without_login
+from src.lab.database import begin, client_of
 from src.lab.moved import SCHEME, database_of, settle_in, uri_of
 from src.lab.refusals import refused, say, status_of
 from src.lab.views import VIEWS, state_of
@@ -34,22 +35,6 @@ def database_at(uri: str | None) -> Path | None:
     return database_of(uri or default_uri())
 
 
-def client_of(uri: str) -> Any:
-    """MLflow's client, quiet and soon tired of a server that does not answer."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # by default a dead server blocks for four minutes
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # seconds, for a server that hangs
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    import logging
-
-    import mlflow
-
-    for name in ("alembic", "mlflow"):  # after the import, because MLflow sets them then
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-
-    return mlflow.MlflowClient(uri)
-
-
 def connected(uri: str | None, experiment: str) -> tuple[Any, str]:
     """(client, experiment id). Database, experiment and views are created where they are missing."""
     uri = without_login(uri, os.environ) if uri else default_uri()
@@ -57,6 +42,7 @@ def connected(uri: str | None, experiment: str) -> tuple[Any, str]:
     with alone(database.parent) if database else nullcontext():  # two processes that create it at once would clash
         if database:
             _check_writable(database)
+            begin(database)
             settle_in(database)
         client = client_of(uri)
         _readable_while_written(database)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from src.base import git
@@ -32,9 +32,6 @@ FORMAT = "2"  # version of what is logged. `sync` logs a run of another version 
 UNREAL = ("random", "fake")  # weights whose numbers never stand among those of real weights
 PACKAGES = ("torch", "transformers", "tokenizers", "bert-score", "numpy", "pandas", "mlflow", "hydra-core", "dvc")
 SAMPLING = {"sampling_interval": 10, "samples_before_logging": 3}  # interval in s; means are logged
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def git_state() -> dict[str, str]:
@@ -137,7 +134,7 @@ def log_table(client: Any, run: Any, rows: Sequence[Mapping[str, Any]], name: st
         part.write_text(json.dumps(_table(rows)), encoding="utf-8")
 
 
-def log_figure(client: Any, run: Any, chart: Figure, name: str) -> None:
+def log_figure(client: Any, run: Any, chart: Any, name: str) -> None:
     """Log a figure as an artifact, to where `log_table` logs."""
     folder = own_folder(client, run)
     if folder is None:

@@ -72,7 +72,7 @@ def states(jobs: Collection[str]) -> dict[str, State] | None:
     numbers = sorted({job.split("_")[0] for job in jobs})
     command = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(numbers)}", "--format=%i|%T|%r"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return None
     if done.returncode and "Invalid job id" not in done.stderr:
@@ -128,7 +128,12 @@ def partitions() -> Sequence[str]:
     """The partitions of this cluster. Empty where Slurm does not answer."""
     try:
         done = subprocess.run(
-            ["sinfo", "--noheader", "--format=%R"], capture_output=True, text=True, check=False, timeout=60
+            ["sinfo", "--noheader", "--format=%R"],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=60,
         )
     except (OSError, subprocess.TimeoutExpired):
         return []

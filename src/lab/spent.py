@@ -22,7 +22,8 @@ from typing import Any
 from src.base.files import alone
 from src.base.logins import without_login
 from src.base.schema import Run
-from src.lab.opening import client_of, database_at, default_uri
+from src.lab.database import client_of
+from src.lab.opening import database_at, default_uri
 from src.lab.refusals import refused
 from src.lab.runs import Tracker
 
@@ -74,9 +75,11 @@ class Clock:
         self.cells += 1
         self.client.log_metric(self.run_id, "cell_s", wall_s, step=self.cells)
 
-    def finish(self, status: str) -> None:
+    def finish(self, status: str, reachable: bool) -> None:
         """The last beat. What cannot be told any more is left as it was told."""
         self.over.set()
+        if not reachable:  # a server that hangs would hold up the end
+            return
         self.thread.join()
         with suppress(Exception):
             self.beat()
@@ -107,7 +110,7 @@ def clocked(tracker: Tracker, run: Run, used: Used) -> Iterator[None]:
         raise
     finally:
         if tracker.clock:
-            tracker.clock.finish(status)
+            tracker.clock.finish(status, reachable=tracker.client is not None)
 
 
 def machine() -> str:
@@ -124,7 +127,7 @@ def machine() -> str:
 
 def _processor() -> str:
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

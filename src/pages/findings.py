@@ -120,7 +120,7 @@ def of_controls(rows: pd.DataFrame, tasks: Mapping[str, Task]) -> list[dict[str,
     told = rows[rows["control"].isin(["input_swapped", "shifts"])].sort_values(["control", "condition"])
     alone = told[told["task"] != ALL_TASKS]
     primary = [tasks[row.task].primary(row.prompt) == row.metric for row in alone.itertuples()]
-    most = alone[primary].groupby("condition")["metric"].agg(lambda metric: metric.mode().iloc[0])
+    most = alone.loc[primary].groupby("condition")["metric"].agg(lambda metric: metric.mode().iloc[0])
     whole = told[told["task"] == ALL_TASKS]
     return records(whole[whole["metric"] == whole["condition"].map(most)])
 

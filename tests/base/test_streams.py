@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,11 +17,9 @@ ODD = "src.base.cli import stage\nwith stage('it'): print('≥ ü 日本' * 3)"
 
 
 def shell(line: str, **env: str) -> subprocess.CompletedProcess[str]:
-    import os
-
     return subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {line}"], cwd=ROOT, capture_output=True, encoding="utf-8", timeout=120,
-        env={**os.environ, **env}, check=False,
+        ["bash", "-c", f"set -o pipefail; {line}"], cwd=ROOT, capture_output=True, encoding="utf-8",
+        errors="replace", timeout=120, env={**os.environ, **env}, check=False,
     )  # fmt: skip
 
 
@@ -55,3 +55,11 @@ def test_a_character_that_the_terminal_lacks_is_shown_as_its_escape(env: dict[st
     done = shell(f"""'{sys.executable}' -c "from {ODD}" """, **env)
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+@pytest.mark.parametrize("command", ["prepare", "fetch bigbench"])
+def test_a_stage_in_another_folder_writes_nothing_and_names_the_project(command: str, tmp_path: Path) -> None:
+    done = shell(f"cd '{tmp_path}' && '{sys.executable}' -m src.{command}", PYTHONPATH=str(ROOT))
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith(f"holds no conf: cd {ROOT}")
+    assert list(tmp_path.iterdir()) == []

@@ -5,6 +5,7 @@ The commands are those of docs/cluster.md, with a tiny random checkpoint in the 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -120,7 +121,8 @@ def lab(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     tiny("llama", folder / "weights")
     (folder / "tasks").mkdir()
     for task in line.TASKS:
-        (folder / "tasks" / f"{task}.jsonl").write_text(line.made_up(task, N))
+        of_its_own = line.made_up(task, N).replace("What ", f"In {task}, what ")  # equal prompts would be asked twice
+        (folder / "tasks" / f"{task}.jsonl").write_text(of_its_own)
     return Lab(folder, slurm)
 
 
@@ -181,10 +183,11 @@ def test_two_tasks_at_once_one_warned_of_its_end_and_the_waiting_command_begun_a
 def test_a_job_goes_back_only_as_often_as_allowed(lab):
     waiting = lab.sweep("once", "slurm_cpu", "hydra.launcher.max_num_timeout=0")
     lab.under_way("once", waiting)
-    for job in [job for job, state in lab.slurm.states().items() if state == "RUNNING"]:
+    tasks = [job for job, state in lab.slurm.states().items() if state == "RUNNING"]
+    for job in tasks:
         lab.slurm.said("scancel", "--signal=USR2", job)
     assert "stopped: the same command goes on" in ended(waiting, preemption.AGAIN)
-    assert not {"PENDING", "RUNNING"} & {*lab.slurm.states().values()}
+    lab.slurm.wait(lambda: [lab.slurm.states()[job] for job in tasks] == ["COMPLETED"] * 2)
     before = len(lab.written("once"))
     ended(lab.sweep("once"), 0)
     assert len(lab.written("once")) > before
@@ -218,7 +221,8 @@ def test_a_higher_partition_and_a_node_that_goes_down_put_jobs_back_and_they_go_
     node = f"NodeName={lab.slurm.node}"
     lab.slurm.said("scontrol", "update", node, "State=DOWN", "Reason=test")
     lab.slurm.wait(lambda: [lab.slurm.states()[job] for job in tasks] == ["PENDING"] * 2)
-    lab.slurm.said("scontrol", "update", node, "State=RESUME")
+    with contextlib.suppress(AssertionError):  # a node whose slurmd lives may have come back by itself
+        lab.slurm.said("scontrol", "update", node, "State=RESUME")
     assert "2 of 2 jobs done" in ended(waiting, 0)
     assert [lab.slurm.fields(job)["Restarts"] for job in tasks] == ["2", "2"]
     lab.compare("preempted")
@@ -235,7 +239,7 @@ def test_the_line_without_submitit_goes_on_after_a_warning_and_ends_where_it_is_
     assert [state[task]["JobState"] for task in range(3)] == ["COMPLETED", "CANCELLED", "FAILED"]
     assert state[2]["ExitCode"] == "1:0"
     said = lab.outputs("plain")
-    assert "error: shard is a whole number from 0 to 1" in said
+    assert "with shards=2, shard is a whole number from 0 to 1" in said
     assert "stopped by SIGUSR1: every finished batch is in the example store; the same command goes on" in said
     again = lab.submit("plain", "--array=1")
     lab.slurm.wait(lambda: lab.slurm.fields(f"{again}_1")["JobState"] == "COMPLETED")
