@@ -1,20 +1,26 @@
-# `make repro` and `make test` are all a bare clone needs. Torch comes first: the lock leaves it out, because one lock
+# `make repro` and `make test` are all a bare clone needs. Torch comes by itself: the lock leaves it out, because one lock
 # cannot name both its CPU and its CUDA file.
+# It runs on GNU make 3.81 and bash 3.2, which macOS has, and in a folder whose path has a space.
 SHELL := /bin/bash
-PYTHON ?= python3.11
+# make PYTHON=/path/to/python3.12 names the interpreter; else the newest supported one that is found (.ci/interpreter).
+PYTHON ?=
 BIN := .venv/bin
+# pyproject.toml names it, too.
 TORCH := torch==2.13.0
+# The largest download needs no torch, so it comes while torch is installed, where the goal needs it.
+EARLY := $(if $(filter repro test test-slow check,$(or $(MAKECMDGOALS),repro)),$(shell sed -n 's/^- \(bigbench\)$$/\1/p' params.yaml))
+INSTALL = PYTHON="$(PYTHON)" MAKECMDGOALS="$(MAKECMDGOALS)"
 # A file of tests stays on one worker, and the longest files start first (tests/conftest.py).
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export HF_HUB_DISABLE_TELEMETRY := 1
-# Compiled modules are kept whatever the shell says: .venv/ready leaves compiling to the first import of what is really
+# Compiled modules are kept whatever the shell says: .ci/install leaves compiling to the first import of what is really
 # used, which takes a minute and a half off the installation.
 export PYTHONDONTWRITEBYTECODE :=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test test-slow check lint audit-deps ui laptop controls compat verify release bench lock clean
+.PHONY: repro test test-slow check lint audit-deps ui laptop controls test-servers compat verify release bench soak lock resolve clean
 
 repro: .venv/ready  ## the main job: fetch, prepare, infer, collect, stats, report
 	dvc repro
@@ -30,10 +36,18 @@ test-slow: .venv/slow  ## what takes longer: real weights, a browser, killed pro
 
 check: .venv/slow  ## test and test-slow in one session, so that they share what they set up
 	dvc repro --quiet prepare
-	$(PYTEST) -m "" --durations=12
+	$(PYTEST) -m "not servers" --durations=12
 
 .venv/slow: .venv/ready requirements-slow.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements-slow.lock
+	@touch $@
+
+test-servers: .venv/ready .venv/servers/ready  ## vLLM and llama.cpp's server on this CPU beside the local engine
+	dvc repro --quiet prepare fetch@smollm2_135m_instruct
+	OMP_NUM_THREADS=1 python -m pytest -s -rs -m servers --durations=12 tests/servers
+
+.venv/servers/ready: tests/servers/install  ## an environment for each, 3.6 GB together
+	PYTHON="$(BIN)/python" TORCH="$(TORCH)" tests/servers/install .venv/servers
 	@touch $@
 
 lint: .venv/ready
@@ -42,7 +56,7 @@ lint: .venv/ready
 	mypy
 
 audit-deps:  ## known vulnerabilities of what the locks pin; says "not audited here" where no advisory service answers
-	PYTHON=$(PYTHON) .ci/audit requirements.lock requirements-slow.lock
+	PYTHON="$(PYTHON)" .ci/audit requirements.lock requirements-slow.lock
 
 ui: .venv/ready  ## the MLflow UI on this project's runs
 	python -m src.tracking
@@ -74,30 +88,31 @@ bench: .venv/bench/ready  ## the engine beside lm-evaluation-harness and plain g
 	PYTHONPATH=. .venv/bench/bin/python benchmarks/engine.py $(BENCH)
 
 .venv/bench/ready: .venv/ready
-	$(PYTHON) -m venv .venv/bench
+	$(BIN)/python -m venv .venv/bench
 	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > .venv/bench/base.txt
-	mv .venv/bench/base.txt .venv/bench/lib/python3.11/site-packages/base.pth  # what the lock installed, and on top of it:
-	.venv/bench/bin/pip install --quiet --disable-pip-version-check lm-eval==0.4.13 ctranslate2==4.8.5
+	mv .venv/bench/base.txt "$$(.venv/bench/bin/python -c 'import site; print(site.getsitepackages()[0])')/base.pth"  # what the lock installed,
+	.venv/bench/bin/pip install --quiet --disable-pip-version-check lm-eval==0.4.13 ctranslate2==4.8.5  # and on top of it
 	@touch $@
 
-lock: .venv/ready  ## requirements*.in -> requirements*.lock, hashed, without torch
-	# needs a CPU file of torch, or CUDA's packages enter the lock: make lock LOCK_ARGS="--find-links <its folder>"
-	$(PYTHON) -m venv .venv/uv && .venv/uv/bin/pip install --quiet uv
+soak: .venv/ready  ## random kills over all stages, e.g. SOAK="--kills 1000 --seed 0 --minutes 30"; started again, it goes on
+	python -m tests.soak $(SOAK)
+
+lock: .venv/ready  ## requirements*.in -> requirements*.lock: versions stay, unless LOCK_ARGS=--upgrade (CONTRIBUTING.md)
 	echo "$(TORCH)" > .venv/torch.txt
-	.venv/uv/bin/uv pip compile --quiet --generate-hashes --python-version 3.11 --constraint .venv/torch.txt \
-	  --no-emit-package torch --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
-	  $(LOCK_ARGS) requirements.in -o requirements.lock
-	.venv/uv/bin/uv pip compile --quiet --generate-hashes --python-version 3.11 --constraint .venv/torch.txt \
-	  --no-emit-package torch --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
-	  $(LOCK_ARGS) requirements-slow.in -o requirements-slow.lock
+	for name in requirements requirements-slow; do \
+	  uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-python-downloads \
+	    --constraint .venv/torch.txt --no-emit-package torch --no-emit-index-url --no-emit-find-links \
+	    --custom-compile-command "make lock" $(LOCK_ARGS) $$name.in -o $$name.lock || exit 1; done
+	.ci/resolve
 
-.venv/ready: requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-	  { echo "error: Python 3.11 is needed; name it: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
-	@touch $@
+resolve: .venv/ready  ## do the locks resolve to files for every Python and platform in docs/pythons.md? asks PyPI
+	.ci/resolve
+
+# --stale prints again where the .venv that is there cannot be used, and `again` is never up to date.
+.venv/ready: requirements.lock $(shell $(INSTALL) bash .ci/install --stale)
+	@$(INSTALL) TORCH="$(TORCH)" EARLY="$(EARLY)" bash .ci/install
+
+again:
 
 clean:  ## forget what can be made again; the example store and MLflow runs stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis multirun

@@ -24,6 +24,7 @@ from src.cell import file
 from src.cell.file import read_cell
 from src.lab import runs
 from src.lab.facts import facts_of, from_conf
+from src.lab.opening import connected
 
 
 def said(what: str, seconds: list[float]) -> None:
@@ -34,7 +35,7 @@ def said(what: str, seconds: list[float]) -> None:
 def alone(uri: str | None, folder: Path) -> None:
     """Log every cell of data/outputs, first new, then again as an update; the table of examples is as it is there."""
     heads, _ = tracking.finished([Path("data/outputs")])
-    client, experiment = runs.connected(uri or f"sqlite:///{folder / 'alone.db'}", f"benchmark-{time.time_ns()}")
+    client, experiment = connected(uri or f"sqlite:///{folder / 'alone.db'}", f"benchmark-{time.time_ns()}")
     lettered = [read_cell(path) for path, head in heads.items() if head.lettered]
     recorded = [from_conf(*each) for each in lettered]
     scored = [file.scored(*each, None, r.params["primary_metric"]) for each, r in zip(lettered, recorded, strict=True)]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.utils import JobReturn
 
+from src.base.errors import UserError
 from src.lab import preemption
 
 
@@ -22,6 +23,10 @@ class Sweeper(BasicSweeper):
         except preemption.Stopped as stop:
             print(f"stopped by {stop}: the same command goes on with what is left", file=sys.stderr)
             sys.exit(preemption.AGAIN)
+        except KeyboardInterrupt:
+            sys.exit("interrupted: the same command goes on with what is left")
+        except UserError as error:  # of a launcher
+            sys.exit(f"error: {error}")
         sys.exit(concluded([job for batch in batches for job in batch]))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.base import conf
-from src.base.cli import command
+from src.base.cli import command, stage
 from src.base.errors import UserError
 from src.base.files import ROOT
 from src.base.frames import printable, write_csv
@@ -151,7 +151,7 @@ def main() -> None:
     given = parse()
     import pandas as pd
 
-    try:
+    with stage("annotate"):
         if given.way == "draw":
             if given.sheet.exists():
                 raise UserError(f"{given.sheet} exists and may hold grades. Name another file.")
@@ -164,8 +164,6 @@ def main() -> None:
         summary = summarise([grades(path) for path in given.sheets], pd.read_parquet(ROOT / SCORES))
         write_csv(pd.DataFrame(summary, columns=list(COLUMNS)), ROOT / GRADED)
         print(f"{GRADED}: {sum(row['n'] for row in summary)} graded outputs of {len(summary)} tasks. Next: dvc repro")
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

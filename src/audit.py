@@ -48,9 +48,9 @@ def main() -> None:
     with stage("audit"):
         found = audit_frames(ROOT, float(grid.params()["alpha"]))
         write(found, ROOT)
-    for what, name in (("statements", "audit"), ("independent inferences", "inferences")):
-        words = list(found[name]["word"])
-        print(f"{len(words)} {what}: " + ", ".join(f"{n} {word}" for word, n in word_counts(words).items() if n))
+        for what, name in (("statements", "audit"), ("independent inferences", "inferences")):
+            words = list(found[name]["word"])
+            print(f"{len(words)} {what}: " + ", ".join(f"{n} {word}" for word, n in word_counts(words).items() if n))
 
 
 if __name__ == "__main__":

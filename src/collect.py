@@ -111,12 +111,12 @@ def main() -> None:
     parser.add_argument("outputs", nargs="?", type=Path, default=OUTPUTS, help="folder of cells (data/outputs)")
     parser.add_argument("scores", nargs="?", type=Path, default=SCORES, help="table to write (data/scores.parquet)")
     given = parser.parse_args()
-    with stage("collect"):
+    with stage("collect", here=True):
         print(suite_line(grid.params()), flush=True)
         frame = collect(given.outputs)
         with whole(given.scores) as part:
             as_declared("scores", frame).to_parquet(part, index=False)
-    print(f"{given.scores}: {len(frame)} scores of {frame.fingerprint.nunique() if len(frame) else 0} cells")
+        print(f"{given.scores}: {len(frame)} scores of {frame.fingerprint.nunique() if len(frame) else 0} cells")
 
 
 if __name__ == "__main__":

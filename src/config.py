@@ -17,9 +17,9 @@ def main() -> None:
     with stage("params.yaml"):
         params = grid.checked_params(grid.composed_params(words))
         with whole(ROOT / "params.yaml") as part:
-            part.write_text(OmegaConf.to_yaml(params))
-    models, tasks = len(params["models"]), len(params["tasks"])
-    print(f"params.yaml: suite {params['suite']}, {models} models, {tasks} tasks. dvc repro")
+            part.write_text(OmegaConf.to_yaml(params), encoding="utf-8")
+        models, tasks = len(params["models"]), len(params["tasks"])
+        print(f"params.yaml: suite {params['suite']}, {models} models, {tasks} tasks. dvc repro")
 
 
 if __name__ == "__main__":

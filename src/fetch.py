@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from src.base import conf, grid
-from src.base.cli import command
+from src.base.cli import command, stage
 from src.base.conf import EXEMPLARS
 from src.base.errors import UserError, disk_errors
 from src.base.schema import Encoder, Model
@@ -85,7 +85,7 @@ def note_unavailable(source: Source, reason: str, root: Path = Path()) -> None:
     """Writes the reason into the source's folder, so that the rest of the pipeline goes on and names the gap."""
     folder = root / source.folder
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / NOTE).write_text(reason + "\n")
+    (folder / NOTE).write_text(reason + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -200,14 +200,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0, or 1 with one `error: ...` line."""
     arguments = parse(argv)
-    try:
+    with stage("fetch", here=True):
         if any("=" in name for name in arguments.names):
             return fetch_suite(arguments.names)
         for source in [load_source(name) for name in arguments.names]:
             _report(source, arguments.incomplete == "report")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     return 0
 
 

@@ -71,7 +71,7 @@ Pairs = list[tuple[Score, Score]]
 
 def prefix_rows(tasks: Path = examples.TASKS) -> list[dict[str, Any]]:
     """A row (PREFIX_COLUMNS) for each prefix of data/published/exemplars.json. tasks: folder of prepared tasks."""
-    published = json.loads(conf.EXEMPLARS.read_text())
+    published = json.loads(conf.EXEMPLARS.read_text(encoding="utf-8"))
     return [
         prefix_row(conf.load_task(name), prompt, prefix["sha256"], tasks)
         for name, entry in published.items()
@@ -344,7 +344,7 @@ def main() -> None:
     parser.add_argument("outputs", nargs="?", type=Path, help="cells of runs with and without switches")
     parser.add_argument("folder", nargs="?", type=Path, default=Path("data/reference"), help="where the csv files go")
     given = parser.parse_args()
-    with stage("fidelity"):
+    with stage("fidelity", here=True):
         print(suite_line(grid.params()), flush=True)
         if given.outputs:
             print(*write_reference(given.outputs, given.folder))
@@ -359,9 +359,9 @@ def main() -> None:
         for name, frame in frames.items():
             with whole(OUT / f"{name}.parquet") as part:
                 as_declared(name, frame).to_parquet(part, index=False)
-    equal = frames["prefixes"]["equal"]
-    compared = int(equal.notna().sum())
-    print(f"{OUT}: {int(equal.sum())} of {compared} rebuilt prefixes equal the published ones, {len(equal)} published")
+        equal = frames["prefixes"]["equal"]
+        same, compared = int(equal.sum()), int(equal.notna().sum())
+        print(f"{OUT}: {same} of {compared} rebuilt prefixes equal the published ones, {len(equal)} published")
 
 
 if __name__ == "__main__":

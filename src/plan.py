@@ -1,5 +1,7 @@
 """The grid before it runs: `python -m src.plan [suite=paper] [+model=NAME] [limit=8] [--csv FILE] [--measure [S]]`.
 
+`--spent` looks back instead: what was computed so far, failed and killed runs included.
+
 Tokens are counted with the model's own tokenizer if its tokenizer.json is on this disk. If not, four characters count
 as one token (marked ~). A task that is not prepared has the number of examples in conf/task and the mean tokens of the
 others. A prefix is computed once for each cell, but an API is sent it with every prompt. Every completion counts with
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,11 +24,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from src.base.cli import command
+from src.base.cli import command, stage
 from src.base.errors import UserError
 from src.base.files import ROOT
 from src.base.frames import write_csv
-from src.base.grid import asked_of, composed_params, params_with
+from src.base.grid import asked_of, composed, composed_params, params_with
 from src.base.schema import Condition, Model, Task
 from src.cell.file import glance, path_of
 from src.lab.speed import SECONDS, known_rate, measure, rate
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
 DONE, MISSING, NOT_RUNNABLE = "done", "missing", "not_runnable"
 PUBLISHED = ROOT / "data/published/scores.csv"
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+TEXTS = ("experiment", "suite", "machine", "ended")  # columns of --spent
 GPU_GB, HEADROOM = 80.0, 1.2  # memory of one GPU; factor for what a model needs beside its weights
 
 
@@ -236,7 +240,7 @@ def published(path: Path = PUBLISHED) -> list[Released]:
     grid = grid_of(suite)
     planned = {model.name: completions(grid, model) for model in grid.models}
     lines: dict[tuple[str, str], list[dict[str, str]]] = {}
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             part = "paper" if row["task"] in suite["tasks"] else row["task"]
             key = (row["model"], part if row["model"] in planned else "model not in the paper")
@@ -271,7 +275,7 @@ def _table(*columns: str) -> Any:
 
     table = Table(box=None)
     for name in columns:
-        text = name in ("model", "weights", "note", "part", "what", "found", "do")
+        text = name in ("model", "weights", "note", "part", "what", "found", "do", *TEXTS)
         table.add_column(name, justify="left" if text else "right", overflow="fold")
     return table
 
@@ -344,35 +348,74 @@ def _sum(table: Any, part: str, rows: Sequence[Released]) -> None:
     table.add_row(part, "all", *(f"{n:,}" for n in sums), style="bold")
 
 
+def show_spent(uri: str | None, path: Path | None, as_json: bool) -> None:
+    """Print what was computed so far, by experiment, model, suite and machine. Raises UserError."""
+    from src.lab import spent
+
+    rows = spent.spent(uri)
+    whole, said = spent.total(rows), spent.remarks(rows)
+    if path:
+        write_rows(path, rows)
+    if as_json:
+        print(json.dumps({"rows": [asdict(row) for row in rows], "all": asdict(whole), "remarks": said}, indent=1))
+        return
+    if not rows:
+        print("Nothing was computed yet, or no run of it reached MLflow: there is no sum to show")
+        return
+    table = _table("experiment", "model", "suite", "machine", "ended", "n", "wall", "CPU", "tokens", "USD")
+    for row in [*rows, whole]:
+        cpu = spent.UNKNOWN if row.cpu_s is None else spent.clock_time(row.cpu_s)
+        usd = f"{row.usd:,.6f}".rstrip("0").rstrip(".") if row.usd else ""
+        numbers = (f"{row.n:,}", spent.clock_time(row.wall_s), cpu, f"{row.tokens:,}", usd)
+        style = "bold" if row is whole else None
+        table.add_row(row.experiment, row.model, row.suite, row.machine, row.ended, *numbers, style=style)
+    print("Runs of models so far, as MLflow knows them (hours:minutes:seconds):")
+    _console().print(table)
+    print(*said, sep="\n")
+
+
 def write_rows(path: Path, rows: Iterable[Any]) -> None:
     """Write a csv file. The kinds of tokens are columns."""
     import pandas as pd
 
-    flat = [
-        {**{k: v for k, v in asdict(row).items() if k != "tokens"}, **asdict(row).get("tokens", {})} for row in rows
-    ]
+    told = [asdict(row) for row in rows]
+    flat = [row | row.pop("tokens") if isinstance(row.get("tokens"), dict) else row for row in told]
     write_csv(pd.DataFrame(flat), path, digits=12)  # token counts whole
 
 
 def parse(argv: Sequence[str]) -> Any:
     """Command line."""
     parser = command(
-        "plan", __doc__, "", "suite=paper --csv plan.csv", "suite=paper +model=llama_7b --measure", "published"
+        "plan",
+        __doc__,
+        "",
+        "suite=paper --csv plan.csv",
+        "suite=paper +model=llama_7b --measure",
+        "published",
+        "--spent",
     )
     parser.add_argument("words", nargs="*", help="suite=NAME, +model=NAME, limit=8, ...; or: published")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write a line a cell")
+    parser.add_argument(
+        "--spent", action="store_true", help="what was computed so far, failed runs included, from MLflow"
+    )
+    parser.add_argument("--json", action="store_true", help="with --spent: print JSON")
     parser.add_argument("--measure", type=float, nargs="?", const=SECONDS, metavar="S", help="calibrate for S seconds")
     return parser.parse_intermixed_args(argv)
 
 
 def execute(given: Any) -> None:
     """Run the command. Raises UserError."""
+    if given.json and not given.spent:
+        raise UserError("--json is of --spent. For the plan take --csv FILE")
     if given.words == ["published"]:
         released = published()
         show_published(released)
         if given.csv:
             write_rows(given.csv, released)
         return
+    if given.spent:
+        return show_spent(composed(given.words).tracking.uri, given.csv, given.json)
     settings = params_with(given.words)
     if given.measure:
         print(f"measuring for {given.measure:.0f} s: {measure(settings, given.measure).tokens_per_s:,.0f} tokens/s")
@@ -391,10 +434,8 @@ def execute(given: Any) -> None:
 def main() -> None:
     """Show the plan of the settings on the command line. Without any, of params.yaml."""
     given = parse(sys.argv[1:])
-    try:
+    with stage("plan"):
         execute(given)
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ import argparse
 import hashlib
 import json
 import mimetypes
-import subprocess
-import sys
 import tomllib
 import zipfile
 import zlib
@@ -24,6 +22,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from src.base import git
+from src.base.cli import stage
 from src.base.errors import UserError
 from src.base.files import ROOT, whole
 from src.cell.file import cell_files
@@ -104,17 +104,14 @@ def manifest(files: Mapping[str, bytes]) -> bytes:
 def commit(root: Path) -> tuple[str, str]:
     """(hash, day) of the checked-out commit. Raises UserError without git."""
     try:
-        words = ["git", "log", "-1", "--format=%H %cs"]
-        done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise UserError(f"{root} is no git checkout, so the release could not say which code made it") from error
-    revision, day = done.stdout.split()
-    return revision, day
+        return git.commit(root)
+    except UserError as error:
+        raise UserError(f"A release says which commit made it. {error}") from error
 
 
 def write(root: Path, archive: Path | None = None) -> Path:
     """The archive of a finished run under `root`. Raises UserError where there is none."""
-    version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+    version = version_of(root / "pyproject.toml")
     files = members(root)
     revision, day = commit(root)
     described = json.dumps(crate(files, version, day, revision), indent=1, ensure_ascii=False) + "\n"
@@ -122,6 +119,16 @@ def write(root: Path, archive: Path | None = None) -> Path:
     path = archive or root / f"dist/emergence-audit-{version}.zip"
     zipped(path, {**files, MANIFEST: manifest(files)})
     return path
+
+
+def version_of(path: Path) -> str:
+    """The project's version. Raises UserError where pyproject.toml does not say it."""
+    try:
+        return str(tomllib.loads(path.read_text(encoding="utf-8"))["project"]["version"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path.name} does not say the version ({error!r}). Restore it: git checkout {path.name}"
+        ) from None
 
 
 def zipped(path: Path, files: Mapping[str, bytes]) -> None:
@@ -138,7 +145,7 @@ def unpacked(bundle: Path, folder: Path) -> list[str]:
     try:
         with zipfile.ZipFile(bundle) as archive:
             archive.extractall(folder)
-        listed = (folder / MANIFEST).read_text().splitlines()
+        listed = (folder / MANIFEST).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, zipfile.BadZipFile, zlib.error, ValueError) as error:
         raise UserError(
             f"{bundle} is damaged or no release ({error}). Get it again, or make it: make release"
@@ -151,8 +158,7 @@ def unpacked(bundle: Path, folder: Path) -> list[str]:
 
 def unfinished(root: Path) -> str:
     """The files that git does not have as they are here, a line each; "" where all is committed."""
-    words = ["git", "status", "--porcelain", "--", "conf", "params.yaml", "dvc.yaml", "dvc.lock", "reports", "src"]
-    return subprocess.run(words, cwd=root, capture_output=True, text=True, check=False).stdout.rstrip()
+    return git.changes(["conf", "params.yaml", "dvc.yaml", "dvc.lock", "reports", "src"], root)
 
 
 def main() -> None:
@@ -162,14 +168,12 @@ def main() -> None:
     )
     parser.add_argument("archive", nargs="?", type=Path, help="default: dist/emergence-audit-<version>.zip")
     given = parser.parse_args()
-    try:
+    with stage("release"):
         if changed := unfinished(ROOT):
             raise UserError(f"a release names one commit, and these are not in it. Commit them first:\n{changed}")
         path = write(ROOT, given.archive)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    print(f"{path}: sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}")
-    print(f"check it: python -m src.verify {path} --level tables")
+        print(f"{path}: sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}")
+        print(f"check it: python -m src.verify {path} --level tables")
 
 
 if __name__ == "__main__":

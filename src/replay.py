@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.base import conf
-from src.base.cli import command
+from src.base.cli import command, stage
 from src.base.errors import UserError
 from src.base.files import ROOT
 from src.base.frames import write_csv
@@ -286,16 +286,14 @@ def replayed(given: argparse.Namespace) -> pd.DataFrame:
 def main() -> None:
     """Write the table, print how many cells agree and each file left out. Exit code 1 where a file is bad."""
     given = parsed(sys.argv[1:])
-    try:
+    with stage("replay"):
         frame = replayed(given)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    write_csv(frame, given.out, digits=10)
-    left = frame[frame["file"].notna()]
-    counts = frame.loc[frame["file"].isna(), "status"].str.split(":").str[0].value_counts()
-    print(f"{given.out}: {sum(counts)} cells", *(f"{n} {name}" for name, n in counts.items()), sep="\n  ")
-    for row in left.itertuples():
-        print(f"{row.file}: {row.status}", file=sys.stderr)
+        write_csv(frame, given.out, digits=10)
+        left = frame[frame["file"].notna()]
+        counts = frame.loc[frame["file"].isna(), "status"].str.split(":").str[0].value_counts()
+        print(f"{given.out}: {sum(counts)} cells", *(f"{n} {name}" for name, n in counts.items()), sep="\n  ")
+        for row in left.itertuples():
+            print(f"{row.file}: {row.status}", file=sys.stderr)
     sys.exit(int(left["status"].str.startswith("bad file").any()))
 
 

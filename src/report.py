@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.base import grid
 from src.base.cli import command, stage, suite_line
-from src.base.files import ROOT
+from src.base.files import ROOT, alone, emptied, put_in_place, remove
 from src.base.frames import column_list, differences, load_schemas, read_frame, write_csv
 from src.base.metrics import OWN, PUBLISHED
 from src.pages.findings import metrics, summaries
@@ -25,7 +25,7 @@ from src.pages.tables import load_tables, rows_of, write_table
 if TYPE_CHECKING:
     import pandas as pd
 
-STAGING = "reports/.partial"
+STAGING = ".partial"  # beside the outs, because a file is renamed on one disk only
 STATISTICS = "docs/statistics.md"
 MARKERS = ("<!-- columns: python -m src.report --columns -->", "<!-- end of columns -->")
 OUTS = (
@@ -40,24 +40,28 @@ OUTS = (
 
 @contextmanager
 def staged(root: Path) -> Iterator[Path]:
-    """A folder to write into; at the end, if nothing was raised, what it holds replaces the outs of the stage."""
-    staging = root / STAGING
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
+    """A folder to write into; at the end, if nothing was raised, what it holds replaces the outs of the stage.
+
+    Two reports at once are made one after the other. An out may be a link, and reports and data may lie on two disks.
+    """
+    with alone(root / "reports"), ExitStack() as leftovers:
+        staging = emptied(root / "reports" / STAGING)
+        leftovers.callback(shutil.rmtree, staging, ignore_errors=True)
         yield staging
-        for out in OUTS:
-            _publish(staging / out, root / out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _publish(made: Path, target: Path) -> None:
-    if target.is_dir():
-        shutil.rmtree(target)
-    if made.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        made.replace(target)
+        moves = [(staging / out, (root / out).resolve()) for out in OUTS]
+        for made, target in moves:  # first onto the disk of the target, so that no rename can fail for want of room
+            beside = target.with_name(f"{STAGING}.{target.name}")
+            leftovers.callback(remove, beside)
+            remove(beside)
+            if made.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(made, beside)
+        for _, target in moves:
+            beside = target.with_name(f"{STAGING}.{target.name}")
+            if beside.exists():
+                put_in_place(beside, target)
+            else:
+                remove(target)
 
 
 def build(root: Path) -> None:
@@ -73,7 +77,9 @@ def build(root: Path) -> None:
         drawings = {figure.name: draw(root, figure, folder / "reports/figures") for figure in load_figures(root)}
         drawn = {name: drawing for name, drawing in drawings.items() if drawing}
         write_plots(root, cells, folder / "reports/plots")
-        (folder / "reports/metrics.json").write_text(json.dumps(metrics(numbers), indent=2, sort_keys=True) + "\n")
+        (folder / "reports/metrics.json").write_text(
+            json.dumps(metrics(numbers), indent=2, sort_keys=True) + "\n", encoding="utf-8"
+        )
         page = page_of(root, Made(public, rows, drawn, cells, numbers))
         (folder / "reports/index.html").write_text(page, encoding="utf-8")
 
@@ -121,7 +127,7 @@ def main() -> None:
         build(ROOT)
         if not (ROOT / "data/audit/audit.parquet").exists():
             print("data/audit is missing: the page has no verdicts. Make it: python -m src.audit")
-    print("reports/index.html")
+        print("reports/index.html")
 
 
 if __name__ == "__main__":

@@ -11,17 +11,20 @@ import functools
 import math
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from src.base import conf, grid
+from src.base.cli import explained
 from src.base.errors import UserError, disk_errors
 from src.base.files import ROOT
 from src.base.schema import Cell, Run
+from src.base.secrets import shown
 from src.base.values import digest
 from src.cell import file
 from src.cell.file import (
@@ -39,7 +42,7 @@ from src.cell.ledger import DONE, FAILED, NOT_DONE, NOT_RUNNABLE, Entry, Outcome
 from src.cell.store import PROOF, Store
 from src.engine.job import Completion, Engine, Likelihood, Proof, Request, Result
 from src.engine.start import engine_of
-from src.lab import facts, preemption, runs, shards
+from src.lab import facts, preemption, runs, shards, spent
 from src.lab.preemption import Stopped
 from src.lab.progress import headline, label, progress, report
 from src.question import examples, prompts
@@ -221,6 +224,12 @@ def finish(bench: Bench, cell: Cell, answered: Answered) -> Outcome:
     return Outcome(entry, scored.summary.n, scored.summary.accuracy, scored.summary.unparsed)
 
 
+def spent_by(engine: Engine) -> dict[str, float]:
+    """What an engine has counted so far, by the names of MLflow's metrics."""
+    counted = {"tokens": float(_tokens(engine)), "cost_usd": _cost_usd(engine)}
+    return {name: value for name, value in counted.items() if name == "tokens" or value}
+
+
 def _tokens(engine: Engine) -> int:
     return int(getattr(engine, "tokens", 0))
 
@@ -246,7 +255,7 @@ def attempt(run: Run, cell: Cell, work: Callable[[], T]) -> T | Outcome:
     except UserError as error:
         return Outcome(Entry(*name, NOT_RUNNABLE, str(error)))
     except Exception as error:  # one failing cell must not stop the others
-        return Outcome(Entry(*name, FAILED, f"{type(error).__name__}: {error}"))
+        return Outcome(Entry(*name, FAILED, shown(f"{type(error).__name__}: {error}")))
 
 
 def finished(bench: Bench, cell: Cell, answered: Answered | Outcome, end: Callable[[], None]) -> Outcome:
@@ -263,8 +272,12 @@ def run_all(run: Run, todo: Sequence[Cell], check: Callable[[], None]) -> Iterat
     """These cells of one model. Raises UserError where its weights cannot be had, Stopped where `check` does."""
     engine = engine_of(run)
     encoder = functools.cache(load_encoder)
-    with runs.model_run(run) as tracker, progress(run, len(todo)) as (begin, advance, end):
-        bench = Bench(run, engine, Store(run.store), encoder, tracker, check)
+    with ExitStack() as around:
+        store = around.enter_context(closing(Store(run.store)))
+        tracker = around.enter_context(runs.model_run(run))
+        around.enter_context(spent.clocked(tracker, run, functools.partial(spent_by, engine)))
+        begin, advance, end = around.enter_context(progress(run, len(todo)))
+        bench = Bench(run, engine, store, encoder, tracker, check)
         yield from outcomes(bench, todo, begin, advance, end)
 
 
@@ -300,6 +313,7 @@ def execute(cfg: DictConfig) -> int:
     It is 0 where every cell is done or gaps are only reported, preemption.AGAIN where the run was stopped, else 1.
     """
     run = grid.compose_run(cfg)
+    tempfile.gettempdir()  # fails here in words. Later it would look like a checkpoint that cannot be loaded
     print(headline(run), flush=True)
     started, todo = time.monotonic(), shards.own_cells(run)
     results: list[Outcome] = []
@@ -317,15 +331,21 @@ def execute(cfg: DictConfig) -> int:
             f"stopped by {stop}: every finished batch is in the example store; the same command goes on from there"
         )
         results += gaps(run, todo[len(results) :], NOT_DONE, stopped)
+    entries = [outcome.entry for outcome in results]
+    keep_ledger(run, entries)  # before anything is printed, because nobody may be there to read it
     report(run, results, time.monotonic() - started)
-    return concluded(run, [outcome.entry for outcome in results], stopped)
+    return concluded(run, entries, stopped)
+
+
+def keep_ledger(run: Run, entries: Sequence[Entry]) -> None:
+    """Write the ledger, unless gaps are a failure."""
+    if run.incomplete != "fail" or all(e.status == DONE for e in entries):
+        write_ledger(run, entries)
 
 
 def concluded(run: Run, entries: Sequence[Entry], stopped: str | None) -> int:
-    """Write the ledger, unless gaps are a failure. Gives the exit code."""
+    """The exit code. A run that was stopped says so."""
     whole = all(e.status == DONE for e in entries)
-    if whole or run.incomplete != "fail":
-        write_ledger(run, entries)
     if stopped:
         left = sum(e.status == NOT_DONE for e in entries)
         print(f"{label(run)}: {left} of {len(entries)} cells left, {stopped}", file=sys.stderr)
@@ -342,7 +362,7 @@ def main() -> None:
     @hydra.main(config_path=str(conf.CONF), config_name="config", version_base="1.3")
     def app(cfg: DictConfig) -> int | str:
         grid.register()  # again, because a launcher's job is another process
-        ending[0] = explained(lambda: execute(cfg))  # inside, because Hydra would print a traceback
+        ending[0] = explained("run", lambda: execute(cfg))  # inside, because Hydra would print a traceback
         return ending[0]  # the exit code of a sweep's job
 
     def checked() -> int:
@@ -351,21 +371,10 @@ def main() -> None:
 
     os.chdir(ROOT)
     grid.register()
-    mistake = explained(checked)
+    mistake = explained("run", checked)
     if not mistake:
         app()
     sys.exit(mistake or ending[0])
-
-
-def explained(work: Callable[[], int]) -> int | str:
-    """The exit code of `work`, or the message for the user where it ended in a mistake or an interruption."""
-    try:
-        with disk_errors("run"):
-            return work()
-    except UserError as error:
-        return f"error: {error}"
-    except KeyboardInterrupt:
-        return "interrupted: every finished batch is in the example store; the same command goes on from there"
 
 
 if __name__ == "__main__":

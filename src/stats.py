@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import pandas as pd
 from src.base import conf, grid, metrics
 from src.base.cli import command, stage, suite_line
 from src.base.errors import UserError
-from src.base.files import ROOT
+from src.base.files import ROOT, whole_folder
 from src.base.frames import as_declared, differences, load_schemas, read_frame, read_yaml, write_csv
 from src.base.schema import Model, Task
 from src.question import examples
@@ -154,14 +153,10 @@ def read_items(path: Path) -> Items:
 
 
 def write(tables: Mapping[str, pd.DataFrame], out: Path) -> None:
-    """One parquet file a table, all of them or none: a folder beside the final one is renamed at the end."""
-    partial_folder = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial_folder, ignore_errors=True)
-    partial_folder.mkdir(parents=True)
-    for name, table in tables.items():
-        table.to_parquet(partial_folder / f"{name}.parquet", index=False)
-    shutil.rmtree(out, ignore_errors=True)
-    partial_folder.rename(out)
+    """One parquet file a table, all of them or none."""
+    with whole_folder(out) as part:
+        for name, table in tables.items():
+            table.to_parquet(part / f"{name}.parquet", index=False)
 
 
 def run(root: Path) -> dict[str, pd.DataFrame]:
@@ -213,7 +208,7 @@ def main() -> None:
             return
         print(suite_line(grid.params()), flush=True)
         tables = run(ROOT)
-    print(f"{OUT}: {len(tables)} tables, {len(tables['cells'])} rows of cells")
+        print(f"{OUT}: {len(tables)} tables, {len(tables['cells'])} rows of cells")
 
 
 if __name__ == "__main__":

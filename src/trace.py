@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import csv
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.base.cli import command
+from src.base.cli import command, stage
 from src.base.errors import UserError
 from src.base.files import ROOT
 from src.base.frames import read_frame
@@ -101,10 +100,8 @@ def main() -> None:
     parser.add_argument("query", metavar="NUMBER|FINGERPRINT", help="as printed, e.g. 0.547 or 1f4ca44d19f2")
     parser.add_argument("--most", type=int, default=20, help="places shown (20)")
     given = parser.parse_args()
-    try:
+    with stage("trace"):
         report(given.query, given.most, ROOT)
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 def report(query: str, most: int, root: Path) -> None:

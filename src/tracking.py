@@ -12,6 +12,7 @@ import functools
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,14 @@ from src.base import cli, conf, grid
 from src.base.errors import UserError
 from src.base.files import ROOT
 from src.base.schema import Model
+from src.base.secrets import shown
 from src.cell.file import Header, LoadEncoder, is_cell, load_encoder, read_cell, read_header, scored
 from src.lab.facts import Facts, facts_of, from_conf
-from src.lab.runs import (
-    FORMAT,
-    VIEWS,
-    close,
-    database_of,
-    default_uri,
-    kept_in,
-    log_cell,
-    opened,
-    parent_run,
-    real_or_apart,
-    unreachable_error,
-)
+from src.lab.moved import artifacts_of
+from src.lab.opening import database_at, default_uri, opened
+from src.lab.refusals import refused
+from src.lab.runs import EXAMPLES, FORMAT, TABLE, close, has_artifact, kept_in, log_cell, parent_run, real_or_apart
+from src.lab.views import VIEWS
 
 
 def sync(folders: Sequence[Path], uri: str | None, experiment: str) -> str:
@@ -41,7 +35,7 @@ def sync(folders: Sequence[Path], uri: str | None, experiment: str) -> str:
 
     If two files have the same fingerprint, the first counts. Raises UserError if MLflow cannot be reached.
     """
-    heads, refused = finished(folders)
+    heads, unread = finished(folders)
     client, experiment_id = opened(uri, experiment)
     try:
         logged = _logged(client, experiment_id)
@@ -50,9 +44,9 @@ def sync(folders: Sequence[Path], uri: str | None, experiment: str) -> str:
     except UserError:
         raise
     except Exception as error:
-        raise unreachable_error(uri, error) from error
+        raise refused(error, database_at(uri), experiment) from error
     done = f"{len(todo) - len(skipped)} cells logged, {len(heads) - len(todo)} were there already"
-    return "\n  ".join([done, *(f"not logged: {each}" for each in [*refused, *skipped])])
+    return "\n  ".join([done, *(f"not logged: {each}" for each in [*unread, *skipped])])
 
 
 def _identity(head: Header) -> tuple[str, str]:
@@ -60,11 +54,25 @@ def _identity(head: Header) -> tuple[str, str]:
 
 
 def _logged(client: Any, experiment: str) -> dict[str, tuple[str, str]]:
-    """The cells that are completely logged: fingerprint -> identity."""
+    """The cells that are completely logged: fingerprint -> identity.
+
+    A cell whose examples are gone, or whose model's run was deleted, is logged again.
+    """
     query = "tags.kind = 'cell' and attributes.status = 'FINISHED'"
     runs = client.search_runs([experiment], query, max_results=50_000)
-    tags = [run.data.tags for run in runs]
-    return {t["fingerprint"]: (t["completions_sha256"], t.get("logged_format", "1")) for t in tags}
+    models = {run.info.run_id for run in _models(client, experiment)}
+    with ThreadPoolExecutor(8) as several:  # because a server is asked for each
+        there = list(several.map(lambda run: has_artifact(client, run, EXAMPLES), runs))
+    tags = [run.data.tags for run, has in zip(runs, there, strict=True) if has]
+    return {
+        t["fingerprint"]: (t["completions_sha256"], t.get("logged_format", "1"))
+        for t in tags
+        if t.get("mlflow.parentRunId") in models
+    }
+
+
+def _models(client: Any, experiment: str) -> list[Any]:
+    return list(client.search_runs([experiment], "tags.kind = 'model'", max_results=50_000))
 
 
 def _log_all(client: Any, experiment_id: str, todo: Iterable[Path], experiment: str) -> list[str]:
@@ -85,8 +93,10 @@ def _log_all(client: Any, experiment_id: str, todo: Iterable[Path], experiment: 
             continue
         log_cell(client, experiment_id, parent_id, facts, "sync")
         parents.add(parent_id)
-    for parent_id in parents:
-        close(client, experiment_id, parent_id)
+    for run in _models(client, experiment_id):
+        lost = run.info.status == "FINISHED" and not has_artifact(client, run, TABLE)
+        if run.info.run_id in parents or lost:
+            close(client, experiment_id, run.info.run_id)
     return skipped
 
 
@@ -129,17 +139,28 @@ def links(address: str, experiment: str) -> str:
 def ui(uri: str | None, experiment: str) -> None:
     """Print the links, then serve the UI. If the runs are on a server, only the links. Does not return."""
     _, experiment_id = opened(uri, experiment)
-    database = database_of(uri or default_uri())
+    database = database_at(uri)
     if database is None:
-        print(links(str(uri).rstrip("/"), experiment_id))
+        print(links(shown(uri).rstrip("/"), experiment_id))
         sys.exit(0)
     port = os.environ.get("PORT", "5000")
     print(links(f"http://127.0.0.1:{port}", experiment_id), flush=True)
-    artifacts = (database.resolve().parent / "mlartifacts").as_uri()
-    store = ["--backend-store-uri", uri or default_uri(), "--default-artifact-root", artifacts]
-    command = ["mlflow", "server", *store, "--host", "127.0.0.1", "--port", port, "--workers", "1"]
+    store = ["--backend-store-uri", uri or default_uri(), "--artifacts-destination", artifacts_of(database).as_uri()]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        *store,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        port,
+        "--workers",
+        "1",
+    ]
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # else eight processes for LLM judges
-    os.execvp("mlflow", command)
+    os.execv(sys.executable, [*command, "--workers", "1"])
 
 
 def settings_of(words: Iterable[str]) -> tuple[list[Path], str | None, str]:
@@ -158,13 +179,11 @@ def main() -> None:
     parser.add_argument("words", nargs="*", metavar="FOLDER|key=value", help="folders of cells; tracking.uri=...")
     given = parser.parse_args()
     os.chdir(ROOT)
-    try:
+    with cli.stage("tracking"):
         folders, uri, experiment = settings_of(given.words)
         print(sync(folders, uri, experiment), flush=True)
         if given.what == "ui":
             ui(uri, experiment)
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ computes them again.
 Examples:
   python -m src.verify
   python -m src.verify --recompute token_budget=2048 'tasks=[social_iqa]'
-  python -m src.verify dist/emergence-audit-0.1.0.zip --level sample --m 60
+  python -m src.verify dist/mine.zip --level sample --m 60
   python -m src.verify --store --m 200
 
 Exit code: 0 identical, 3 differs only at near-ties, 4 differs, 1 could not be compared, 2 wrong usage.
@@ -24,7 +24,6 @@ import contextlib
 import functools
 import io
 import random
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -33,7 +32,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src import audit, collect, release, report, run, stats
-from src.base import grid
+from src.base import git, grid
+from src.base.cli import explained
 from src.base.errors import UserError
 from src.base.files import ROOT
 from src.base.schema import Cell, Run
@@ -48,6 +48,7 @@ from src.cell.regenerated import Sample, regenerated
 from src.cell.released import rebuilt_cells
 from src.engine import start
 from src.engine.job import Request
+from src.lab.moved import uri_of
 from src.pages.tables import load_tables, rows_of, to_csv
 from src.question import examples, prompts
 from src.statistics import own, rows
@@ -63,21 +64,21 @@ def committed(revision: str, path: str) -> pd.DataFrame:
     """A csv file as a revision holds it. Raises UserError where it does not."""
     import pandas as pd
 
-    return pd.read_csv(io.BytesIO(git_output("show", f"{revision}:{path}")), dtype=TEXTS)
+    return pd.read_csv(io.BytesIO(git_output("show", f"{revision}:./{path}")), dtype=TEXTS)
 
 
 def git_output(*words: str) -> bytes:
     """What git prints. Raises UserError where it fails."""
     try:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, check=False)
-    except FileNotFoundError as error:
-        raise UserError("git is not installed, and what was published is read out of git") from error
-    if done.returncode:
-        reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["git failed"])[0]
+        git.tracked()
+    except UserError as error:
+        raise UserError(f"What was published is read out of git. {error}") from error
+    try:
+        return git.git(*words)
+    except UserError as error:
         raise UserError(
-            f"What was published cannot be read: {reason}. Name a commit that holds it: --against <revision>"
-        )
-    return done.stdout
+            f"What was published cannot be read: {error}. Name a commit that holds it: --against <revision>"
+        ) from error
 
 
 def own_runs(scores: pd.DataFrame) -> pd.DataFrame:
@@ -89,7 +90,7 @@ def own_runs(scores: pd.DataFrame) -> pd.DataFrame:
 def table_findings(revision: str, cells_verdict: str) -> list[Finding]:
     """A finding per file of the report. Where completions differ at near-ties, files made of them may differ too."""
     tracked = git_output("ls-tree", "-r", "--name-only", revision, "--", *TABLES).decode().splitlines()
-    changed = set(git_output("diff", "--name-only", revision, "--", *TABLES).decode().splitlines())
+    changed = set(git_output("diff", "--name-only", "--relative", revision, "--", *TABLES).decode().splitlines())
     findings = {path: Finding(path, IDENTICAL) for path in tracked}
     here = (path for out in TABLES for path in ([ROOT / out, *(ROOT / out).rglob("*")]) if path.is_file())
     added = sorted({path.relative_to(ROOT).as_posix() for path in here} - set(tracked))
@@ -105,7 +106,7 @@ def changed_file(revision: str, path: str, cells_verdict: str, drawing: Finding 
         return Finding(path, DIFFERS, ("missing here",))
     if path.endswith(".png") and drawing:
         return replace(drawing, name=path, notes=drawing.notes or (LAST_DIGITS,))
-    before, after = git_output("show", f"{revision}:{path}"), (ROOT / path).read_bytes()
+    before, after = git_output("show", f"{revision}:./{path}"), (ROOT / path).read_bytes()
     note = file_difference(path, before, after, margins=cells_verdict == IDENTICAL)
     status = NEAR_TIES if cells_verdict == NEAR_TIES else DIFFERS
     return Finding(path, status, (note,)) if note else Finding(path, IDENTICAL, (LAST_DIGITS,))
@@ -164,7 +165,7 @@ def anew(asked: Run, folder: Path) -> list[Entry]:
     """Every cell of a Run into `folder`, by the code that makes DVC's outputs."""
     apart = replace(
         asked, store=folder / "store", out=folder / "outputs" / asked.model.name,
-        tracking={"uri": f"sqlite:///{folder / 'runs.db'}", "experiment": "verify"},
+        tracking={"uri": uri_of(folder / "runs.db"), "experiment": "verify"},
     )  # fmt: skip
     return [outcome.entry for outcome in run.run_all(apart, apart.cells, check=lambda: None)]
 
@@ -402,7 +403,7 @@ def main() -> None:
     """`python -m src.verify`. A user's mistake is one line on stderr and exit code 1."""
     given = parser().parse_intermixed_args()
     with contextlib.chdir(ROOT):
-        sys.exit(run.explained(lambda: execute(given)))
+        sys.exit(explained("verify", lambda: execute(given)))
 
 
 if __name__ == "__main__":

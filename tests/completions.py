@@ -24,6 +24,7 @@ class Served:
 
     faults: what befalls the first calls, in turn. scores: whether echo is answered. bend: what is said instead of a
     good answer, as JSON or, where it is bytes, as it is. refuses_echo: the status that answers a call with echo.
+    reads: the token ids that it reads instead of a prompt's. dtype: of its weights.
     """
 
     def __init__(
@@ -34,13 +35,15 @@ class Served:
         key: str | None = None,
         bend: Bend | None = None,
         refuses_echo: int | None = None,
+        reads: Callable[[list[int]], list[int]] | None = None,
+        dtype: str = "float32",
     ):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        self.model = AutoModelForCausalLM.from_pretrained(folder).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.faults, self.scores, self.key, self.bend = list(faults), scores, key, bend
-        self.refuses_echo = refuses_echo
+        self.refuses_echo, self.reads = refuses_echo, reads
         self.asked: list[dict[str, Any]] = []
         self.delivered: Counter[str] = Counter()  # what was asked, JSON -> times that it was answered well
         self.tokens = [0, 0]
@@ -65,22 +68,29 @@ class Served:
 
         encoded = self.tokenizer(text, return_tensors="pt", return_offsets_mapping=True)
         ids = encoded["input_ids"]
+        if self.reads:
+            ids = torch.tensor([self.reads(ids[0].tolist())])
         with torch.inference_mode():
             made = self.model.generate(
                 ids, attention_mask=torch.ones_like(ids), max_new_tokens=asked["max_tokens"], do_sample=False
             )[0, ids.shape[1] :]
-            logits = self.model(ids).logits[0].double().log_softmax(-1)
+            logits = self.model(torch.cat([ids[0], made])[None]).logits[0].double().log_softmax(-1)
         said = self.tokenizer.decode(made, skip_special_tokens=True)
         ended = int(made[-1]) == self.model.generation_config.eos_token_id
         choice = {"index": index, "text": said, "finish_reason": "stop" if ended else "length", "logprobs": None}
+        if asked.get("return_token_ids"):
+            choice["prompt_token_ids"] = ids[0].tolist()
         if asked.get("echo") and self.scores:
             spans = [(int(start), int(stop)) for start, stop in encoded["offset_mapping"][0]]
-            scored = logits[:-1].gather(1, ids[0, 1:, None]).squeeze(1).tolist()
+            scored = logits[: ids.shape[1] - 1].gather(1, ids[0, 1:, None]).squeeze(1).tolist()
             choice["text"] = text + said
             choice["logprobs"] = {
                 "text_offset": [*(start for start, _ in spans), len(text)], "token_logprobs": [None, *scored, -1.0],
                 "tokens": [*(text[start:stop] for start, stop in spans), said], "top_logprobs": None,
             }  # fmt: skip
+        elif asked.get("logprobs") and self.scores:
+            written = logits[ids.shape[1] - 1 : -1].gather(1, made[:, None]).squeeze(1).tolist()
+            choice["logprobs"] = {"tokens": [self.tokenizer.decode(i) for i in made], "token_logprobs": written}
         return choice, (ids.shape[1], len(made))
 
 

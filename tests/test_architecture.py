@@ -31,7 +31,7 @@ MAY_IMPORT = {
 DOORS = {
     "torch": {"engine", "scoring.bertscore", "source.weights"},
     "transformers": {"engine", "scoring.bertscore", "source.weights"},
-    "mlflow": {"lab.runs"},
+    "mlflow": {"lab.runs", "lab.spent", "lab.database", "lab.opening"},
     "pingouin": {"statistics", "judgement"},
     "statsmodels": {"statistics", "judgement", "lab.progress"},
     "matplotlib": {"pages.figures", "lab.facts"},

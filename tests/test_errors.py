@@ -36,6 +36,7 @@ from src.engine.start import engine_of
 from src.question import examples
 from src.question.prompts import Prompt
 from src.source import pins, weights
+from tests import inputs
 from tests.completions import Served, serving
 from tests.quantised import gguf_file
 from tests.test_pipeline import made_up
@@ -302,6 +303,15 @@ CASES = [
          composed(MODEL, "generation.temperature=-1")),
     Case("configuration", "top_k of 0", "generation.top_k=0: generation.top_k is a whole number of 1 or more",
          composed(MODEL, "generation.top_k=0")),
+    Case("configuration", "a temperature that is no number",
+         "generation.temperature=nan: generation.temperature is a number of 0 (greedy) or more",
+         composed(MODEL, "generation.temperature=nan")),
+    Case("configuration", "a seed with a fraction", f"seeds=[1.5]: {SEEDS}...", composed(MODEL, "seeds=[1.5]")),
+    Case("configuration", "a limit with a fraction", "limit=1.5: limit is a whole number of 1 or more...",
+         composed(MODEL, "limit=1.5")),
+    Case("configuration", "a number of parameters below 0", "model.parameters=-1.0: model.parameters is the number of parameters, above 0...",
+         composed(MODEL, "model.parameters=-1")),
+    Case("configuration", "no task", "tasks=[]: tasks is a list of distinct names...", composed(MODEL, "tasks=[]")),
     Case("configuration", "unknown value of incomplete", "incomplete=maybe: incomplete is fail (...) or report (...)",
          composed(MODEL, "incomplete=maybe")),
     Case("params.yaml", "empty", f"params.yaml cannot be used: it is empty. {AGAIN}", params(b"")),
@@ -315,6 +325,14 @@ CASES = [
          params(lambda text: text.replace("limit: 16", "limits: 16"))),
     Case("params.yaml", "unknown suite", "params.yaml cannot be used: Unknown suite 'pilt'. Did you mean pilot...",
          params(lambda text: text.replace("suite: pilot", "suite: pilt"))),
+    Case("params.yaml", "no model", f"params.yaml cannot be used: models=[]: models is a list of distinct names... {AGAIN}",
+         params(lambda text: text.replace("models:\n- smollm2_135m_instruct\n", "models: []\n"))),
+    Case("params.yaml", "a name that YAML reads as false",
+         f"params.yaml cannot be used: models: False is no text to YAML. Put the name into quotation marks. {AGAIN}",
+         params(lambda text: text.replace("models:\n- smollm2_135m_instruct\n", "models: [no]\n"))),
+    Case("params.yaml", "a name that YAML reads as a number",
+         f"params.yaml cannot be used: models: 7 is no text to YAML. Put the name into quotation marks. {AGAIN}",
+         params(lambda text: text.replace("models:\n- smollm2_135m_instruct\n", "models: [007]\n"))),
     Case("params.yaml", "alpha of 5", f"params.yaml cannot be used: alpha=5: alpha is a number between 0 and 1... {AGAIN}",
          params(lambda text: text.replace("alpha: 0.05", "alpha: 5"))),
     Case("data", "raw file missing", f"{TASK}: ... is missing. Make it: dvc repro fetch@bigbench",
@@ -323,7 +341,7 @@ CASES = [
          source(lambda path: path.write_text("{}"))),
     Case("data", "wrong count", f"{TASK}: ... holds 0 examples, conf/task/{TASK}.yaml says 70. Fetch it again: dvc repro -f ...",
          raw(b'{"examples": []}')),
-    Case("data", "empty file", f"{TASK}: ... cannot be read as bigbench (...). Fetch it again: dvc repro -f fetch@bigbench",
+    Case("data", "empty file", f"{TASK}: ... cannot be read as bigbench (...). Fetch it again: dvc repro -f fetch@bigbench...",
          raw(b"")),
     Case("data", "not UTF-8", f"{TASK}: ... cannot be read as bigbench (UnicodeDecodeError...). Fetch it again: ...",
          raw(b'{"examples": [{"input": "\xff\xfe"}]}')),
@@ -337,6 +355,7 @@ CASES = [
     Case("data", "prepared task without a test item", f"... holds no test item. {PREPARE}", prepared(lambda text: b"")),
     Case("data", "a cell's file cut short", "... is not a whole cell (...). Make it anew: dvc repro -f infer@model",
          cut_cell),
+    *(Case(*entry) for entry in inputs.DATA),
     Case("model folder", "no such folder", "mine: model.path=... is no folder. Point it to one with *.safetensors, or to a *.gguf file.",
          lambda place: lambda: loaded(place / "nowhere")),
     Case("model folder", "no config.json", f"... holds no config.json, so no checkpoint. {WHOLE}",
@@ -540,8 +559,8 @@ def content(place: Path) -> dict[str, bytes]:
     return {str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if path.is_file()}
 
 
-def test_there_are_forty_wrong_inputs() -> None:
-    assert len(CASES) + len(ENDS) + len(WORKS) >= 40
+def test_there_are_a_hundred_wrong_inputs() -> None:
+    assert len(CASES) + len(ENDS) >= 100
     assert len({(case.area, case.what) for case in CASES}) == len(CASES)
 
 

@@ -375,12 +375,11 @@ def test_under_incomplete_report_the_reason_stands_in_the_folder_and_later_gives
 # --- names and keys -------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_name_lists_near_and_known_ones(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_name_lists_near_and_known_ones(root: Path) -> None:
     sdist_source(root)
-    assert fetch.main(["tiny", "tinny"]) == 1
-    assert capsys.readouterr().err == (
-        "error: Unknown source 'tinny'. Did you mean tiny? Known (conf/source/*.yaml): tiny\n"
-    )
+    with pytest.raises(SystemExit) as end:
+        fetch.main(["tiny", "tinny"])
+    assert end.value.code == "error: Unknown source 'tinny'. Did you mean tiny? Known (conf/source/*.yaml): tiny"
     assert held(root / "data") == {}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from src.base.conf import CONF
 from src.base.files import ROOT
 from src.lab import preemption
 from tests import scratch
+from tests.lab.slurm import LOW, Cluster, cluster
 from tests.lab.test_shards import keys, wait_for_records
 from tests.tiny import tiny
 
@@ -27,19 +29,23 @@ HERE = {  # what the page says: what is run here in its place
     "suite=paper": f"suite=paper 'sources=[{','.join(SOURCES)}]' 'tasks=[gsm8k,logical_deduction,social_iqa]' "
     "'conditions=[closed_adv_zero,closed_adv_few]' 'seeds=[2266]' limit=40",
     "tracking.enabled=false": "tracking.enabled=false token_budget=512",  # several batches a cell, so that one is last
-    "hydra/launcher=slurm hydra.launcher.partition=gpu": "hydra/launcher=submitit_local hydra.launcher.timeout_min=9",
     "src.tracking sync": """src.tracking sync 'tracking.experiment="emergence-audit (random)"'""",
     "/shared/audit": "$PWD/../remote",
     "--m 20": "--m 5 token_budget=512",
 }
 MODELS, RUNNABLE = len(STAND_INS), 2 * 2  # cells of a model: tasks without gsm8k, conditions
-NOT_RUN = "# not run here"
+LAUNCHER = "hydra/launcher=slurm hydra.launcher.partition=gpu"
+ON_SLURM = {
+    LAUNCHER: f"hydra/launcher=slurm_cpu hydra.launcher.partition={LOW}",
+    "sbatch --array=0-1 --gpus=1": "sbatch --wait --array=0-1",
+}
+WITHOUT_SLURM = {LAUNCHER: "hydra/launcher=submitit_local hydra.launcher.timeout_min=9"}
 
 
 def blocks(page: str) -> list[str]:
-    """The command blocks of a page that are run here."""
+    """The command blocks of a page."""
     found: list[str] = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    return [block for block in found if not block.startswith(NOT_RUN)]
+    return found
 
 
 @dataclass
@@ -48,13 +54,14 @@ class Day:
 
     folder: Path
     left: Iterator[str]
+    slurm: Cluster | None
     exported: dict[str, str] = field(default_factory=dict)
 
     def block(self, holds: str) -> str:
         """The next block, as it is run here; it is the one that holds this command."""
         text = next(self.left)
         assert holds in text
-        for said, done in HERE.items():
+        for said, done in {**HERE, **(ON_SLURM if self.slurm else WITHOUT_SLURM)}.items():
             text = text.replace(said, done)
         return text
 
@@ -66,10 +73,10 @@ class Day:
 
     def stop(self, holds: str, records: int, number: signal.Signals) -> tuple[int, str]:
         """(exit code, what it prints) of the next block, ended by a signal when so many records are stored."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         running = subprocess.Popen(
             ["bash", "-euc", f"exec {self.block(holds)}"], cwd=self.folder, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, env={**os.environ, **self.exported, "PATH": path, "PYTHONPATH": str(self.folder)},
+            stderr=subprocess.STDOUT, env={**os.environ, **path, **self.exported, "PYTHONPATH": str(self.folder)},
         )  # fmt: skip
         wait_for_records(self.folder / "data/store", records, running)
         running.send_signal(number)
@@ -77,8 +84,17 @@ class Day:
         return running.returncode, said
 
 
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[Cluster | None]:
+    with contextlib.ExitStack() as ends:
+        running = None
+        with contextlib.suppress(pytest.skip.Exception):
+            running = ends.enter_context(cluster())
+        yield running
+
+
 @pytest.fixture
-def day(tmp_path: Path) -> Day:
+def day(tmp_path: Path, slurm: Cluster | None) -> Day:
     (folder := tmp_path / "login").mkdir()
     for name, architecture in STAND_INS.items():
         weights = tiny(architecture, tmp_path / "weights" / name)
@@ -94,7 +110,8 @@ def day(tmp_path: Path) -> Day:
         scratch.linked(ROOT / "data/raw" / source, folder / "data/raw" / source)
     (folder / ".venv").mkdir()
     (folder / ".venv/ready").touch()  # `make` takes this interpreter and installs nothing
-    return Day(folder, iter(blocks((ROOT / "docs/lab.md").read_text())))
+    environment = dict(slurm.env) if slurm else {}
+    return Day(folder, iter(blocks((ROOT / "docs/lab.md").read_text())), slurm, environment)
 
 
 def cell_runs(folder: Path) -> int:
@@ -131,6 +148,13 @@ def test_the_day_goes_as_its_page_says(day: Day) -> None:
     assert "shard=" in said
     outputs = [path.read_text() for path in (day.folder / "multirun/.submitit").rglob("*_log.out")]
     assert any("gsm8k/closed_adv_zero" in text and "dvc repro prepare" in text for text in outputs)
+    first = keys(store)
+    if day.slurm:
+        day.run("sbatch --array", code=1)
+        assert "gsm8k/closed_adv_zero" in "".join(path.read_text() for path in day.folder.glob("slurm-*.out"))
+        assert keys(store) == first
+    else:
+        day.block("sbatch --array")
     assert "gsm8k/closed_adv_zero" in day.run("hydra/launcher=joblib", code=1)
     computed = keys(store)
     assert len(computed) == len(set(computed)) > len(before) >= 10

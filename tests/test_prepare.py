@@ -17,7 +17,7 @@ ENTRIES = [{"input": f"question {i}", "target_scores": {"yes": 1, "maybe": 0.5, 
 
 def a_task(**changes):
     task = conf.load_task("analytic_entailment")
-    given = {"n_source": 4, "n_published": 3, "exemplars": [2], **changes}
+    given = {"n_source": 4, "n_published": 3, "exemplars": [2], "as_published": True, **changes}
     for key, value in given.items():
         setattr(task, key, value)
     return task

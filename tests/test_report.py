@@ -475,3 +475,12 @@ def test_controls_are_told_by_the_metric_of_most_tasks_with_how_many_these_are()
     rows = pd.DataFrame([head | each for each in alone + whole])
     (found,) = findings.of_controls(rows, {task: Task(metric={"closed": name}) for task, name in metric.items()})
     assert (found["task"], found["metric"], found["n_tasks"]) == ("all tasks", "likelihood", 2)
+
+
+def test_controls_of_another_kind_alone_are_no_row_of_the_page():
+    """A suite may hold paraphrases and no shifted options."""
+    rows = pd.DataFrame(
+        {"control": ["wording"], "condition": ["closed_few_paraphrased"], "task": ["own"], "prompt": ["closed"],
+         "metric": ["exact_match"]}
+    )  # fmt: skip
+    assert findings.of_controls(rows, {}) == []

@@ -29,11 +29,16 @@ from src import run, tracking
 from src.base import conf, grid
 from src.base.errors import UserError
 from src.base.files import ROOT
+from src.base.logins import USER_OF_SERVER
 from src.base.schema import Model
 from src.cell.file import kept_path, load_encoder, path_of, read_cell, read_header, scored
 from src.lab import runs
 from src.lab.facts import Facts, facts_of
-from src.lab.runs import VIEWS, with_speed
+from src.lab.moved import own_folder
+from src.lab.opening import opened
+from src.lab.runs import with_speed
+from src.lab.views import TWINS as TWINS_VIEW
+from src.lab.views import VIEWS
 from tests import warm
 from tests.pages.test_page import CHROMIUM, Browser
 from tests.test_pipeline import made_up
@@ -129,8 +134,12 @@ def kept(place: Path, uri: str) -> Path:
     return place / "cells/a-test"
 
 
-def artifact(uri: str, name: str, run_id: str, folder: Path) -> Path:
-    return Path(client_of(uri)[0].download_artifacts(run_id, name, str(folder)))
+def artifact(uri: str, name: str, run_id: str) -> Path:
+    """The file of an artifact, beside its database."""
+    client, _ = client_of(uri)
+    folder = own_folder(client, client.get_run(run_id))
+    assert folder is not None
+    return folder / name
 
 
 # ---- what a run holds ----------------------------------------------------------------------
@@ -155,7 +164,7 @@ def test_above_chance_is_the_primary_accuracy_minus_exact_chance(uri: str) -> No
 
 def test_the_twins_view_puts_a_base_model_above_the_one_tuned_from_it(uri: str) -> None:
     client, experiment = client_of(uri)
-    view = VIEWS[runs.TWINS]
+    view = VIEWS[TWINS_VIEW]
     rows = client.search_runs([experiment], view.query, order_by=[f"{view.order} ASC"])
     shown = [(r.data.params["task"], r.data.params["condition"], r.data.params["model"]) for r in rows]
     assert shown == [(t, c, m) for t in TASKS for c in sorted(CONDITIONS) for m in TWINS]
@@ -171,17 +180,17 @@ def test_a_data_set_is_an_input_with_its_hash_and_without_its_text(uri: str, pla
         assert not any("What sinks" in line for line in database.iterdump())
 
 
-def test_the_models_run_has_its_cells_as_a_table_and_a_figure(uri: str, tmp_path: Path) -> None:
+def test_the_models_run_has_its_cells_as_a_table_and_a_figure(uri: str) -> None:
     found = logged_in(uri, "model")
     assert set(found) == {f"{model} (pilot)" for model in TWINS}
     parent = found["gpt2 (pilot)"]
     assert parent.data.metrics["cells"] == 4
-    table = json.loads(artifact(uri, "summary.json", parent.info.run_id, tmp_path).read_text())
+    table = json.loads(artifact(uri, "summary.json", parent.info.run_id).read_text())
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
     assert [(row["task"], row["condition"]) for row in rows] == [(t, c) for t in TASKS for c in sorted(CONDITIONS)]
     live = {r.data.tags["fingerprint"]: r for r in logged_in(uri).values()}
     assert all(row["accuracy"] == live[row["fingerprint"]].data.metrics["accuracy"] for row in rows)
-    assert artifact(uri, "accuracy.png", parent.info.run_id, tmp_path).read_bytes().startswith(b"\x89PNG")
+    assert artifact(uri, "accuracy.png", parent.info.run_id).read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_proof_of_how_a_cell_was_computed_stands_in_the_cell_and_in_its_run(
@@ -210,10 +219,10 @@ def test_views_are_mended_in_an_experiment_that_is_there_already(tmp_path: Path,
     import mlflow
 
     made = mlflow.MlflowClient(another).create_experiment("a-test", (tmp_path / "files").as_uri())
-    client, experiment = runs.opened(another, "a-test")
+    client, experiment = opened(another, "a-test")
     assert experiment == made
     client.set_experiment_tag(made, "mlflow.sharedViewState.cells", "{}")
-    runs.opened(another, "a-test")
+    opened(another, "a-test")
     tags = client.get_experiment(made).tags
     for name, view in VIEWS.items():
         state = json.loads(tags[f"mlflow.sharedViewState.{name}"])
@@ -223,16 +232,14 @@ def test_views_are_mended_in_an_experiment_that_is_there_already(tmp_path: Path,
 # ---- sync ----------------------------------------------------------------------
 
 
-def test_sync_tells_what_the_run_told_and_a_repeat_changes_nothing(
-    uri: str, kept: Path, tmp_path: Path, another: str
-) -> None:
+def test_sync_tells_what_the_run_told_and_a_repeat_changes_nothing(uri: str, kept: Path, another: str) -> None:
     assert tracking.sync([kept], another, "a-test") == "8 cells logged, 0 were there already"
     assert contents(logged_in(another)) == contents(logged_in(uri))
     assert {r.data.tags["logged_by"] for r in logged_in(another).values()} == {"sync"}
     assert set(logged_in(another, "model")) == set(logged_in(uri, "model"))
     for name, each in logged_in(another).items():
-        live = artifact(uri, "examples.json", logged_in(uri)[name].info.run_id, tmp_path).read_text()
-        assert artifact(another, "examples.json", each.info.run_id, tmp_path).read_text() == live
+        live = artifact(uri, "examples.json", logged_in(uri)[name].info.run_id).read_text()
+        assert artifact(another, "examples.json", each.info.run_id).read_text() == live
     ids = {r.info.run_id for r in logged_in(another).values()}
     assert tracking.sync([kept], another, "a-test") == "0 cells logged, 8 were there already"
     assert {r.info.run_id for r in logged_in(another).values()} == ids
@@ -262,6 +269,28 @@ def test_sync_mends_what_is_half_logged_changed_or_doubled(uri: str, kept: Path,
     assert tracking.sync([kept], another, "a-test").startswith("2 cells logged, 6")
     assert contents(logged_in(another)) == contents(logged_in(uri))  # logged_in refuses doubles
     assert {r.info.status for r in logged_in(another).values()} == {"FINISHED"}
+
+
+def test_sync_makes_good_what_was_deleted(uri: str, kept: Path, another: str) -> None:
+    """A cell's table, a model's table, a cell, and the run of a model, whose cells then have no parent."""
+    tracking.sync([kept], another, "a-test")
+    client, _ = client_of(another)
+    base, tuned = logged_in(another, "model").values()
+    of_tuned = [r for r in logged_in(another).values() if r.data.tags["mlflow.parentRunId"] == tuned.info.run_id]
+    without_table, deleted, *_ = of_tuned
+    artifact(another, "examples.json", without_table.info.run_id).unlink()
+    client.delete_run(deleted.info.run_id)
+    artifact(another, "summary.json", tuned.info.run_id).unlink()
+    client.delete_run(base.info.run_id)
+    assert tracking.sync([kept], another, "a-test") == "6 cells logged, 2 were there already"
+    assert contents(logged_in(another)) == contents(logged_in(uri))
+    parents = {r.info.run_id: r for r in logged_in(another, "model").values()}
+    assert {r.data.tags["mlflow.parentRunId"] for r in logged_in(another).values()} == set(parents)
+    for kind, name in (("cell", "examples.json"), ("model", "summary.json")):
+        assert all(artifact(another, name, r.info.run_id).is_file() for r in logged_in(another, kind).values())
+    artifact(another, "summary.json", next(iter(parents))).unlink()
+    assert tracking.sync([kept], another, "a-test") == "0 cells logged, 8 were there already"
+    assert artifact(another, "summary.json", next(iter(parents))).is_file()
 
 
 def test_a_worker_that_may_not_log_leaves_its_cells_for_sync(place: Path, tmp_path: Path) -> None:
@@ -371,7 +400,7 @@ def test_two_programs_that_write_at_one_moment_leave_one_run_for_each_cell(
 
 def test_cells_follow_when_another_program_deletes_their_models_run_as_a_double(kept: Path, another: str) -> None:
     """The clock of the other machine is late, so its run of the model is the older one, though it came second."""
-    client, experiment = runs.opened(another, "a-test")
+    client, experiment = opened(another, "a-test")
     model, (before, after, *_) = conf.load("model", "gpt2", Model), of_gpt2(kept)
     mine = runs.parent_run(client, experiment, model, "pilot", {})
     runs.log_cell(client, experiment, mine, facts_in(before), "run")
@@ -398,7 +427,7 @@ def log_while_another_program_deletes_it_as_a_double(path: Path, uri: str) -> No
                 self.delete_run(run_id)
             super().log_batch(run_id, *given, **named)
 
-    client, experiment = runs.opened(uri, "a-test")
+    client, experiment = opened(uri, "a-test")
     parent = runs.parent_run(client, experiment, conf.load("model", "gpt2", Model), "pilot", {})
     runs.log_cell(Late(uri), experiment, parent, facts_in(path), "run")
     (cell,) = logged_in(uri).values()
@@ -435,7 +464,9 @@ def test_a_foreign_database_costs_one_line_and_no_cell(place: Path, tmp_path: Pa
     assert tracking.sync([tmp_path / "cells/a-test"], another, "a-test").startswith("4 cells logged")
 
 
-def test_no_password_of_a_uri_is_said(place: Path, tmp_path: Path) -> None:
+def test_no_password_of_a_uri_is_said(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in USER_OF_SERVER:  # to forget afterwards what the run puts there
+        monkeypatch.setenv(name, "")
     uri, given = "http://me:secret@127.0.0.1:9/api", (f"store={tmp_path / 'store'}", "tasks=[social_iqa]")
     (said,) = heard(lambda: execute(place, "gpt2", uri, *given))
     assert "127.0.0.1" in said
@@ -485,7 +516,8 @@ def until(wanted: Callable[[], Any], what: str, limit: float = 120) -> Any:
 
 @contextlib.contextmanager
 def server(database: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    store = ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", str(database.parent / "files")]
+    store = ["--backend-store-uri", f"sqlite:///{database}"]
+    store += ["--artifacts-destination", str(database.parent / "mlartifacts")]
     command = [sys.executable, "-m", "mlflow", "server", *store, "--host", "127.0.0.1", "--port", str(port)]
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     quiet["env"] = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # eight idle processes
@@ -537,6 +569,34 @@ def test_a_server_that_goes_away_costs_one_line_and_sync_makes_it_good(place: Pa
 
 
 @pytest.mark.slow
+def test_mlflows_own_ui_in_a_moved_folder_answers_with_every_artifact(kept: Path, tmp_path: Path, another: str) -> None:
+    """As MLflow's users start it: in the folder, with the address of the database alone."""
+    project, port = tmp_path / "a project", free_port()
+    project.mkdir()
+    shutil.move(another.removeprefix("sqlite:///"), project / "mlflow.db")
+    tracking.sync([kept], f"sqlite:///{project / 'mlflow.db'}", "a-test")
+    moved = project.rename(tmp_path / "50%25 moved, #1")
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", "sqlite:///mlflow.db", "--port", str(port)]
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    quiet["env"] = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    serving = subprocess.Popen([*command, "--workers", "1"], cwd=moved, **quiet)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        until(lambda: urllib.request.urlopen(f"{address}/health", timeout=5).status == 200, "ui")
+        found = {**logged_in(address), **logged_in(address, "model")}
+        assert len(found) == 10
+        for each in found.values():
+            name = "summary.json" if each.data.tags["kind"] == "model" else "examples.json"
+            page = f"{address}/get-artifact?path={name}&run_uuid={each.info.run_id}"
+            assert json.loads(urllib.request.urlopen(page, timeout=20).read())["data"]
+            assert client_of(address)[0].list_artifacts(each.info.run_id)
+    finally:
+        os.killpg(serving.pid, signal.SIGKILL)
+        serving.wait(timeout=30)
+    assert not project.exists()
+
+
+@pytest.mark.slow
 def test_two_processes_begin_one_database_and_log_into_it_at_once(place: Path, tmp_path: Path) -> None:
     """Both compute the same cells of one model: each cell and the model have one run in the end."""
     uri = f"sqlite:///{tmp_path / 'new.db'}"
@@ -561,7 +621,7 @@ def test_a_server_tells_of_another_program_as_a_database_does(kept: Path, tmp_pa
 @pytest.mark.slow
 def test_a_locked_database_costs_one_line_and_no_cell(place: Path, kept: Path, tmp_path: Path, another: str) -> None:
     """Of a run and of a sync at once, since each waits for the other program for as long as MLflow waits."""
-    runs.opened(another, "a-test")
+    opened(another, "a-test")
     given = (f"store={tmp_path / 'store'}", "tasks=[social_iqa]")
     asked = ("sync", str(kept), f"tracking.uri={another}", "tracking.experiment=a-test")
     with contextlib.closing(sqlite3.connect(another.removeprefix("sqlite:///"))) as other:
@@ -633,7 +693,7 @@ def test_a_link_opens_its_columns_in_their_order_and_its_cells_flat(page: tuple[
     assert found == columns
     rows = browser.run(ROWS)
     assert len(rows) == 8
-    if name == runs.TWINS:
+    if name == TWINS_VIEW:
         assert [row["params.`model`"] for row in rows] == [*TWINS] * 4
         assert [row["params.`tuned`"] for row in rows] == ["False", "True"] * 4
 

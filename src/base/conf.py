@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.base.errors import UserError, suggest
+from src.base.errors import UserError, first_line, suggest
 from src.base.files import ROOT
 from src.base.schema import Compat, Condition, Encoder, Generation, Model, Serving, Task
+from src.base.values import VALUES, suits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,9 +51,36 @@ def known(group: str) -> list[str]:
 
 
 def check_known(group: str, name: str, kind: str = "") -> None:
-    """Raises UserError with near misses where a group has no member of this name. The message calls it a `kind`."""
+    """Raises UserError with near misses where a group has no member of this name. The message calls it a `kind`.
+
+    Raises UserError, too, where the member's file or name cannot be used.
+    """
     if name not in (names := known(group)):
         raise suggest(kind or group, name, names, f"conf/{group}/*.yaml")
+    _check_name(group, name, names)
+
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*")
+LONGEST_NAME = 80  # characters: two names are one file's name
+WORDS = {"null", "none", "true", "false", "yes", "no", "on", "off", "y", "n", "nan", "inf"}
+"""What YAML or Hydra reads as no text."""
+
+
+def _check_name(group: str, name: str, names: Sequence[str]) -> None:
+    """Raises UserError where a member's name is none that every command, file system and YAML takes for the same."""
+    path = f"conf/{group}/{name}.yaml"
+    if not NAME.fullmatch(name) or len(name) > LONGEST_NAME or name.lower() in WORDS:
+        raise UserError(
+            f"{path}: a name has letters, digits, single _ or - between them, begins with a letter, is no word of YAML "
+            f"({', '.join(sorted(WORDS))}) and has {LONGEST_NAME} characters at most. Rename the file and its name"
+        )
+    if twins := [other for other in names if other != name and other.lower() == name.lower()]:
+        raise UserError(
+            f"{path}: {twins[0]} differs from it in capitals alone, which not every disk tells apart. Rename one"
+        )
+    own = _own(CONF / group / f"{name}.yaml").get("suite" if group == "suite" else "name", name)
+    if own != name:
+        raise UserError(f"{path}: its name is {own!r}, and must be that of its file, {name!r}. Mend one of the two")
 
 
 def typed(schema: type[T], settings: DictConfig | Mapping[str, Any], where: str) -> T:
@@ -59,9 +89,13 @@ def typed(schema: type[T], settings: DictConfig | Mapping[str, Any], where: str)
         value = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), settings))
     except OmegaConfBaseException as error:
         raise UserError(
-            f"{where}: {str(error).splitlines()[0]}. Its keys are those of {schema.__name__} in src/base/schema.py"
+            f"{where}: {first_line(error)}. Its keys are those of {schema.__name__} in src/base/schema.py"
         ) from error
     assert isinstance(value, schema)
+    for key in VALUES if schema in (Model, Task, Condition) else ():
+        group, _, name = key.partition(".")
+        if SCHEMAS.get(group) is schema:
+            suits(key, getattr(value, name), where)
     return value
 
 
@@ -108,9 +142,24 @@ def composed(group: str, name: str) -> DictConfig:
 
 
 @functools.cache
+def _own(path: Path) -> DictConfig:
+    """A YAML as it is written. Raises UserError where it is missing, no YAML or no mapping."""
+    where = path.relative_to(CONF.parent)
+    try:
+        content = OmegaConf.load(path)
+    except FileNotFoundError:
+        raise UserError(f"{where} is missing, and a defaults list names it") from None
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{where} cannot be read as YAML: {' '.join(str(error).split())}. Mend it there") from None
+    if not isinstance(content, DictConfig) or not content:
+        raise UserError(f"{where} is no mapping of keys and values. Write them as key: value")
+    return content
+
+
+@functools.cache
 def _composed(path: Path) -> DictConfig:
     """A YAML merged onto its defaults list: `<folder>@_here_: <name>`, `<name>@_here_` and its own place, `_self_`."""
-    own = cast("DictConfig", OmegaConf.load(path))
+    own = _own(path).copy()
     entries = list(own.pop("defaults", []))
     if "_self_" not in entries:
         entries = [*entries, "_self_"]  # as Hydra does
@@ -133,7 +182,7 @@ def load_task(name: str) -> Task:
 
 def with_exemplar_options(task: Task) -> Task:
     """The task with `exemplar_options` from data/published/exemplars.json, where it has none of its own."""
-    published = json.loads(EXEMPLARS.read_text()).get(task.name, {"prefixes": {}})["prefixes"]
+    published = json.loads(EXEMPLARS.read_text(encoding="utf-8")).get(task.name, {"prefixes": {}})["prefixes"]
     shown = {prompt: entry["options"] for prompt, entry in published.items() if "options" in entry}
     task.exemplar_options = task.exemplar_options or shown
     return task

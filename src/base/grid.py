@@ -5,16 +5,18 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from src.base import conf
+from src.base import conf, quoting
 from src.base.conf import CONF, GROUPS
-from src.base.errors import UserError, suggest
+from src.base.errors import UserError, first_line, suggest
 from src.base.files import ROOT
+from src.base.logins import without_logins
 from src.base.schema import Cell, Compat, Condition, Generation, Model, Run, Serving, Task
 from src.base.values import distinct, hours, listed, part, positive, suits
 
@@ -59,6 +61,8 @@ def checked_params(settings: Any) -> dict[str, Any]:
         raise UserError(f"it lacks {', '.join(absent)}")
     for key, group in LISTS.items():
         for name in listed(key, settings[key]):
+            if not isinstance(name, str):
+                raise UserError(f"{key}: {name} is no text to YAML. Put the name into quotation marks")
             conf.check_known(group, str(name), key.removesuffix("s"))
     conf.check_known("suite", str(settings["suite"]))
     conf.check_known("bertscore", str(settings["encoder"]), "encoder")
@@ -86,7 +90,8 @@ def checked_overrides(arguments: Sequence[str]) -> list[str]:
     A field that a YAML leaves at its default is set like one that it names: model.revision=... becomes
     ++model.revision=... Flags go last, because argparse wants them unmixed.
     """
-    words, flags = _words_and_flags(arguments)
+    given, flags = _words_and_flags(arguments)
+    words = [quoting.with_quotes(word) for word in without_logins(given)]
     overrides = _parsed(words)
     settings = _own_settings()
     for override in overrides:
@@ -109,13 +114,12 @@ def _words_and_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _parsed(words: Sequence[str]) -> list[Override]:
     """The words as Hydra reads them. Raises UserError for a word that is no override."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import OverrideParseException
 
     try:
-        return OverridesParser.create().parse_overrides(list(words))
+        return [quoting.parsed(word) for word in words]
     except OverrideParseException as error:
-        raise UserError(f"Cannot read '{error.override}'. Overrides look like limit=8 or +model=gpt2") from error
+        raise quoting.unread(str(error.override)) from error
 
 
 def _own_settings() -> dict[str, Any]:
@@ -210,6 +214,11 @@ def _check_field_of_schema(override: Override) -> None:
 def check_sweep(swept: Sequence[str], multirun: bool) -> None:
     """Raises UserError for a sweep that was not asked for, or one in which every job loads another model."""
     if swept and not multirun:
+        if swept[0] in quoting.PATHS:
+            raise UserError(
+                f"{swept[0]} has several values: add -m for a job each. A path with a comma goes into "
+                f"quotes, and the word into the shell's: \"{swept[0]}='/one,path'\""
+            )
         raise UserError(f"{swept[0]} has several values: add -m for a job each, or for lists: 'tasks=[a,b]'")
     if "model" in swept and {"task", "condition"} & {*swept}:
         raise UserError(
@@ -237,9 +246,9 @@ def compose_run(cfg: DictConfig) -> Run:
         encoder=cfg.encoder,
         incomplete=cfg.incomplete,
         token_budget=positive("token_budget", cfg.token_budget) or TOKEN_BUDGET,
-        data=Path(cfg.data),
-        store=Path(cfg.store),
-        out=Path(cfg.out) if cfg.out else None,
+        data=_path(cfg.data),
+        store=_path(cfg.store),
+        out=_path(cfg.out) if cfg.out else None,
         tracking=dict(cfg.tracking),
         serving=conf.typed(Serving, conf.resolved(cfg.engine), "engine"),
         shard=shard,
@@ -249,6 +258,13 @@ def compose_run(cfg: DictConfig) -> Run:
     for key in ("model.dtype", "incomplete", "generation.temperature", "generation.top_k", "generation.extra_tokens"):
         suits(key, operator.attrgetter(key)(run))
     return run
+
+
+def _path(value: Any) -> Path:
+    """The path that a key names. A shell leaves the tilde of store=~/store as it is."""
+    with suppress(RuntimeError):  # a user whom this machine does not know
+        return Path(str(value)).expanduser()
+    return Path(str(value))
 
 
 def _cells(cfg: DictConfig, model: Model) -> tuple[Cell, ...]:
@@ -285,7 +301,7 @@ def composed(words: Sequence[str]) -> DictConfig:
         with conf.hydra():
             return compose("config", overrides=checked_overrides(words))
     except HydraException as error:
-        raise UserError(f"{str(error).splitlines()[0]} Keys are those of conf/config.yaml") from error
+        raise UserError(f"{first_line(error)} Keys are those of conf/config.yaml") from error
 
 
 def composed_run(words: Sequence[str]) -> Run:
@@ -320,9 +336,7 @@ def composed_params(words: Sequence[str]) -> dict[str, Any]:
         with conf.hydra():
             settings = OmegaConf.to_container(compose("params", overrides=list(words)))
     except HydraException as error:
-        raise UserError(
-            f"{str(error).splitlines()[0]} Keys are those of conf/suite/*.yaml, e.g. suite=paper"
-        ) from error
+        raise UserError(f"{first_line(error)} Keys are those of conf/suite/*.yaml, e.g. suite=paper") from error
     assert isinstance(settings, dict)
     return {str(key): value for key, value in settings.items()}
 

@@ -59,6 +59,12 @@ class Serving:
     likelihood_body: dict[str, Any] = field(default_factory=dict)  # beside extra_body where options are scored
     score_alone: bool = False  # one call an option
     agree_nats: float = 0.25  # by how much one token's log-probability in one context may differ
+    proof_body: dict[str, Any] = field(default_factory=dict)  # in every call: what the server is to show; in no key
+    check_tokens: bool = True  # the server must have read as many tokens as the model's own tokenizer makes
+    compare: int = 0  # prompts whose answers are compared with the local engine's, where the weights are on this disk
+    compare_nats: float = 0.001  # by how much a token's log-probability may then differ, on average
+    compare_gb: float = 4.0  # weights of more are not loaded for it
+    seed_advice: str | None = None  # what helps where the server dies of a call with a seed
 
 
 @dataclass
@@ -97,6 +103,7 @@ class Task:
     options: dict[str, Any] = field(default_factory=dict)  # how wrong options are constructed, where the file has none
     group: str | None = None  # regular expression; what it captures of the input is the shared context
     chance_assumed: bool = False
+    as_published: bool = False  # the paper's own file: what is refused in others is scored by its rule (protocol.md)
     competence: str = MISSING  # formal | functional (Table 2)
     memorisable: int = MISSING  # of 50 examples (Table 2)
     previously_emergent: bool = MISSING

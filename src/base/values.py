@@ -6,14 +6,14 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
+from string import Formatter
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from src.base.errors import UserError
-
-LONE = "backslashreplace"
-"""How JSON is encoded: a lone surrogate, which UTF-8 has not, becomes its escape. Any other text stays as it is."""
+from src.base.files import LONE
+from src.base.metrics import ACCURACIES
 
 
 def listed(key: str, value: Any) -> list[str]:
@@ -28,8 +28,52 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+FORMATS = ("closed", "closed_adv", "open")
+"""The prompt formats of the paper."""
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _says(*fields: str, needs: tuple[str, ...] = ()) -> Callable[[Any], bool]:
+    """Whether a text to be filled in names these fields alone, and one of those that it needs."""
+
+    def fits(value: Any) -> bool:
+        try:
+            named = {name for _, name, _, _ in Formatter().parse(str(value)) if name is not None}
+        except ValueError:  # a lone brace
+            return False
+        return named <= {*fields} and (not needs or bool(named & {*needs}))
+
+    return fits
+
+
 VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.dtype": (lambda v: v in ("float32", "float16", "bfloat16"), "float32, float16 or bfloat16"),
+    "model.parameters": (lambda v: _number(v) and v > 0, "the number of parameters, above 0, e.g. 1.1e+9"),
+    "task.n_source": (lambda v: _whole(v) and v > 0, "a whole number of 1 or more: the examples in the file"),
+    "task.n_published": (lambda v: _whole(v) and v > 0, "a whole number of 1 or more: the examples that are evaluated"),
+    "task.exemplars": (
+        lambda v: len({*v}) == len(v) and all(_whole(i) and i >= 0 for i in v), "distinct indices into the file, from 0"
+    ),
+    "task.exemplars_drawn": (lambda v: v is None or v > 0, "a whole number of 1 or more, or null for all"),
+    "task.competence": (lambda v: v in ("formal", "functional"), "formal or functional"),
+    "task.memorisable": (lambda v: 0 <= v <= 50, "a whole number from 0 to 50: so many of 50 examples"),
+    "task.metric": (
+        lambda v: {*v} <= {*FORMATS} and {*v.values()} <= {*ACCURACIES},
+        f"a metric ({', '.join(ACCURACIES)}) by prompt format ({', '.join(FORMATS)})"
+    ),
+    "condition.template": (
+        _says("input", "gap", "choices", needs=("input",)), "a text with {input}, and {gap} and {choices} where wanted"
+    ),
+    "condition.template_without_options": (
+        _says("input", "gap", "choices", needs=("input",)), "a text with {input}, and with {gap} where wanted"
+    ),
+    "condition.choice": (_says("letter", "option"), "a text with {option}, {letter} or both"),
+    "condition.answer": (
+        _says("letter", "answer", needs=("letter", "answer")), "a text with {answer}, or with {letter} where lettered"
+    ),
     "incomplete": (lambda v: v in ("fail", "report"), "fail (a gap ends the pipeline) or report (a gap is named)"),
     "alpha": (lambda v: _number(v) and 0 < v < 1, "a number between 0 and 1, e.g. 0.05"),
     "generation.temperature": (lambda v: _number(v) and v >= 0, "a number of 0 (greedy) or more"),
@@ -44,16 +88,20 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "engine.calls_per_minute": (lambda v: v is None or v > 0, "a number above 0, or null for no limit"),
     "engine.tokens_per_minute": (lambda v: v is None or v > 0, "a number above 0, or null for no limit"),
     "engine.agree_nats": (lambda v: _number(v) and v > 0, "nats, a number above 0, e.g. 0.25"),
+    "engine.compare": (lambda v: isinstance(v, int) and v >= 0, "prompts, a whole number of 0 or more"),
+    "engine.compare_nats": (lambda v: _number(v) and v > 0, "nats a token, a number above 0, e.g. 0.001"),
+    "engine.compare_gb": (lambda v: _number(v) and v > 0, "gigabytes, a number above 0"),
     "engine.max_cost_usd": (lambda v: v is None or v > 0, "US dollars, more than 0, or null for no limit"),
 }  # fmt: skip
 """For each key, whether it takes a value, and the values that it takes in words."""
 
 
-def suits(key: str, value: Any) -> None:
-    """Raises UserError where the key does not take the value, by VALUES."""
+def suits(key: str, value: Any, where: str = "") -> None:
+    """Raises UserError where the key does not take the value, by VALUES. where: the YAML that says it."""
     allowed, words = VALUES[key]
     if not allowed(value):
-        raise UserError(f"{key}={value}: {key} is {words}")
+        said = f"{where}: " if where.endswith(".yaml") else ""
+        raise UserError(f"{said}{key}={value}: {key} is {words}")
 
 
 def positive(key: str, value: Any) -> int | None:

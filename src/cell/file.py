@@ -12,10 +12,10 @@ from typing import Any
 
 from src.base import conf
 from src.base.errors import UserError
-from src.base.files import ROOT, whole
+from src.base.files import ROOT, from_json_lines, json_lines, whole
 from src.base.metrics import ACCURACIES, MEANS, PROBABILITIES
 from src.base.schema import Cell, Compat, Encoder, Run
-from src.base.values import LONE, digest
+from src.base.values import digest
 from src.engine.job import Completion, Likelihood, Proof
 from src.question.prompts import Prompt, example_id
 from src.scoring.bertscore import BertScorer
@@ -149,14 +149,14 @@ def write_cell(path: Path, head: Header, answers: Sequence[Answers]) -> None:
     """Write a cell under another name and rename it, so that a file that exists is whole."""
     first = {**header_row(head), "prefix": answers[0].prompt.prefix}
     rows = ({"prompt": _without_prefix(a.prompt), **answers_row(a)} for a in answers)
-    with whole(path) as part, part.open("w", encoding="utf-8", errors=LONE) as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in (first, *rows))
+    with whole(path) as part:
+        part.write_bytes(json_lines((first, *rows)))
 
 
 def read_cell(path: Path) -> tuple[Header, list[Answers]]:
     """(header, answers) of a cell's file. Raises UserError where it is not what was written."""
     with _refused(path):
-        first, *rest = (json.loads(line) for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+        first, *rest = from_json_lines(path.read_bytes())
         prefix = first["prefix"]
         answers = [answers_of(_prompt(row["prompt"], prefix), row) for row in rest]
         head = header_of(first)
@@ -168,8 +168,8 @@ def read_cell(path: Path) -> tuple[Header, list[Answers]]:
 
 def read_header(path: Path) -> Header:
     """The header alone, by the first line. Raises UserError where the file does not begin like a cell."""
-    with _refused(path), path.open(encoding="utf-8") as file:
-        return header_of(json.loads(file.readline().removesuffix("\n")))
+    with _refused(path), path.open("rb") as file:
+        return header_of(json.loads(file.readline().removesuffix(b"\n")))
 
 
 def glance(path: Path) -> tuple[Header, frozenset[int], int]:
@@ -178,15 +178,18 @@ def glance(path: Path) -> tuple[Header, frozenset[int], int]:
     Raises UserError as `read_header` does.
     """
     with _refused(path), path.open("rb") as file:
-        head, first = header_of(json.loads(file.readline().removesuffix(b"\n"))), json.loads(file.readline())
+        head, first = (
+            header_of(json.loads(file.readline().removesuffix(b"\n"))),
+            json.loads(file.readline().removesuffix(b"\n")),
+        )
         return head, frozenset(map(int, first["completions"])), 1 + sum(1 for _ in file)
 
 
 def is_cell(path: Path) -> bool:
     """Whether a file begins with a fingerprint, as cells do. A segment of the store and a prepared task do not."""
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         try:
-            first = json.loads(file.readline())
+            first = json.loads(file.readline().removesuffix(b"\n"))
         except ValueError:
             return False
     return isinstance(first, dict) and "fingerprint" in first

@@ -55,7 +55,7 @@ def _logprob(answers: Answers) -> str:
 
 
 def publish(outputs: Path, folder: Path) -> None:
-    """Write `hashes` as csv files. Raises UserError where there is no cell.
+    """Write `hashes` as csv files. Raises UserError where there is neither a cell nor a ledger that says why not.
 
     A log-likelihood that is already there and is the same (see LOGPROB) keeps its digits. So does the margin of a
     near-tie whose completion is the same. Another machine's order of summation is therefore no change.
@@ -63,7 +63,7 @@ def publish(outputs: Path, folder: Path) -> None:
     import pandas as pd
 
     frames = hashes(outputs)
-    if frames["completions"].empty:
+    if frames["completions"].empty and not list(outputs.glob("*/ledger.json")):
         raise UserError(f"{outputs} holds no cell. Make them: dvc repro infer")
     with contextlib.suppress(OSError, ValueError, KeyError):  # a missing or damaged file is written anew
         before = pd.read_csv(folder / "likelihoods.csv", dtype={"logprob": str}, keep_default_na=False)

@@ -49,7 +49,7 @@ def write_ledger(run: Run, entries: Sequence[Entry]) -> None:
         path.unlink(missing_ok=True)
     name = "ledger.json" if run.shards == 1 else f"ledger_{run.shard}_of_{run.shards}.json"
     with whole(run.out / name) as part:
-        part.write_text(json.dumps([asdict(e) for e in entries], indent=1) + "\n")
+        part.write_text(json.dumps([asdict(e) for e in entries], indent=1) + "\n", encoding="utf-8")
 
 
 def out_of_date(run: Run, entries: Sequence[Entry]) -> list[Path]:
@@ -73,7 +73,7 @@ def check_ledgers(heads: Mapping[Path, Header]) -> None:
         ledger = path.parent / "ledger.json"
         if not ledger.is_file():
             continue
-        entries = json.loads(ledger.read_text())
+        entries = json.loads(ledger.read_text(encoding="utf-8"))
         named = {path_of(path.parent, e["task"], e["condition"]): e["fingerprint"] for e in entries}
         if named.get(path) != head.fingerprint:
             raise UserError(

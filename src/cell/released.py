@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from src.base import grid
 from src.base.errors import UserError
+from src.base.files import from_json_lines, json_lines
 from src.base.schema import Cell, Run
-from src.base.values import LONE, digest
+from src.base.values import digest
 from src.cell.file import (
     Answers,
     Header,
@@ -31,7 +31,7 @@ CELLS = "data/cells"
 
 def hashed_items(path: Path) -> bytes:
     """A prepared task with a hash in the place of every text: what the statistics need of it."""
-    rows = [json.loads(line) for line in path.open(encoding="utf-8")]
+    rows = from_json_lines(path.read_bytes())
     return json_lines([{**row, **{key: hashed(row[key]) for key in ("input", "options", "answer")}} for row in rows])
 
 
@@ -56,11 +56,6 @@ def without_text(answers: Answers) -> dict[str, Any]:
 def prompt_sha256(answers: Answers) -> str:
     """sha256 of a prompt: prefix, text, options, continuations, gold answer."""
     return digest(asdict(answers.prompt))
-
-
-def json_lines(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Rows as JSON lines, UTF-8."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8", LONE)
 
 
 @dataclass(frozen=True)
@@ -99,7 +94,7 @@ def _word(value: Any) -> str:
 def rebuilt(path: Path, run: Run) -> Rebuilt:
     """One cell of a release. Raises UserError where it is none, or its data set is not prepared."""
     try:
-        first, *rows = (json.loads(line) for line in path.open(encoding="utf-8"))
+        first, *rows = from_json_lines(path.read_bytes())
         head = header_of(first)
         cell = next(c for c in run.cells if (c.task.name, c.condition.name) == (head.task, head.condition))
         shots, tests, data_sha256 = examples.load(cell.task.name, run.data)

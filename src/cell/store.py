@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from src.base.errors import UserError
-from src.base.files import whole
-from src.base.values import LONE
+from src.base.files import json_line, whole
 
 Record = dict[str, Any]
 PROOF = "proof:"  # how the keys of records begin that say how a cell was computed
@@ -36,7 +35,7 @@ def line(key: str, body: bytes) -> bytes:
 
 def encoded(record: Mapping[str, Any]) -> bytes:
     """JSON of a record: no tab, no newline. A lone surrogate stands as its JSON escape."""
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", LONE)
+    return json_line(record, separators=(",", ":")).removesuffix(b"\n")
 
 
 def parsed(raw: bytes) -> tuple[str, bytes] | None:
@@ -138,13 +137,14 @@ class Store:
         """Each segment that holds one of these keys -> its other lines. The segments are locked until `locks` ends."""
         left = {}
         for path in sorted(self.folder.glob("*.jsonl")):
-            lines = path.read_bytes().splitlines(keepends=True)
+            with path.open("rb") as file:
+                lines = list(file)
             kept = [raw for raw in lines if (parsed(raw.removesuffix(b"\n")) or ("",))[0] not in keys]
             if len(kept) == len(lines):
                 continue
-            file = locks.enter_context(path.open("rb"))
+            locked = locks.enter_context(path.open("rb"))
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(
                     f"A run is writing to {path}. Let it end or stop it, then the same command again"
@@ -188,7 +188,7 @@ class Store:
                 f"The example store {self.folder} cannot be read: {error}. Check its permissions."
             ) from error
         whole = data[: data.rfind(b"\n") + 1]
-        for raw in whole.splitlines():
+        for raw in whole.removesuffix(b"\n").split(b"\n") if whole else ():
             number += 1
             record = parsed(raw)
             if record is None:

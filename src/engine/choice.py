@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from src.base.errors import UserError
+from src.base.errors import UserError, first_line
 from src.engine.attention import SHARED
 from src.engine.decoder import Decoder
 from src.engine.encoder_decoder import EncoderDecoder
@@ -146,7 +146,7 @@ class Choice:
         except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
             if out_of_memory(error):
                 raise
-            raise self._unfit(f"it cannot run in {self.model.dtype} ({str(error).splitlines()[0]})") from None
+            raise self._unfit(f"it cannot run in {self.model.dtype} ({first_line(error)})") from None
         if first and pack(self.model) and not self._as_loaded(against):
             self.model = self.load()
         while self.left:
@@ -155,7 +155,7 @@ class Choice:
             except Exception as error:  # an architecture can refuse a way by any exception
                 if out_of_memory(error):
                     raise
-                self.reasons.append(f"{self.left[0].name}: {str(error) or type(error).__name__}".splitlines()[0])
+                self.reasons.append(f"{self.left[0].name}: {first_line(error)}")
                 self.spent, self.way, self.lengths = self.tokens, None, {}
                 del self.left[0]
                 continue

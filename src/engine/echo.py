@@ -53,7 +53,8 @@ def likelihood_of_options(
     """
     if len(choices) != len(options):
         raise Unproven(f"{len(choices)} texts came back for {len(options)} options")
-    if not any(isinstance(choice, dict) and isinstance(choice.get("logprobs"), dict) for choice in choices):
+    parts = [choice.get("logprobs") for choice in choices if isinstance(choice, dict)]
+    if not any(isinstance(part, dict) and "content" not in part for part in parts):  # llama.cpp's: of what it wrote
         raise Absent("the server gives no log-likelihoods of a prompt (echo, logprobs)")
     echoes = [proven(choice, prompt, o, ids) for choice, o in zip(in_order(choices), options, strict=True)]
     agree(echoes, tolerance)

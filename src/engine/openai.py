@@ -25,11 +25,16 @@ from itertools import islice
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from src.base.errors import UserError
+from src.base.errors import UserError, first_line
+from src.base.network import check_proxies
 from src.base.schema import Generation, Model, Serving
+from src.base.secrets import shown
 from src.base.values import digest
+from src.engine import beside
+from src.engine.beside import Said
 from src.engine.echo import Absent, TokenIds, Unproven, likelihood_of_options
-from src.engine.job import Completion, Request, Result
+from src.engine.job import Engine, Proof, Request, Result
+from src.engine.reply import UNREADABLE, Refused, choices_of, completion_of, refuse_other_tokens, used_of
 from src.question.prompts import Prompt
 
 T = TypeVar("T")
@@ -38,6 +43,7 @@ NUMERICS = 2  # raised by hand when other log-likelihoods are read from an echo,
 FRESH = "{fresh}"  # in a value of engine.likelihood_body: another text in each call
 DOUBTS = 3  # echoes in a row that prove nothing, before no more are asked for
 BACKOFF_S = 0.5, 8.0  # the first and the longest wait between two tries, which doubles each time
+NO_ECHO = (400, 422, 501)
 
 
 @dataclass
@@ -100,7 +106,8 @@ class OpenAIEngine:
     count: the tokens of a text by the model's own tokenizer. None where that is not on this disk.
         The completion's budget then takes three characters for a token.
     keep: takes an answer that cannot be used, because it was paid for. None: such an answer is lost.
-    ids: the token ids of a text by the model's own tokenizer, for a server that names tokens by number.
+    ids: the token ids of a text by the model's own tokenizer, for a server that names or counts the tokens it read.
+    own: makes the local engine, greedy, from the weights on this disk. None where there are none, or too large ones.
     """
 
     def __init__(
@@ -111,15 +118,18 @@ class OpenAIEngine:
         count: Callable[[str], int] | None,
         keep: Keep | None = None,
         ids: TokenIds | None = None,
+        own: Callable[[], Engine] | None = None,
     ):
         self.how, self.generation, self.leading = how, generation, model.leading
         self.model = how.model or model.api or model.hub or model.name
-        self.base_url = str(how.base_url).rstrip("/")
+        self.address = str(how.base_url).rstrip("/")  # may hold a login, which is said nowhere
+        self.base_url = shown(self.address)
         at = urlsplit(self.base_url)
         self.identity = f"{self.model}@{at.scheme}://{at.hostname}{f':{at.port}' if at.port else ''}{at.path}"
         self.count = count or (lambda text: math.ceil(len(text) / CHARACTERS))
-        self.keep, self.ids = keep, ids
+        self.keep, self.ids, self.own = keep, ids, own
         self.doubts = Doubts()
+        self.beside: beside.Beside | UserError | None = None  # None: not compared yet
         prices = model.usd_per_million_in, model.usd_per_million_out
         if how.max_cost_usd is not None and None in prices:
             raise UserError(
@@ -185,9 +195,10 @@ class OpenAIEngine:
 
         if self.how.key and not os.environ.get(self.how.key):
             raise UserError(f"The environment has no {self.how.key}. export {self.how.key}=..., or engine.key=null")
+        check_proxies()
         return OpenAI(
             api_key=os.environ[self.how.key] if self.how.key else "none",
-            base_url=self.base_url, timeout=self.how.timeout_s, max_retries=self.how.retries,
+            base_url=self.address, timeout=self.how.timeout_s, max_retries=self.how.retries,
         )  # fmt: skip
 
     def run(self, requests: Sequence[Request], among: Sequence[Request] = ()) -> Iterator[list[Result]]:
@@ -198,6 +209,7 @@ class OpenAIEngine:
         the budget is spent.
         """
         _ = self.client  # so that a missing key is reported before any thread starts
+        self._compare([request.prompt for request in requests])
         waiting = iter([work for request in requests for work in self._calls(request)])
         failure: BaseException | None = None
         with ThreadPoolExecutor(self.how.concurrency) as pool:
@@ -217,6 +229,36 @@ class OpenAIEngine:
                     failure = failure or stop
         if failure:
             raise failure
+
+    @property
+    def proof(self) -> Proof | None:
+        """What was compared with the local engine before the server was believed. None where nothing could be."""
+        return self.beside.proof if isinstance(self.beside, beside.Beside) else None
+
+    def _compare(self, prompts: Sequence[Prompt]) -> None:
+        """Compare the server with the local engine, once in a run. Raises UserError where they differ."""
+        if isinstance(self.beside, UserError):
+            raise self.beside
+        if self.beside or not self.own or not self.ids or not self.how.compare or not prompts:
+            return
+        some = beside.chosen(prompts, self.how.compare)
+        server = f"{self.base_url}, model {self.model},"
+        try:
+            self.beside = beside.compared(some, self.own(), self._greedy, self.ids, self.how.compare_nats, server)
+        except beside.Differs as error:
+            self.beside = error
+            raise
+        print(f"{self.base_url}: {self.beside}", file=sys.stderr)
+
+    def _greedy(self, prompt: Prompt) -> Said:
+        text, budget = prompt.prefix + prompt.text, self.budget(prompt)
+
+        def read(reply: Any) -> Said:
+            completion = completion_of(reply, text, budget, self.leading)
+            return beside.said_of(completion, choices_of(reply)[0])
+
+        asked = {"max_tokens": budget, "temperature": 0.0, "logprobs": 1}
+        return self._ask(read, [text], budget, prompt.id, **asked)[0]
 
     def _calls(self, request: Request) -> Iterator[Callable[[], Result]]:
         """What to ask the server for one request."""
@@ -297,6 +339,8 @@ class OpenAIEngine:
                 try:
                     body = json.loads(reply)
                     used = used_of(body)
+                    if self.ids and self.how.check_tokens:
+                        refuse_other_tokens(body, texts, self.ids)
                     return read(body), reply
                 except (Refused, *UNREADABLE) as error:
                     said = f"{self._safe(error)}.{self._kept(name, [reply])}"
@@ -315,7 +359,7 @@ class OpenAIEngine:
         import openai
 
         scores = {k: _fresh(v) for k, v in self.how.likelihood_body.items()} if "echo" in given else {}
-        extra = {**self.how.extra_body, **scores}
+        extra = {**self.how.extra_body, **self.how.proof_body, **scores}
         try:
             raw = self.client.completions.with_raw_response.create(
                 model=self.model, prompt=prompt, extra_body=extra or None, **given
@@ -325,19 +369,24 @@ class OpenAIEngine:
         except openai.APIConnectionError as error:
             raise UserError(
                 f"{self.base_url} does not answer ({self._safe(error)}), after {self.how.retries} more tries. Every "
-                "answer so far is stored; the same command goes on"
+                f"answer so far is stored; the same command goes on.{self._advice(given)}"
             ) from None
         except openai.APIStatusError as error:
             if "echo" in given and error.status_code in NO_ECHO:
                 raise Unproven(f"the server refuses to echo: {self._safe(error)}") from None
-            raise UserError(f"{self.base_url}, model {self.model}: {self._safe(error)}") from None
+            advice = self._advice(given) if error.status_code >= 500 else ""
+            raise UserError(f"{self.base_url}, model {self.model}: {self._safe(error)}.{advice}") from None
         return bytes(raw.content)
+
+    def _advice(self, given: dict[str, Any]) -> str:
+        """What helps where a server died, if it was to sample with a seed; a sentence, or ""."""
+        return f" {self.how.seed_advice}" if "seed" in given and self.how.seed_advice else ""
 
     def _safe(self, error: BaseException) -> str:
         """An error in one line, without the key."""
-        line = (str(error).splitlines() or [type(error).__name__])[0][:300].rstrip(".")
-        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-        return self._without_key(shown.encode()).decode()
+        line = shown(first_line(error))[:300].rstrip(".")
+        printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+        return self._without_key(printable.encode()).decode()
 
     def _without_key(self, text: bytes) -> bytes:
         key = os.environ.get(self.how.key or "", "").encode()
@@ -368,64 +417,6 @@ class Doubts:
         """One echo was proven."""
         with self.lock:
             self.in_a_row = 0
-
-
-# ---- What a server answers: JSON that is not believed
-
-
-class Unreadable(ValueError):
-    """What is no completion, and may be one when it is asked for again."""
-
-
-class Refused(Exception):
-    """What is no completion, and will be none the next time."""
-
-
-UNREADABLE = (ValueError, RecursionError)  # of json.loads, and Unreadable
-ENDS = {"stop": "eos", "eos": "eos", "eos_token": "eos", "stop_sequence": "eos", "length": "length"}
-PASSING = (None, "error", "abort", "aborted", "cancelled", "canceled", "timeout")  # finish reasons of a call cut short
-NO_ECHO = (400, 422, 501)
-MANY = 10**9  # tokens that no answer has
-BEFORE_ECHO = 32  # characters of special tokens that may stand before an echo
-
-
-def used_of(reply: Any) -> tuple[int, int] | None:
-    """(prompt tokens, completion tokens) that an answer is billed for. None where it does not say, or says 0 read."""
-    usage = reply.get("usage") if isinstance(reply, dict) else None
-    numbers = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else []
-    counts = [number for number in numbers if type(number) is int and 0 <= number < MANY]
-    return (counts[0], counts[1]) if len(counts) == 2 and counts[0] else None
-
-
-def choices_of(reply: Any) -> list[Any]:
-    """The texts of an answer. Raises Unreadable where it has none."""
-    choices = reply.get("choices") if isinstance(reply, dict) else None
-    if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
-        said = reply.get("error") or reply.get("message") if isinstance(reply, dict) else None
-        raise Unreadable(f"it holds no choices{f', but {said}' if said else ''}")
-    return choices
-
-
-def completion_of(reply: Any, prompt: str, budget: int, leading: str) -> Completion:
-    """The one completion of an answer. Raises Unreadable or Refused where it holds none, or not what was asked for."""
-    choices = choices_of(reply)
-    if len(choices) > 1:
-        raise Refused(f"{len(choices)} completions of one prompt")
-    text, finish = choices[0].get("text"), choices[0].get("finish_reason")
-    if finish in PASSING:
-        raise Unreadable(f"a text that did not end (finish_reason {finish})")
-    if not isinstance(finish, str) or finish not in ENDS:
-        raise Refused(f"finish_reason {finish}")
-    if not isinstance(text, str):
-        raise Unreadable("the completion has no text")
-    if prompt and prompt in text[: len(prompt) + BEFORE_ECHO]:
-        raise Refused("the completion begins with the whole prompt, as if echo had been asked for")
-    _, n_tokens = used_of(reply) or (0, 0)
-    if n_tokens > budget:
-        raise Refused(f"it has {n_tokens} tokens where {budget} at most were asked for")
-    if ENDS[finish] == "length" and 0 < n_tokens < budget:
-        raise Refused(f"it was cut at {n_tokens} tokens and not at the {budget} that were asked for")
-    return Completion(text.removeprefix(leading), n_tokens or None, ENDS[finish])
 
 
 def _fresh(value: Any) -> Any:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 from src.base.errors import UserError, suggest
-from src.base.files import ROOT, whole
+from src.base.files import LONE, ROOT, whole
 from src.base.schema import Run
-from src.base.values import LONE, suits
+from src.base.values import suits
 from src.engine.job import Engine
 from src.source import weights
 
@@ -45,13 +47,30 @@ def openai_engine(run: Run) -> Engine:
         "tokens_per_minute",
         "max_cost_usd",
         "agree_nats",
+        "compare",
+        "compare_nats",
+        "compare_gb",
     ):
         suits(f"engine.{key}", getattr(run.serving, key))
     own = weights.tokenizer(run.model, ROOT)
     count = (lambda text: len(own.encode(text, add_special_tokens=False))) if own else None
     keep = partial(kept, run.store / "unusable")
     ids = (lambda text: own.encode(text).ids) if own else None
-    return OpenAIEngine(run.serving, run.model, run.generation, count, keep, ids)
+    return OpenAIEngine(run.serving, run.model, run.generation, count, keep, ids, greedy_engine(run) if own else None)
+
+
+def greedy_engine(run: Run) -> Callable[[], Engine] | None:
+    """Makes the local engine that a server is compared with. None where its weights are not here, or too large."""
+    folder = weights.on_disk(run.model, ROOT) if run.serving.compare else None
+    files = [folder / name for name in weights.weight_files(folder)] if folder and folder.is_dir() else []
+    if not files or sum(file.stat().st_size for file in files) > run.serving.compare_gb * 1e9:
+        return None
+
+    def engine() -> Engine:
+        model, generation = replace(run.model, api=None), replace(run.generation, temperature=0.0)
+        return local_engine(replace(run, model=model, generation=generation))
+
+    return engine
 
 
 def kept(folder: Path, asked: str, reply: bytes) -> str:

@@ -53,10 +53,13 @@ class Null:
 
 
 def rank_correlations(x: Array, y: Array) -> Array:
-    """Spearman's rho of each row of x (draws, tasks) with y (tasks,)."""
+    """Spearman's rho of each row of x (draws, tasks) with y (tasks,). NaN where either is the same for every task."""
+    if not len(y):
+        return np.full(len(x), np.nan)
     ranks = stats.rankdata(x, axis=1)
     apart, fixed = ranks - ranks.mean(axis=1, keepdims=True), stats.rankdata(y) - (len(y) + 1) / 2
-    return np.asarray(apart @ fixed / np.sqrt((apart**2).sum(axis=1) * (fixed**2).sum()))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(apart @ fixed / np.sqrt((apart**2).sum(axis=1) * (fixed**2).sum()))
 
 
 def joint(claim: str, of: str, families: Sequence[Family], alpha: float, seed: int) -> dict[str, Any] | None:
@@ -71,16 +74,18 @@ def joint(claim: str, of: str, families: Sequence[Family], alpha: float, seed: i
         assert family.null is not None
         outcome = family.result(alpha)["outcome"]
         for item, drawn in family.null(null).items():
-            if item in family.items and pd.notna(family.rows.loc[item, "value"]) and pd.notna(outcome[item]):
+            known = item in family.items and pd.notna(family.rows.loc[item, "value"]) and pd.notna(outcome[item])
+            if known and not np.isnan(drawn).all():  # without a number under permutation it has no p-value
                 values.append(float(family.rows.loc[item, "value"]))
                 draws.append(drawn)
                 holds += int(outcome[item] in (HOLDS, BOTH))
     if not values:
         return None
-    medians, observed = np.nanmedian(np.array(draws), axis=0), float(np.median(values))
-    expected = float(np.nanmean(medians))
+    table, observed = np.array(draws), float(np.median(values))
+    medians = np.nanmedian(table[:, ~np.isnan(table).all(axis=0)], axis=0)
+    expected = float(medians.mean())
     apart = np.abs(medians - expected) >= abs(observed - expected) - 1e-12
     return {
         "claim": claim, "of": of, "analyses": len(values), "holds": holds, "median": observed, "expected": expected,
-        "p_joint": float((1 + apart.sum()) / (1 + DRAWS)),
+        "p_joint": float((1 + apart.sum()) / (1 + len(medians))),
     }  # fmt: skip

@@ -13,8 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from src.base import git
+from src.base.errors import UserError
 from src.base.files import ROOT
-from src.lab.runs import git_state
+from src.base.network import check_proxies
 
 KEYS = ("HF_TOKEN", "OPENAI_API_KEY")
 PACKAGES = ("torch", "transformers", "dvc", "mlflow")
@@ -91,6 +93,10 @@ def hub() -> Check:
     if constants.HF_HUB_OFFLINE:
         return Check("hub", "HF_HUB_OFFLINE is set: only what the cache holds", todo)
     try:
+        check_proxies()
+    except UserError as error:
+        return Check("hub", "not asked", str(error))
+    try:
         httpx.head(constants.ENDPOINT, timeout=PATIENCE)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return Check("hub", f"{constants.ENDPOINT} does not answer ({error})", todo)
@@ -102,11 +108,13 @@ def keys() -> Check:
     return Check("keys", ", ".join(f"{name} {'set' if os.environ.get(name) else 'not set'}" for name in KEYS))
 
 
-def git() -> Check:
+def checkout() -> Check:
     """The commit, and whether the tree has changes beside it."""
-    state = git_state()
-    dirty = state["git_dirty"] == "true"
-    return Check("git", state["git_commit"][:12] + (", with changes" if dirty else ""), "commit first" if dirty else "")
+    try:
+        revision, dirty = git.commit()[0][:12], bool(git.changes())
+    except UserError as error:
+        return Check("git", "unknown", str(error))
+    return Check("git", revision + (", with changes" if dirty else ""), "commit first" if dirty else "")
 
 
 def dvc() -> Check:
@@ -122,9 +130,10 @@ def dvc() -> Check:
 def output_of(*command: str) -> str:
     """The output of a command. "" where it cannot start or takes too long."""
     try:
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=2 * PATIENCE).stdout
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=2 * PATIENCE)
     except (OSError, subprocess.SubprocessError):
         return ""
+    return done.stdout.decode(errors="replace")
 
 
-ALL: tuple[Callable[[], Check], ...] = (versions, processors, disk, stores, hub, keys, git, dvc)
+ALL: tuple[Callable[[], Check], ...] = (versions, processors, disk, stores, hub, keys, checkout, dvc)

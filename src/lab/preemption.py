@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # `sbatch --signal=USR1@120` sends SIGUSR1 before the limit
+# `sbatch --signal=USR1@120` sends SIGUSR1 before the limit. A closed terminal sends SIGHUP, which nohup ignores
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 AGAIN = 75  # exit code, EX_TEMPFAIL of sysexits.h: the same command continues the work
 SHARE = 0.95  # of the time limit is used for work
 
@@ -21,11 +22,11 @@ class Stopped(BaseException):
 
 
 @contextmanager
-def stoppable(hours: float | None) -> Iterator[Callable[[], None]]:
+def stoppable(hours: float | None, signals: Sequence[signal.Signals] = SIGNALS) -> Iterator[Callable[[], None]]:
     """Inside this context a signal raises Stopped at once.
 
     Yields a function to call between batches. It raises Stopped after a signal and when the time is up.
-    Where a launcher has its own handler for a signal, that handler stays (submitit's requeues the job).
+    Where a launcher has its own handler for a signal, that handler stays (hydra_plugins/slurm.py requeues the job).
     """
     end = None if hours is None else time.monotonic() + SHARE * hours * 3600
     received: list[str] = []  # names of signals
@@ -42,7 +43,7 @@ def stoppable(hours: float | None) -> Iterator[Callable[[], None]]:
             raise Stopped(f"{SHARE:.0%} of time_limit_h={hours:g}")
 
     main = threading.current_thread() is threading.main_thread()
-    ours = [number for number in SIGNALS if main and signal.getsignal(number) is signal.SIG_DFL]
+    ours = [number for number in signals if main and signal.getsignal(number) is signal.SIG_DFL]
     for number in ours:
         signal.signal(number, stop)
     try:

@@ -1,4 +1,4 @@
-"""The only module that imports MLflow. Each cell is a run, under the parent run of its model.
+"""What is logged to MLflow. Each cell is a run, under the parent run of its model.
 
 A run has its cell's fingerprint as a tag and is found again by it, so logging a cell twice updates one run. If MLflow
 is out of reach, a warning says so once and the work continues, because every finished cell is kept in a file as well.
@@ -9,82 +9,37 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
-import os
 import platform
-import random
-import re
-import sqlite3
-import subprocess
-import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+from urllib.parse import urlsplit
 
+from src.base import git
 from src.base.errors import UserError
-from src.base.files import ROOT, alone
+from src.base.files import whole
 from src.base.schema import Model, Run
 from src.cell.file import Recorded, Scored, kept_path, read_header, write_cell
 from src.lab.facts import Facts, facts_of, figure, summary
+from src.lab.moved import database_of, own_folder
+from src.lab.opening import connected, database_at, default_uri, found_run, oldest, settled
+from src.lab.refusals import warn_unlogged
 
+EXAMPLES, TABLE = "examples.json", "summary.json"  # the artifacts of a cell, and of a model
 FORMAT = "2"  # version of what is logged. `sync` logs a run of another version again
 UNREAL = ("random", "fake")  # weights whose numbers never stand among those of real weights
 PACKAGES = ("torch", "transformers", "tokenizers", "bert-score", "numpy", "pandas", "mlflow", "hydra-core", "dvc")
 SAMPLING = {"sampling_interval": 10, "samples_before_logging": 3}  # interval in s; means are logged
 
-ATTEMPTS = 8  # of a piece of work that clashes with another process
-CLASHES = ("BAD_REQUEST", "INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS")  # see `settled`
-
-CELLS, TWINS = "cells", "twins"
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class View:
-    """A shared view of MLflow's table of runs. The default shows no parameter and no metric, and hides cells."""
-
-    caption: str
-    query: str
-    order: str
-    ascending: bool
-    columns: Mapping[str, int]  # name -> width in pixels, in the order shown
-
-
-VIEWS = {
-    CELLS: View(
-        "every cell, the best first", "tags.kind = 'cell'", "metrics.accuracy", False,
-        {"params.model": 120, "params.task": 130, "params.prompt": 76, "params.shots": 48, "params.tuned": 52,
-         "metrics.exact_match": 80, "metrics.bertscore_accuracy": 80, "metrics.likelihood": 76, "metrics.chance": 62,
-         "metrics.above_chance": 84, "metrics.n": 40, "metrics.tokens_per_s": 80},
-    ),
-    TWINS: View(
-        "base above tuned, task by task", "tags.kind = 'cell' and params.control = 'None'", "params.pair", True,
-        {"params.task": 130, "params.condition": 110, "params.model": 120, "params.tuned": 52,
-         "metrics.accuracy": 72, "metrics.chance": 62, "metrics.above_chance": 84, "metrics.n": 40},
-    ),
-}  # fmt: skip
-
-# MLflow always shows these columns.
-FIRST, LAST = {"attributes.`Run Name`": 110, "runDateAndNestInfo": 126}, {"duration": 66}
-
 
 def git_state() -> dict[str, str]:
     """The commit and whether the checkout has changes. Both are "unknown" without git."""
-
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True)
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip()
-
-    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
-    return {
-        "git_commit": commit or "unknown",
-        "git_dirty": "unknown" if changes is None else str(bool(changes)).lower(),
-    }
+    try:
+        return {"git_commit": git.commit()[0], "git_dirty": str(bool(git.changes())).lower()}
+    except UserError:
+        return {"git_commit": "unknown", "git_dirty": "unknown"}
 
 
 def versions() -> dict[str, str]:
@@ -94,129 +49,17 @@ def versions() -> dict[str, str]:
     }
 
 
-def default_uri() -> str:
-    """The project's own database of runs. The URI is absolute, because MLflow would take the current folder."""
-    return f"sqlite:///{ROOT / 'mlflow.db'}"
-
-
-def database_of(uri: str) -> Path | None:
-    """The file of a SQLite database. None for a server."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-
-
-def connected(uri: str | None, experiment: str) -> tuple[Any, str]:
-    """(client, experiment id). Database, experiment and views are created where they are missing."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # by default a dead server blocks for four minutes
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # seconds, for a server that hangs
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    import logging
-
-    import mlflow
-
-    for name in ("alembic", "mlflow"):  # after the import, because MLflow sets them then
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-
-    uri = uri or default_uri()
-    database = database_of(uri)
-    with alone(database.parent) if database else nullcontext():  # two processes that create it at once would clash
-        client = mlflow.MlflowClient(uri)
-        _readable_while_written(database)
-        artifacts = (database.resolve().parent / "mlartifacts").as_uri() if database else None
-        return client, settled(lambda: _experiment(client, experiment, artifacts))
-
-
-def _experiment(client: Any, experiment: str, artifacts: str | None) -> str:
-    """The id of the experiment. It and its views are created where they are missing."""
-    existing = client.get_experiment_by_name(experiment)
-    if existing:
-        experiment_id = existing.experiment_id
-    else:
-        experiment_id = client.create_experiment(experiment, artifact_location=artifacts)
-    for name in VIEWS:
-        key, view = f"mlflow.sharedViewState.{name}", json.dumps(_view(name))
-        if not existing or existing.tags.get(key) != view:
-            client.set_experiment_tag(experiment_id, key, view)
-    return str(experiment_id)
-
-
-def settled(work: Callable[[], T]) -> T:
-    """What `work` returns. If it clashes with another process, it is done anew on what is there then.
-
-    Two processes that find a value missing both write it, and the database takes one (BAD_REQUEST). One process may
-    delete a doubled run that another still writes to, or both give a parameter a value (INVALID_PARAMETER_VALUE). Both
-    may create one experiment (RESOURCE_ALREADY_EXISTS). A server answers with the same codes as a database. A dead
-    server and a locked database have other codes: MLflow has waited for them already, so they are not tried again.
-    """
-    for attempt in range(ATTEMPTS - 1):
-        try:
-            return work()
-        except Exception as error:
-            if getattr(error, "error_code", None) not in CLASHES:
-                raise
-        time.sleep(random.uniform(0, 0.02 * 2**attempt))  # s, random so that two processes part
-    return work()
-
-
-def _readable_while_written(database: Path | None) -> None:
-    """Turn on SQLite's write-ahead log for good. The UI can then read while a run logs, and a commit costs less."""
-    if database is not None:
-        with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(sqlite3.connect(database, 1)) as sqlite:
-            sqlite.execute("PRAGMA journal_mode = WAL")  # fails while an older UI has the file open
-
-
-def _view(name: str) -> dict[str, Any]:
-    """The state of MLflow's table of runs as its UI reads it. The format is undocumented, so a test opens the page."""
-
-    def quoted(column: str) -> str:
-        return "{}.`{}`".format(*column.split("."))
-
-    view = VIEWS[name]
-    widths = {quoted(column): width for column, width in view.columns.items()}
-    all_widths = {**FIRST, **widths, **LAST}
-    return {
-        "selectedColumns": list(widths), "columnOrder": ["1", *all_widths], "columnWidths": all_widths,
-        "orderByKey": quoted(view.order), "orderByAsc": view.ascending, "searchFilter": view.query, "startTime": "ALL",
-        "lifecycleFilter": "Active", "modelVersionFilter": "All Runs", "datasetsFilter": [], "runsExpanded": {},
-        "runsHidden": [], "runsPinned": [],
-    }  # fmt: skip
-
-
-def found_run(client: Any, experiment: str, query: str) -> Any | None:
-    """The run that matches the query, or None. If two processes began one each, the oldest is kept."""
-    runs = client.search_runs([experiment], query)
-    return oldest(client, runs) if runs else None
-
-
-def oldest(client: Any, runs: Iterable[Any]) -> Any:
-    """The run that began first. The others are deleted: another process began them at the same moment."""
-    first, *duplicates = sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
-    for duplicate in duplicates:
-        client.delete_run(duplicate.info.run_id)
-    return first
-
-
-def reason_of(error: BaseException) -> str:
-    """An error in one line. User and password of a URI are left out."""
-    lines = [line for line in str(error).splitlines() if not line.startswith("(raised as a result of Query-invoked")]
-    return re.sub(r"//[^/@\s]*@", "//", (lines or [type(error).__name__])[0])
-
-
-def warn_unreachable(error: Exception) -> None:
-    """Say once that MLflow is out of reach, and how to log the cells later."""
-    text = f"MLflow is out of reach, the run goes on without it: {reason_of(error)}. Later: python -m src.tracking sync"
-    warnings.warn_explicit(text, UserWarning, "MLflow", 1)  # so that Python prints no line of source below it
-
-
 @dataclass
 class Tracker:
     """Logs the cells of one model. `client` is None if tracking is turned off or MLflow is out of reach."""
 
     client: Any
     kept: Path  # the folder where every finished cell is kept
-    experiment: str = ""
+    name: str = ""  # of the experiment
+    experiment: str = ""  # its id
     parent: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    clock: Any = None  # spent.Clock of this run, if it has one
 
     def cell(self, cell: Scored, recorded: Recorded) -> None:
         """Keep one finished cell in a file, then log it. If logging fails, a warning says so once."""
@@ -227,8 +70,10 @@ class Tracker:
             return
         try:
             log_cell(self.client, self.experiment, self.parent, facts_of(cell, recorded), "run")
+            if self.clock and "wall_s" in recorded.metrics:
+                self.clock.cell(recorded.metrics["wall_s"])
         except Exception as error:  # the cell is in its file already
-            warn_unreachable(error)
+            warn_unlogged(error, database_of(self.client.tracking_uri), self.name)
             self.client = None
 
 
@@ -256,14 +101,14 @@ def _log_cell(client: Any, experiment: str, parent: str, facts: Facts, by: str, 
 
     tags = {
         **facts.tags, "mlflow.parentRunId": parent, "kind": "cell", "logged_by": by, "logged_format": FORMAT,
-        "mlflow.loggedArtifacts": _tables("examples.json"),
+        "mlflow.loggedArtifacts": _tables(EXAMPLES),
     }  # fmt: skip
     query = f"tags.kind = 'cell' and tags.fingerprint = '{facts.tags['fingerprint']}'"
     began = now - int(1000 * facts.metrics.get("wall_s", 0))
     run = found_run(client, experiment, query) or client.create_run(experiment, began, tags, facts.name)
     run_id = run.info.run_id
     client.log_inputs(run_id, [_data_set(facts)])
-    client.log_dict(run_id, _table(facts.examples), "examples.json")
+    log_table(client, run, facts.examples, EXAMPLES)
     client.log_batch(  # last, because the tag completions_sha256 says that the run is complete
         run_id,
         metrics=[Metric(key, float(value), now, 0) for key, value in facts.metrics.items()],
@@ -276,6 +121,38 @@ def _log_cell(client: Any, experiment: str, parent: str, facts: Facts, by: str, 
 def _tables(*paths: str) -> str:
     """The value of the tag that makes the UI show these files as tables."""
     return json.dumps([{"path": path, "type": "table"} for path in paths])
+
+
+def log_table(client: Any, run: Any, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+    """Log rows as an artifact. It goes beside a database of this machine, else to the server."""
+    folder = own_folder(client, run)
+    if folder is None:
+        client.log_dict(run.info.run_id, _table(rows), name)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole(folder / name) as part:
+        part.write_text(json.dumps(_table(rows)), encoding="utf-8")
+
+
+def log_figure(client: Any, run: Any, chart: Any, name: str) -> None:
+    """Log a figure as an artifact, to where `log_table` logs."""
+    folder = own_folder(client, run)
+    if folder is None:
+        client.log_figure(run.info.run_id, chart, name)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole(folder / name) as part:
+        chart.savefig(part, format="png")
+
+
+def has_artifact(client: Any, run: Any, name: str) -> bool:
+    """Whether an artifact of a run is where it was logged to. True for the folder of another machine."""
+    folder = own_folder(client, run)
+    if folder is not None:
+        return (folder / name).is_file()
+    if database_of(client.tracking_uri) is None and urlsplit(run.info.artifact_uri).scheme in ("", "file"):
+        return True
+    return any(each.path == name for each in client.list_artifacts(run.info.run_id))
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -298,7 +175,7 @@ def _data_set(facts: Facts) -> Any:
 def model_run(run: Run) -> Iterator[Tracker]:
     """Open the parent run of one model in one suite. Yields the Tracker that logs its cells."""
     experiment = real_or_apart(str(run.tracking["experiment"]), run.model.weights)
-    tracker = Tracker(None, kept_in(run.store, experiment), tags={**git_state(), **versions()})
+    tracker = Tracker(None, kept_in(run.store, experiment), experiment, tags={**git_state(), **versions()})
     monitor = None
     if run.tracking.get("enabled", True):
         try:
@@ -307,7 +184,7 @@ def model_run(run: Run) -> Iterator[Tracker]:
             monitor = _monitor(run.tracking, tracker.parent)
             tracker.client = client
         except Exception as error:
-            warn_unreachable(error)
+            warn_unlogged(error, database_at(run.tracking["uri"]), experiment)
     status = "FAILED"
     try:
         yield tracker
@@ -323,7 +200,7 @@ def _close(tracker: Tracker, status: str) -> None:
     try:
         close(tracker.client, tracker.experiment, tracker.parent, status)
     except Exception as error:
-        warn_unreachable(error)
+        warn_unlogged(error, database_of(tracker.client.tracking_uri), tracker.name)
 
 
 def close(client: Any, experiment: str, parent: str, status: str = "FINISHED") -> None:
@@ -399,32 +276,15 @@ def summarise(client: Any, experiment: str, parent: str) -> None:
     rows = summary(cell for cell in flat if "accuracy" in cell)
     client.log_metric(parent, "cells", len(cells))
     if rows:
-        client.log_dict(parent, _table(rows), "summary.json")
-        client.set_tag(parent, "mlflow.loggedArtifacts", _tables("summary.json"))
-        name = client.get_run(parent).info.run_name
-        client.log_figure(parent, figure(rows, name), "accuracy.png")
+        run = client.get_run(parent)
+        log_table(client, run, rows, TABLE)
+        client.set_tag(parent, "mlflow.loggedArtifacts", _tables(TABLE))
+        log_figure(client, run, figure(rows, run.info.run_name), "accuracy.png")
 
 
 def _cells_of(client: Any, experiment: str, parent: str) -> list[Any]:
-    return list(client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent}'", max_results=50_000))
-
-
-def opened(uri: str | None, experiment: str) -> tuple[Any, str]:
-    """`connected` for a command that needs MLflow. Raises UserError if it is out of reach."""
-    try:
-        return connected(uri, experiment)
-    except Exception as error:  # SQLite, alembic and MLflow each raise their own
-        raise unreachable_error(uri, error) from error
-
-
-def unreachable_error(uri: str | None, error: Exception) -> UserError:
-    """The error of a command that needs MLflow and cannot open it."""
-    reason, database = reason_of(error), database_of(uri or default_uri())
-    if database is None:
-        return UserError(f"The MLflow server does not answer: {reason}. Start it, then the same command again")
-    if "locked" in reason:
-        return UserError(f"{database.name} is locked by another process: {reason}. The same command again later")
-    return UserError(f"{database.name} cannot be opened: {reason}. Move it away: the next run begins another")
+    query = f"tags.kind = 'cell' and tags.mlflow.parentRunId = '{parent}'"
+    return list(client.search_runs([experiment], query, max_results=50_000))
 
 
 def with_speed(recorded: Recorded, path: Path) -> Recorded:

@@ -44,7 +44,7 @@ def rate(model: Model) -> float | None:
 def known_rate() -> Rate | None:
     """The last calibration. Without one, the speed of the tracked runs of this folder."""
     if CALIBRATION.is_file():
-        return Rate(**json.loads(CALIBRATION.read_text()))
+        return Rate(**json.loads(CALIBRATION.read_text(encoding="utf-8")))
     return tracked_rate(KEPT)
 
 
@@ -78,7 +78,7 @@ def measure(settings: Mapping[str, Any], seconds: float) -> Rate:
     tokens, took = timed(model, cells, grid.seeds, seconds)
     measured = Rate(model.name, model.parameters, tokens / took, f"{took:.0f} s of --measure")
     CALIBRATION.parent.mkdir(exist_ok=True)
-    CALIBRATION.write_text(json.dumps(asdict(measured)) + "\n")
+    CALIBRATION.write_text(json.dumps(asdict(measured)) + "\n", encoding="utf-8")
     known_rate.cache_clear()
     return measured
 

@@ -120,7 +120,7 @@ def of_controls(rows: pd.DataFrame, tasks: Mapping[str, Task]) -> list[dict[str,
     told = rows[rows["control"].isin(["input_swapped", "shifts"])].sort_values(["control", "condition"])
     alone = told[told["task"] != ALL_TASKS]
     primary = [tasks[row.task].primary(row.prompt) == row.metric for row in alone.itertuples()]
-    most = alone[primary].groupby("condition")["metric"].agg(lambda metric: metric.mode().iloc[0])
+    most = alone.loc[primary].groupby("condition")["metric"].agg(lambda metric: metric.mode().iloc[0])
     whole = told[told["task"] == ALL_TASKS]
     return records(whole[whole["metric"] == whole["condition"].map(most)])
 
@@ -159,7 +159,9 @@ def rounded(value: float | None) -> float | None:
 def gaps(root: Path) -> list[dict[str, str]]:
     """Every cell that the ledgers of data/outputs/*/ledger.json do not call done."""
     entries = [
-        entry for path in sorted(root.glob("data/outputs/*/ledger.json")) for entry in json.loads(path.read_text())
+        entry
+        for path in sorted(root.glob("data/outputs/*/ledger.json"))
+        for entry in json.loads(path.read_text(encoding="utf-8"))
     ]
     return [entry for entry in entries if entry["status"] != "done"]
 

@@ -32,4 +32,4 @@ def inlined(svg: str, name: str, alt: str) -> str:
         svg = re.sub(rf"(?<=[:\s]){colour}\b", ours, svg)
     svg = HEIGHT.sub(r"\1", SIZE.sub(r"\1", svg, count=1), count=1)
     svg = svg.replace("<svg ", f'<svg class="plot" role="img" aria-label="{escape(alt)}" ', 1)
-    return "\n".join(line.strip() for line in svg.splitlines() if line.strip())
+    return "\n".join(line.strip() for line in svg.split("\n") if line.strip())

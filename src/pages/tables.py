@@ -214,7 +214,7 @@ def to_html(rows: pd.DataFrame, table: Table) -> str:
     lines = [list(zip(table.columns, line, strict=True)) for line in shown(rows, table.columns).itertuples(index=False)]
     page = environment().get_template("table_alone.html.j2")
     text = page.render(table=table, columns=table.columns, rows=lines, notes=notes, numeric=NUMERIC)
-    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+    return "\n".join(line.rstrip() for line in text.removesuffix("\n").split("\n")) + "\n"
 
 
 def environment(filters: Mapping[str, Callable[..., Any]] | None = None) -> jinja2.Environment:

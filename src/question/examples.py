@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.base.errors import UserError
+from src.base.files import from_json_lines
 from src.base.schema import Task
-from src.question.readers import json_lines
 
 TASKS = Path("data/tasks")  # <task>.jsonl, as `python -m src.prepare` writes them
 SUMMARY = "summary.csv"  # beside them: counts, chance and sha256 of each
@@ -72,7 +72,7 @@ def load(name: str, folder: Path = TASKS) -> tuple[list[Example], list[Example],
 def parsed(raw: bytes, path: Path) -> list[Example]:
     """The examples in the bytes of a prepared file, in its order. Raises UserError where they are not whole."""
     try:
-        return [Example(**{**row, "options": tuple(row["options"])}) for row in json_lines(raw.decode())]
+        return [Example(**{**row, "options": tuple(row["options"])}) for row in from_json_lines(raw)]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not whole ({error}). {AGAIN}") from None
 
@@ -80,4 +80,7 @@ def parsed(raw: bytes, path: Path) -> list[Example]:
 def prepared_hashes(folder: Path) -> dict[str, str]:
     """The sha256 of each prepared file, by task, out of the summary beside them. {} where there is no summary."""
     path = folder / SUMMARY
-    return {row["task"]: row["sha256"] for row in csv.DictReader(path.open())} if path.exists() else {}
+    if not path.exists():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        return {row["task"]: row["sha256"] for row in csv.DictReader(file)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import re
 from collections.abc import Callable, Mapping
@@ -36,6 +37,8 @@ def words_in_list(answer: str, material: str, count: int, rng: random.Random) ->
     board = [word.strip() for word in re.split(r"following list: ", material)[1].split(".")[0].split(",")]
     others = [word for word in board if word not in gold]
     wrong: list[str] = []
+    if math.comb(len(others), len(gold)) < count + len(gold):
+        raise ValueError(f"its list has {len(board)} words, too few for {count} wrong sets of {len(gold)}")
     while len(wrong) < count:
         shared = [rng.choice(gold)] if len(gold) > 1 and not wrong else []
         words = ", ".join(sorted(shared + rng.sample(others, len(gold) - len(shared))))

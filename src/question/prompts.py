@@ -6,15 +6,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from src.base.errors import UserError
 from src.base.schema import Condition, Task, Wording
 from src.question import controls, examples
 from src.question.controls import VARIANT
 from src.question.examples import Example
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def letter(index: int, condition: Condition) -> str:
+    """The letter of an option, "" where the condition names none. `refuse_unlettered` holds that there are enough."""
+    return LETTERS[index] if "{letter}" in condition.choice + condition.answer else ""
+
+
+def refuse_unlettered(examples: Iterable[Example], condition: Condition) -> None:
+    """Raises UserError where letters name options, and an example has none or more than there are letters."""
+    for example in examples if letter(0, condition) else ():
+        if not example.options:
+            raise UserError(
+                f"{example.id} has no options, and an answer under {condition.name} is the letter of one. Ask the task "
+                "under conditions without letters (open_zero, open_few)"
+            )
+        if len(example.options) > len(LETTERS):
+            raise UserError(
+                f"{example.id} has {len(example.options)} options, and {condition.name} names them by the "
+                f"{len(LETTERS)} letters. Ask the task under conditions without letters (closed_zero, closed_few), or "
+                "give it fewer options"
+            )
 
 
 @dataclass(frozen=True)
@@ -50,7 +72,7 @@ def question(example: Example, task: Task, condition: Condition, wording: Wordin
     strip = condition.strip_full_stop_from_options or task.strip_full_stop_from_options
     shown = [without_full_stop(option) if strip else option for option in example.options]
     choices = condition.choice_separator.join(
-        condition.choice.format(letter=LETTERS[i], option=option) for i, option in enumerate(shown)
+        condition.choice.format(letter=letter(i, condition), option=option) for i, option in enumerate(shown)
     )
     template = condition.template if show_options and choices else condition.template_without_options
     return template.format(input=text + wording.after_input, gap=wording.gap, choices=choices)
@@ -58,7 +80,7 @@ def question(example: Example, task: Task, condition: Condition, wording: Wordin
 
 def answer(condition: Condition, wording: Wording, option: str, index: int) -> str:
     """How an exemplar states this option. Likelihood scores the same string."""
-    text = condition.answer.format(answer=without_full_stop(option), letter=LETTERS[index])
+    text = condition.answer.format(answer=without_full_stop(option), letter=letter(index, condition))
     return text if wording.full_stop_after_answer else text.removesuffix(".")
 
 
@@ -125,6 +147,12 @@ def ask(
     if condition.exemplar_seed is not None:
         exemplars = controls.resampled(tests, len(exemplars), condition.exemplar_seed)
         task = replace(task, exemplar_options={})
+    if condition.few_shot and not exemplars:
+        raise UserError(
+            f"{task.name} has no exemplars, so {condition.name} would ask what its zero-shot condition asks. Name "
+            f"some in conf/task/{task.name}.yaml (exemplars: [0, 1]), or leave the condition out"
+        )
+    refuse_unlettered([*(exemplars if condition.few_shot else ()), *tests], condition)
     ahead = prefix(exemplars, task, condition) if condition.few_shot else ""
     candidates = controls.without(tests, exemplars)
     shown = leaked(task, condition.prompt, earlier)

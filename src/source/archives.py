@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import inspect
 import logging
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,8 +71,11 @@ def wheel_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
 
 
 def sdist_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """(name, open file) of every file of a .tar.gz, in one pass. Read each before you take the next."""
-    with tarfile.open(path, "r|gz") as archive:
+    """(name, open file) of every file of a .tar.gz, in one pass. Read each before you take the next.
+
+    By gzip, because tarfile's own pass ends with the first of several gzip members.
+    """
+    with gzip.open(path) as plain, tarfile.open(fileobj=plain, mode="r|") as archive:
         for member in archive:
             stream = archive.extractfile(member)
             if stream is not None:
@@ -85,7 +90,7 @@ def unpack(source: Source, archive: Path, into: Path) -> None:
         for member, stream in kind_of(archive).members(archive):
             if member in wanted:
                 save(stream, into / wanted.pop(member))
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise UserError(f"{source.name}: {archive.name} is damaged ({error}). Fetch it again.") from None
     if wanted:
         raise UserError(f"{source.name}: {archive.name} does not hold {', '.join(wanted)}")
@@ -94,7 +99,9 @@ def unpack(source: Source, archive: Path, into: Path) -> None:
 def pip_download(package: str, folder: Path, *options: str) -> None:
     """`pip download --no-deps` into `folder`. Raises UnavailableError with the last line of pip's error."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder), *options, package]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TMPDIR": str(folder)})
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", env={**os.environ, "TMPDIR": str(folder)}
+    )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["(nothing)"]
         last = [line for line in lines if line.startswith("ERROR")] or lines

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from src.base.network import check_proxies
 from src.source import pins
 from src.source.archives import FULL
 from src.source.pins import Source, UnavailableError
@@ -32,6 +33,7 @@ def snapshot(hub: str, revision: str | None, patterns: Iterable[str], repo_type:
     """
     from huggingface_hub import snapshot_download
 
+    check_proxies()
     refusal = _refusal(hub, revision, repo_type)
     wanted = {"repo_type": repo_type, "revision": revision, "allow_patterns": list(patterns)}
     try:
@@ -92,5 +94,7 @@ def from_hub(source: Source, work: Path) -> str | None:
     except UnavailableError as error:
         raise UnavailableError(f"{source.name}: {error} {pins.remedy(source)}") from None
     for name, table in source.tables.items():
-        (work / "files" / name).write_text(json_lines(folder / table.path, table.columns, table.rows), newline="\n")
+        (work / "files" / name).write_text(
+            json_lines(folder / table.path, table.columns, table.rows), newline="\n", encoding="utf-8"
+        )
     return f"hub {source.hub}"

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.base.errors import UserError, suggest
+from src.base.errors import UserError, first_line, suggest
 
 SOURCES = Path("conf/source")
 NOTE = "UNAVAILABLE.txt"  # in the folder of a source that could not be fetched: why not
@@ -59,9 +60,11 @@ def load_source(name: str, root: Path = Path()) -> Source:
         raise suggest("source", name, known, f"{SOURCES}/*.yaml")
     try:
         source = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Source), OmegaConf.load(path)))
-    except OmegaConfBaseException as error:
-        raise UserError(f"{SOURCES}/{name}.yaml: {str(error).splitlines()[0]}") from None
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{SOURCES}/{name}.yaml: {first_line(error)}") from None
     assert isinstance(source, Source)
+    if source.name != name:
+        raise UserError(f"{SOURCES}/{name}.yaml: its name is {source.name!r}, and must be that of its file, {name!r}")
     return source
 
 

@@ -59,7 +59,7 @@ def read_dictionary(text: str) -> dict[str, Word]:
 
     The dictionary marks a second pronunciation as `word(2)`.
     """
-    entries = [line.partition("#")[0].split() for line in text.splitlines()]
+    entries = [line.partition("#")[0].split() for line in text.split("\n")]
     spoken: dict[str, list[tuple[str, ...]]] = defaultdict(list)
     for entry in filter(None, entries):
         spoken[entry[0].partition("(")[0]].append(tuple(entry[1:]))
@@ -208,5 +208,5 @@ def write_items(dictionary: Path, published: Path, name: str, folder: Path) -> N
     """
     shots = published_exemplars(published, name)
     items = rhyming_items(dictionary, exclude=[row["input"] for row in shots])
-    (folder / "exemplars.jsonl").write_text(lines(shots))
-    (folder / "task.jsonl").write_text(lines(items))
+    (folder / "exemplars.jsonl").write_text(lines(shots), encoding="utf-8")
+    (folder / "task.jsonl").write_text(lines(items), encoding="utf-8")

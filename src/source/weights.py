@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from src.base.errors import UserError, disk_errors
+from src.base.network import check_proxies
 from src.base.schema import Encoder, Model
 from src.source import gguf_file
 from src.source.archives import publish, scratch
@@ -182,7 +183,9 @@ def _dequantised(file: Path, cache: Path) -> tuple[Path, str]:
             try:
                 with disk_errors(file.name):
                     dequantise(file, folder / "files")
-                    (folder / "files" / CHECKED).write_text(json.dumps({"file": file.name, "sha256": content}) + "\n")
+                    (folder / "files" / CHECKED).write_text(
+                        json.dumps({"file": file.name, "sha256": content}) + "\n", encoding="utf-8"
+                    )
             except UNREADABLE_GGUF as error:
                 raise UserError(
                     f"{file} cannot be read as GGUF: {' '.join(str(error).split())}. {ANOTHER_GGUF}"
@@ -241,7 +244,7 @@ def recorded(root: Path = Path()) -> dict[str, str]:
     import yaml
 
     path = root / REVISIONS
-    commits = (yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}
+    commits = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
     return {str(hub): str(commit) for hub, commit in commits.items()}
 
 
@@ -251,7 +254,7 @@ def record(hub: str, commit: str, root: Path = Path()) -> None:
     Warns where the file cannot be written.
     """
     try:
-        with (root / REVISIONS).open("a") as file:
+        with (root / REVISIONS).open("a", encoding="utf-8") as file:
             file.write(f"{hub}: '{commit}'\n")
     except OSError as error:
         warnings.warn(f"{REVISIONS} cannot be written ({error.strerror}). Add by hand: {hub}: '{commit}'", stacklevel=3)
@@ -274,6 +277,7 @@ def to_download(hub: str, revision: str | None) -> int:
     """How many bytes of a hub repository the cache lacks. Raises what the hub's client raises."""
     from huggingface_hub import HfApi, snapshot_download
 
+    check_proxies()
     HfApi().repo_info(hub, revision=revision, timeout=5)  # fails within seconds, where snapshot_download would retry
     for pattern in WEIGHTS:
         files = snapshot_download(hub, revision=revision, allow_patterns=[pattern, *BESIDE_WEIGHTS], dry_run=True)

@@ -20,7 +20,8 @@ def contrast(x: Array, y: Array, bound: float = MARGIN) -> dict[str, float]:
     """Paired contrast x - y over tasks (accuracies): Wilcoxon (and Pratt), t, BF10, Hedges' g, TOST within +-bound."""
     import pingouin as pg
 
-    assert len(x) == len(y), "paired contrasts need the same tasks"
+    if len(x) != len(y):  # and no assert, because `python -O` drops it and numpy would repeat a single value
+        raise ValueError("paired contrasts need the same tasks")
     difference = x - y
     ranked = np.round(difference, DECIMALS)  # noise of floats splits no tie, and a difference of 0 gets no sign
     out = {"n_tasks": len(x), "mean_diff": float(difference.mean()), "median_diff": float(np.median(difference))}

@@ -25,6 +25,7 @@ from src.cell.store import Store
 from src.engine.job import Completion, Request
 from src.engine.openai import OpenAIEngine
 from src.engine.start import kept
+from src.lab.moved import own_folder
 from src.question.prompts import Prompt
 from tests.completions import Served, serving
 from tests.engine.test_openai import answers, same, words
@@ -263,14 +264,14 @@ def test_any_text_is_stored_and_read_as_it_was_said(spoken: Path) -> None:
     merged.read_bytes().decode()  # is UTF-8
 
 
-def test_any_text_is_in_the_table_of_mlflow(spoken: Path, tmp_path: Path) -> None:
+def test_any_text_is_in_the_table_of_mlflow(spoken: Path) -> None:
     client = MlflowClient(f"sqlite:///{spoken.parent / 'runs.db'}")
     experiment = client.get_experiment_by_name("odd").experiment_id
     logged = client.search_runs([experiment], "tags.kind = 'cell'")
     assert len(logged) == 4
-    paths = [Path(client.download_artifacts(each.info.run_id, "examples.json", str(tmp_path / each.info.run_id[:8])))
-             for each in logged if not (tmp_path / each.info.run_id[:8]).mkdir()]  # fmt: skip
-    tables = [json.loads(path.read_text()) for path in paths]
+    folders = [own_folder(client, each) for each in logged]
+    tables = [json.loads((folder / "examples.json").read_text()) for folder in folders if folder]
+    assert len(tables) == 4
     assert {row[table["columns"].index("completion")] for table in tables for row in table["data"]} == set(ODD)
 
 

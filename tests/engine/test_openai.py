@@ -35,7 +35,7 @@ PRICES = ("++model.usd_per_million_in=1000", "++model.usd_per_million_out=2000")
 
 def words(url, *more):
     given = ["engine=openai", f"engine.base_url={url}", "engine.key=null", "engine.model=m", "engine.retries=7"]
-    return [*given, "generation.temperature=0", *more]
+    return [*given, "engine.compare=0", "generation.temperature=0", *more]
 
 
 def answers(folder):
@@ -198,7 +198,7 @@ def test_a_setting_that_cannot_be_is_said_before_any_call(place, wrong):  # noqa
 
 def test_vllm_takes_top_k_from_the_generation(place):  # noqa: F811
     found = grid.composed_run(line.words(place, "engine=vllm", "generation.top_k=7"))
-    assert (found.serving.kind, found.serving.extra_body) == ("openai", {"top_k": 7})
+    assert (found.serving.kind, found.serving.extra_body["top_k"]) == ("openai", 7)
     assert start.engine_of(found).describe()["identity"].endswith("@http://127.0.0.1:8000/v1")
     assert (found.serving.likelihood_body, found.serving.score_alone) == ({"cache_salt": "{fresh}"}, True)
 
@@ -260,3 +260,15 @@ def healthy(address: str) -> bool:
             return bool(said.status == 200)
     except OSError:
         return False
+
+
+def test_a_login_in_the_servers_address_is_used_and_said_nowhere(place, capsys, monkeypatch):  # noqa: F811
+    """Not in the configuration as it is shown, in no record, and in no line about a server that does not answer."""
+    monkeypatch.setenv("SERVER", "http://me:can4ry@127.0.0.1:9/v1")
+    folder = place / "login"
+    asked = [f"store='{folder / 'store'}'", f"tracking.uri='sqlite:///{folder / 'runs.db'}'", "engine.retries=0"]
+    assert execute(place, *words("${oc.env:SERVER}", *asked), out="outputs/login") == 1
+    said = capsys.readouterr()
+    assert "http://127.0.0.1:9/v1 does not answer" in said.out + said.err
+    assert "can4ry" not in said.out + said.err
+    assert not [p for p in place.rglob("*") if p.is_file() and b"can4ry" in p.read_bytes()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -73,3 +74,14 @@ def test_rank_correlations_are_scipys_with_ties():
 
 def test_claims_that_cannot_be_permuted_have_no_joint_test():
     assert joint("c", "x", [Family({}, frame_of({"a": {"effect": 0.1}}))], ALPHA, 1) is None
+
+
+def test_an_analysis_that_has_no_number_under_permutation_gives_no_p():
+    """Scores that are the same for every task have no rank correlation. 1 of 1 + DRAWS would read as an effect."""
+    d = pd.Series([0.5, -0.5, 0.25, 0.125], list("abcd"))
+    (family, *_) = families({"": Differences(d, {}, frozenset())}, True, ("",), {}, ALPHA, rule=True)
+
+    def no_number(draws: Null) -> dict[str, np.ndarray]:
+        return {item: rank_correlations(np.ones((DRAWS, 4)), d.to_numpy()) for item in family.items}
+
+    assert joint("c", "nothing", [replace(family, null=no_number)], ALPHA, 1) is None

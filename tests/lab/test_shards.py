@@ -192,7 +192,7 @@ def test_signals_are_the_systems_again_afterwards():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_ends_the_run_and_the_next_start_computes_only_the_rest(place, tmp_path, number):
     asked = [f"limit={N}", f"store='{tmp_path / 'store'}'", "token_budget=256", f"out='{tmp_path / 'out'}'"]
     words = line.words(place, *asked)

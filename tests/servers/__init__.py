@@ -1,0 +1,1 @@
+"""Real servers beside the local engine: `make test-servers`."""
