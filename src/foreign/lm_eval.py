@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ KNOWN = "the samples of lm-evaluation-harness 0.4 (--log_samples)"
 NAME = re.compile(r"samples_(?P<task>.+)_(?P<time>\d{4}-\d\d-\d\dT[\d.:-]+)\.jsonl")
 QUESTIONS = ("input", "question", "query", "problem", "inputs")
 """Fields of an item that hold the whole question where they are there. Another one is named by the user."""
+CHOICES = ("choices", "options")
+"""Fields of an item that hold its options where they are there, as a list or as {text: a list}."""
 NO_FILTER = "none"
 LENGTHS: Mapping[str, Callable[[str], int]] = {
     "acc": lambda text: 1,
@@ -99,8 +102,8 @@ def _records(path: Path, row: Mapping[str, Any], fields: Fields, shared: Mapping
     doc = row["doc"] if isinstance(row["doc"], dict) else {"input": str(row["doc"])}
     kind = str(row.get("filter", NO_FILTER))
     names = row.get("metrics") or [name for name in row if name.startswith(("acc", "exact_match"))]
-    options, sums = _options(row)
-    target = _index(row.get("target"), options)
+    said, sums = _continuations(row)
+    options, target = _options(doc, said), _index(row.get("target"), said)
     for name in names:
         score = number(row.get(name))
         if score is None and isinstance(row.get(name), float):
@@ -109,7 +112,7 @@ def _records(path: Path, row: Mapping[str, Any], fields: Fields, shared: Mapping
             )
         if score is None:
             continue
-        pick = _pick(name, options, sums)
+        pick = _pick(name, said, sums)
         explained = pick is not None and target is not None and float(pick == target) == score
         yield Record(
             **shared, item=str(row["doc_id"]), metric=name if kind == NO_FILTER else f"{name},{kind}", score=score,
@@ -129,8 +132,20 @@ def _group(doc: Mapping[str, Any], fields: Fields) -> str:
     return str(doc[fields.group]) if fields.group else ""
 
 
-def _options(row: Mapping[str, Any]) -> tuple[tuple[str, ...], list[float]]:
-    """The options and their log-likelihoods; none where the model wrote its answer."""
+def _options(doc: Mapping[str, Any], said: Sequence[str]) -> tuple[str, ...]:
+    """The options of an item: those of the doc where each continuation is one's letter or holds its text, in order."""
+    for name in CHOICES:
+        given = doc.get(name)
+        texts = given.get("text") if isinstance(given, dict) else given
+        if isinstance(texts, list) and len(texts) == len(said) and all(isinstance(each, str) for each in texts):
+            whole = zip(said, texts, string.ascii_uppercase, strict=False)
+            if all(text and (text in words or words.strip("(). ").upper() == letter) for words, text, letter in whole):
+                return tuple(texts)
+    return tuple(said)
+
+
+def _continuations(row: Mapping[str, Any]) -> tuple[tuple[str, ...], list[float]]:
+    """The continuations that were scored and their log-likelihoods; none where the model wrote its answer."""
     asked = row.get("arguments")
     if not isinstance(asked, dict) or len(asked) < 2:
         return (), []

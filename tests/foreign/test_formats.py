@@ -182,6 +182,25 @@ def test_a_helm_run_without_a_judging_statistic_says_what_it_has(tmp_path: Path)
         formats.read(place)
 
 
+@pytest.mark.parametrize("form", [" {letter}", ' "{option}".', " ({letter})"])
+def test_the_options_of_an_item_are_its_texts_however_they_were_asked_for(form: str, tmp_path: Path) -> None:
+    rows = logs.lm_eval_rows(ASKED, ("acc",))
+    for row in rows:
+        for i, option in enumerate(row["doc"]["choices"]):
+            row["arguments"][f"gen_args_{i}"]["arg_1"] = form.format(letter="ABC"[i], option=option)
+    records = formats.read(logs.lm_eval(tmp_path / "out", {"sinks": rows})).records
+    assert {r.options for r in records} == {ASKED[0].options}
+    assert [r.pick for r in records] == [each.pick for each in ASKED]
+
+
+def test_the_options_of_an_item_in_another_order_are_not_taken(tmp_path: Path) -> None:
+    rows = logs.lm_eval_rows(ASKED, ("acc",))
+    for row in rows:
+        row["doc"]["choices"] = row["doc"]["choices"][::-1]
+    records = formats.read(logs.lm_eval(tmp_path / "out", {"sinks": rows})).records
+    assert {r.options for r in records} == {ASKED[0].options}
+
+
 def test_two_filters_are_two_metrics(tmp_path: Path) -> None:
     rows = [
         {**row, "filter": kind, "arguments": {"gen_args_0": {"arg_0": "Q", "arg_1": {"until": []}}}}
