@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -258,7 +259,7 @@ def as_nobody(*command: str, **env: str) -> subprocess.CompletedProcess[str]:
     if os.getuid() != 0 or not shutil.which("setpriv"):
         pytest.skip("only root can be another user (setpriv)")
     return subprocess.run(
-        [*NOBODY, *READS, sys.executable, *command], cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300,
+        [*NOBODY, *READS, sys.executable, *command], cwd=ROOT, capture_output=True, encoding="utf-8", timeout=900,
         env={**os.environ, **env}, check=False,
     )  # fmt: skip
 
@@ -375,7 +376,7 @@ def test_a_terminal_that_is_closed_stops_a_run_as_a_signal_does(place: Path, lon
         os.chdir(ROOT)
         os.execv(sys.executable, [sys.executable, "-m", "src.run", *asked(place, tmp_path, *long)])
     running = ByNumber(pid)
-    threading.Thread(target=drained, args=(terminal,), daemon=True).start()
+    threading.Thread(target=drained, args=(terminal, running.said), daemon=True).start()
     wait_for_records(tmp_path / "store", 100, running)  # type: ignore[arg-type]
     os.kill(pid, signal.SIGHUP)
     os.close(terminal)
@@ -388,6 +389,10 @@ class ByNumber:
 
     def __init__(self, pid: int) -> None:
         self.pid, self.returncode = pid, None
+        self.said: list[bytes] = []
+
+    def communicate(self) -> str:
+        return b"".join(self.said).decode(errors="replace")
 
     def poll(self) -> int | None:
         if self.returncode is None:
@@ -402,12 +407,10 @@ class ByNumber:
         return self.returncode
 
 
-def drained(terminal: int) -> None:
-    try:
-        while os.read(terminal, 1 << 16):
-            pass
-    except OSError:
-        return
+def drained(terminal: int, said: list[bytes]) -> None:
+    with suppress(OSError):
+        while data := os.read(terminal, 1 << 16):
+            said.append(data)
 
 
 @pytest.mark.slow
