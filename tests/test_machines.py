@@ -22,10 +22,11 @@ from src import release, report, stats
 from src.base.cli import INTERRUPTED, stage
 from src.base.errors import UserError, disk_errors
 from src.base.files import ROOT, whole_folder
+from src.base.grid import composed_run
 from src.cell.compare import judged
 from src.cell.finding import IDENTICAL, NEAR_TIES
 from src.cell.hashes import hashes
-from src.lab import preemption
+from src.lab import preemption, progress
 from tests import scratch, warm
 from tests.lab.test_shards import wait_for_records
 from tests.test_pipeline import TASKS, made_up, words
@@ -356,7 +357,18 @@ def test_another_processor_gives_the_same_answers_or_names_the_near_tie(
     assert {*rows["status"]} <= {IDENTICAL, NEAR_TIES}
 
 
-# ---- Signals
+# ---- Terminals and signals
+
+
+def test_the_bars_of_a_terminal_are_drawn_cell_after_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = composed_run(["+model=gpt2", "task=social_iqa", "condition=closed_few"])
+    monkeypatch.setattr(progress, "quiet", lambda: False)
+    with progress.progress(run, 2) as (begin, advance, end):
+        for name in ("one", "two"):
+            begin(name)
+            advance(1, 2)
+            advance(1, 2)
+            end()
 
 
 @pytest.fixture(scope="module")
