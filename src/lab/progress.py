@@ -29,7 +29,10 @@ def progress(
     )  # fmt: skip
     with Progress(*columns, disable=quiet(), console=_stderr()) as bar:
         whole = bar.add_task(label(run), total=count, unit="cells", rate="")
-        unit = {"unit": "examples", "rate": ""}  # named again at each reset, which drops what it is not given
+        unit: dict[str, Any] = {
+            "unit": "examples",
+            "rate": "",
+        }  # named again at each reset, which drops what it is not given
         part = bar.add_task("", total=None, **unit)
 
         def advance(n: int, of: int) -> None:
