@@ -14,6 +14,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -68,17 +69,14 @@ def until(wanted: Callable[[], Any], what: str, limit: float = 240) -> Any:
 
 
 @contextlib.contextmanager
-def postgres(folder: Path) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """A PostgreSQL of two empty databases, with a password. Yields its address without a database."""
-    programs, port, place = binaries(), free_port(), folder / "postgres"
-    place.mkdir()
+    programs, port = binaries(), free_port()
     become: list[str] = []
+    place = Path(tempfile.mkdtemp(prefix="postgres"))  # not in pytest's folder, which is closed to other users
     if os.geteuid() == 0:
         become = ["runuser", "-u", "postgres", "--"]
         shutil.chown(place, "postgres")
-        for parent in place.parents:  # pytest's folders are closed to other users
-            if parent.owner() == "root" and parent.stat().st_mode & 0o777 == 0o700:
-                parent.chmod(0o711)
     quiet: dict[str, Any] = {"check": True, "capture_output": True, "cwd": "/"}
     secret = f"printf %s {DATABASE} > {place}/secret && chmod 600 {place}/secret"
     subprocess.run([*become, "sh", "-c", secret], **quiet)
@@ -89,22 +87,14 @@ def postgres(folder: Path) -> Iterator[str]:
     subprocess.run([*start, "-o", listen, "start"], check=True, cwd="/", stdout=subprocess.DEVNULL)
     try:
         for name in ("mlflow", "auth"):
-            words = [
-                "-h",
-                "127.0.0.1",
-                "-p",
-                str(port),
-                "-U",
-                "mlflow",
-                "-d",
-                "postgres",
-                "-c",
-                f"create database {name}",
-            ]
-            subprocess.run(["psql", *words], env={**os.environ, "PGPASSWORD": DATABASE}, **quiet)
+            words = ["-h", "127.0.0.1", "-p", str(port), "-U", "mlflow", "-d", "postgres"]
+            subprocess.run(
+                ["psql", *words, "-c", f"create database {name}"], env={**os.environ, "PGPASSWORD": DATABASE}, **quiet
+            )
         yield f"127.0.0.1:{port}"
     finally:
         subprocess.run([*start, "-m", "immediate", "stop"], cwd="/", capture_output=True, check=False)
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def interpreter(folder: Path) -> str:
@@ -130,7 +120,7 @@ def lines() -> str:
 def serving(folder: Path) -> Iterator[Team]:
     """The server of docs/tracking.md, its placeholders filled in, on a free port."""
     python = interpreter(folder / "venv")
-    with postgres(folder) as database:
+    with postgres() as database:
         port = free_port()
         script = lines().replace("127.0.0.1:5432", database).replace("--port 5000", f"--port {port}")
         script = script.replace("ADMIN_PASSWORD=ADMIN_PASSWORD", f"ADMIN_PASSWORD={PASSWORD}")

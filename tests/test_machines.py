@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,11 @@ from src import release, report, stats
 from src.base.cli import INTERRUPTED, stage
 from src.base.errors import UserError, disk_errors
 from src.base.files import ROOT, whole_folder
+from src.base.grid import composed_run
 from src.cell.compare import judged
 from src.cell.finding import IDENTICAL, NEAR_TIES
 from src.cell.hashes import hashes
-from src.lab import preemption
+from src.lab import preemption, progress
 from tests import scratch, warm
 from tests.lab.test_shards import wait_for_records
 from tests.test_pipeline import TASKS, made_up, words
@@ -258,7 +260,7 @@ def as_nobody(*command: str, **env: str) -> subprocess.CompletedProcess[str]:
     if os.getuid() != 0 or not shutil.which("setpriv"):
         pytest.skip("only root can be another user (setpriv)")
     return subprocess.run(
-        [*NOBODY, *READS, sys.executable, *command], cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300,
+        [*NOBODY, *READS, sys.executable, *command], cwd=ROOT, capture_output=True, encoding="utf-8", timeout=900,
         env={**os.environ, **env}, check=False,
     )  # fmt: skip
 
@@ -355,7 +357,18 @@ def test_another_processor_gives_the_same_answers_or_names_the_near_tie(
     assert {*rows["status"]} <= {IDENTICAL, NEAR_TIES}
 
 
-# ---- Signals
+# ---- Terminals and signals
+
+
+def test_the_bars_of_a_terminal_are_drawn_cell_after_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = composed_run(["+model=gpt2", "task=social_iqa", "condition=closed_few"])
+    monkeypatch.setattr(progress, "quiet", lambda: False)
+    with progress.progress(run, 2) as (begin, advance, end):
+        for name in ("one", "two"):
+            begin(name)
+            advance(1, 2)
+            advance(1, 2)
+            end()
 
 
 @pytest.fixture(scope="module")
@@ -375,7 +388,7 @@ def test_a_terminal_that_is_closed_stops_a_run_as_a_signal_does(place: Path, lon
         os.chdir(ROOT)
         os.execv(sys.executable, [sys.executable, "-m", "src.run", *asked(place, tmp_path, *long)])
     running = ByNumber(pid)
-    threading.Thread(target=drained, args=(terminal,), daemon=True).start()
+    threading.Thread(target=drained, args=(terminal, running.said), daemon=True).start()
     wait_for_records(tmp_path / "store", 100, running)  # type: ignore[arg-type]
     os.kill(pid, signal.SIGHUP)
     os.close(terminal)
@@ -388,6 +401,10 @@ class ByNumber:
 
     def __init__(self, pid: int) -> None:
         self.pid, self.returncode = pid, None
+        self.said: list[bytes] = []
+
+    def communicate(self) -> str:
+        return b"".join(self.said).decode(errors="replace")
 
     def poll(self) -> int | None:
         if self.returncode is None:
@@ -402,12 +419,10 @@ class ByNumber:
         return self.returncode
 
 
-def drained(terminal: int) -> None:
-    try:
-        while os.read(terminal, 1 << 16):
-            pass
-    except OSError:
-        return
+def drained(terminal: int, said: list[bytes]) -> None:
+    with suppress(OSError):
+        while data := os.read(terminal, 1 << 16):
+            said.append(data)
 
 
 @pytest.mark.slow

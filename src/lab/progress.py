@@ -29,14 +29,18 @@ def progress(
     )  # fmt: skip
     with Progress(*columns, disable=quiet(), console=_stderr()) as bar:
         whole = bar.add_task(label(run), total=count, unit="cells", rate="")
-        part = bar.add_task("", total=None, unit="examples", rate="")
+        unit: dict[str, Any] = {
+            "unit": "examples",
+            "rate": "",
+        }  # named again at each reset, which drops what it is not given
+        part = bar.add_task("", total=None, **unit)
 
         def advance(n: int, of: int) -> None:
             bar.update(part, total=of, advance=n)
             speed = next(t.finished_speed or t.speed for t in bar.tasks if t.id == part)
             bar.update(part, rate=f"{speed:.1f}/s" if speed else "")
 
-        yield (lambda cell: bar.reset(part, description=cell, total=None, rate="")), advance, lambda: bar.advance(whole)
+        yield (lambda cell: bar.reset(part, description=cell, total=None, **unit)), advance, lambda: bar.advance(whole)
 
 
 def quiet() -> bool:
