@@ -311,7 +311,7 @@ def left_out(found: Sequence[Compared]) -> list[str]:
     by = ", ".join(dict.fromkeys(each.aligned.by for each in found))
     n = sum(len(each.aligned.pairs) for each in found)
     also = f", {unclear} of them because several items could be meant" if unclear else ""
-    return [f"{n:,} items matched by {by}; left out: {a:,} only in A, {b:,} only in B{also}."]
+    return [f"Items matched by {by}: {n:,}; left out: {a:,} only in A, {b:,} only in B{also}."]
 
 
 def show(outcome: Outcome, items: int) -> None:
@@ -335,7 +335,7 @@ def show(outcome: Outcome, items: int) -> None:
     for line in shown(outcome.rows, columns).itertuples(index=False):
         table.add_row(*map(_plain, line))
     console.print(table)
-    print(f"{len(outcome.flips):,} items are scored differently.")
+    print(f"Items scored differently: {len(outcome.flips):,}.")
     for task, part in outcome.flips.groupby("task", sort=False) if items and len(outcome.flips) else ():
         for side in ("A", "B"):
             mine = part[part["better"] == side]

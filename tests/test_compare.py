@@ -45,7 +45,7 @@ def test_two_folders_of_the_harness_are_one_command(tmp_path: Path) -> None:
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "10 items matched by content; left out: 0 only in A, 0 only in B." in done.stdout
+    assert "Items matched by content: 10; left out: 0 only in A, 0 only in B." in done.stdout
     with table.open() as file:
         (row,) = csv.DictReader(file)
     right = [sum(x == i % 3 for i, x in enumerate(side)) for side in (A, B)]
@@ -294,5 +294,5 @@ def test_ten_thousand_items_take_ten_seconds_of_processor_time(tmp_path: Path) -
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "10,000 items matched" in done.stdout
+    assert "Items matched by content: 10,000" in done.stdout
     assert float(done.stderr) < 10

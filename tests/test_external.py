@@ -399,7 +399,7 @@ def test_the_page_is_walked(tmp_path: Path) -> None:
     commands = [line for block in blocks for line in block.splitlines()]
     said = [scratch.run(copy, *shlex.split(line)) for line in commands]
     assert len(said) == 9
-    assert all("items matched by" in text for text, line in zip(said, commands, strict=True) if "compare" in line)
+    assert all("Items matched by" in text for text, line in zip(said, commands, strict=True) if "compare" in line)
     for name in ("compared.csv", "compared.flipped.csv", "compared.html", "external.csv", "external.html"):
         assert (copy / name).stat().st_size
     assert [path.name for path in external.imports(copy)] == ["a.parquet"]
