@@ -65,7 +65,7 @@ def _whole(path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, csv.Error, ArrowException) as error:
-        raise UserError(f"{path} is no whole table: {str(error).splitlines()[0]}. Copy it again") from None
+        raise UserError(f"{path} is no whole table: {str(error).partition(chr(10))[0]}. Copy it again") from None
 
 
 def columns_of(names: Sequence[str]) -> dict[str, str]:

@@ -36,4 +36,4 @@ def page(title: str, says: Sequence[str], tables: Sequence[tuple[str, str, pd.Da
     text = (
         environment().get_template("comparison.html.j2").render(title=title, says=says, tables=parts, numeric=NUMERIC)
     )
-    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+    return "\n".join(line.rstrip(" ") for line in text.split("\n")).rstrip("\n") + "\n"
