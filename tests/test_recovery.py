@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import yaml
 
 from src import report
 from src.base import conf
@@ -61,6 +63,10 @@ def checkout(tmp_path: Path) -> Path:
     raw = tree / "data/raw" / task.source / task.file
     raw.parent.mkdir(parents=True)
     raw.write_text(json.dumps({"examples": entry}))
+    source = tree / "conf/source" / f"{task.source}.yaml"  # which pins the file, as prepare asks
+    pins = yaml.safe_load(source.read_text())
+    (pins.get("converted") or pins["files"])[task.file] = hashlib.sha256(raw.read_bytes()).hexdigest()
+    source.write_text(yaml.safe_dump(pins))
     return tree
 
 
