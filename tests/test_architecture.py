@@ -35,7 +35,7 @@ DOORS = {
     "statsmodels": {"statistics", "judgement", "lab.progress"},
     "matplotlib": {"pages.figures", "lab.facts"},
     "bert_score": {"scoring.bertscore"},
-    "hydra": {"base.conf", "base.grid", "lab.progress", "run"},
+    "hydra": {"base.conf", "base.grid", "base.quoting", "lab.progress", "run"},
 }
 MODULES = {
     ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__"): path
