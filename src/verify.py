@@ -70,11 +70,11 @@ def committed(revision: str, path: str) -> pd.DataFrame:
 def git_output(*words: str) -> bytes:
     """What git prints. Raises UserError where it fails."""
     try:
-        git.tracked()
+        git.tracked(ROOT)
     except UserError as error:
         raise UserError(f"What was published is read out of git. {error}") from error
     try:
-        return git.git(*words)
+        return git.git(*words, root=ROOT)
     except UserError as error:
         raise UserError(
             f"What was published cannot be read: {error}. Name a commit that holds it: --against <revision>"
