@@ -17,6 +17,7 @@ SRC = ROOT / "src"
 MAY_IMPORT = {
     "base": (),
     "question": ("base",),
+    "foreign": ("base", "question"),
     "source": ("base",),
     "engine": ("base", "question", "source"),
     "scoring": ("base", "question", "engine"),

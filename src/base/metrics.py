@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-PUBLISHED, OWN = "published", "own"
+PUBLISHED, OWN, EXTERNAL = "published", "own", "external"
 CELL_KEY = ("source", "suite", "model", "condition", "prompt", "shots", "task")
 """What identifies one cell. Together with `metric` it identifies one row of cells.parquet."""
 

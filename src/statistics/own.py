@@ -167,7 +167,11 @@ def group_bootstrap(values: pd.Series, group: pd.Series, seed: int, draws: int =
     """Percentile 95 % interval of the mean under resampling of whole groups."""
     by = values.groupby(group)
     sums, sizes = by.sum().to_numpy(dtype=float), by.size().to_numpy()
-    index = np.random.default_rng(seed).integers(0, len(sums), (draws, len(sums)))
-    means = sums[index].sum(axis=1) / sizes[index].sum(axis=1)
+    rng = np.random.default_rng(seed)
+    means: Array = np.empty(draws)
+    at_once = max(1, 2_000_000 // len(sums))  # the same draws as all at once, in 16 MB
+    for first in range(0, draws, at_once):
+        index = rng.integers(0, len(sums), (min(at_once, draws - first), len(sums)))
+        means[first : first + len(index)] = sums[index].sum(axis=1) / sizes[index].sum(axis=1)
     low, high = np.quantile(means, [OUTSIDE_95 / 2, 1 - OUTSIDE_95 / 2])
     return float(low), float(high)

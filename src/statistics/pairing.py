@@ -43,13 +43,13 @@ class Pairing:
         q = (root - linear) / (4 * n)
         return (b - c - n * d) / math.sqrt(max(n * (2 * q + d * (1 - d)), 1e-12))
 
-    def interval(self) -> tuple[float, float]:
-        """90 % interval of the difference: the differences that the score test does not reject on either side."""
-        return -Pairing(self.n, self.c, self.b)._upper(), self._upper()
+    def interval(self, outside: float = OUTSIDE_90) -> tuple[float, float]:
+        """Interval of the difference: what the score test does not reject on either side. Its level is 1 - outside."""
+        return -Pairing(self.n, self.c, self.b)._upper(outside), self._upper(outside)
 
-    def _upper(self) -> float:
+    def _upper(self, outside: float) -> float:
         """The largest difference that is not rejected from above."""
-        z, end = float(stats.norm.isf(OUTSIDE_90 / 2)), 1 - 1e-9
+        z, end = float(stats.norm.isf(outside / 2)), 1 - 1e-9
         if self.score_z(end) >= -z:
             return 1.0
         return float(optimize.brentq(lambda d: self.score_z(d) + z, -end, end))

@@ -166,17 +166,30 @@ def sign_flip(sums: Array, seed: int, flips: int = 100_000) -> float:
     sums = sums[sums != 0]
     if len(sums) < 2:  # both signs of one sum are as far from 0
         return 1.0
-    exact = len(sums) <= 20
+    if len(sums) <= 20:
+        return all_flips(sums)
     result = stats.permutation_test(
         (sums,),
         lambda x, axis: x.sum(axis=axis),
         permutation_type="samples",
-        n_resamples=np.inf if exact else flips,
+        n_resamples=flips,
         vectorized=True,
         batch=1000,
         rng=np.random.default_rng(seed),
     )
     return float(result.pvalue)
+
+
+def all_flips(sums: Array) -> float:
+    """The share of all signs of the sums (G,) whose total is as far from 0 as the observed one.
+
+    It is scipy's exact permutation test of samples, which takes seconds at 20 groups.
+    """
+    totals = np.zeros(1)
+    for each in sums:
+        totals = np.concatenate([totals + each, totals - each])
+    noise = 1e-12 * np.abs(sums).sum()  # totals that are equal but for rounding
+    return float((np.abs(totals) >= abs(sums.sum()) - noise).mean())
 
 
 DECIMALS = 9

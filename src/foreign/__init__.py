@@ -1,0 +1,3 @@
+"""Per-example results that other programs wrote."""
+
+from __future__ import annotations
