@@ -11,15 +11,20 @@ from typing import TYPE_CHECKING
 
 from src.base import grid
 from src.base.cli import command, stage
-from src.base.files import ROOT, whole
+from src.base.files import ROOT, remove, whole
 from src.base.frames import as_declared, read_frame
 from src.base.verdict import word_counts
+from src.source.pins import load_source
 from src.stats import read_setting
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from src.statistics.setting import Setting
+
 OUT = Path("data/audit")
+WHY_NOT = OUT / "NO_VERDICTS.txt"
+"""There where the audit has no verdicts, and in their place."""
 
 
 def audit_frames(root: Path, alpha: float) -> dict[str, pd.DataFrame]:
@@ -35,8 +40,33 @@ def audit_frames(root: Path, alpha: float) -> dict[str, pd.DataFrame]:
     return {name: as_declared(name, frame) for name, frame in frames(load_claims(root), scores, pooled).items()}
 
 
+def unprepared(setting: Setting) -> dict[str, str]:
+    """The paper's tasks that are not prepared though no hub is needed for them, and the source of each.
+
+    Without their items the paper's scores have no chance level, so that cells below it would count, and other words
+    come out.
+    """
+    absent = [task for task in setting.tables["table2"] if task in setting.tasks and task not in setting.items]
+    sources = {task: load_source(setting.tasks[task].source, ROOT) for task in absent}
+    return {task: source.name for task, source in sources.items() if not source.hub}
+
+
+def no_verdicts(absent: dict[str, str], root: Path) -> str:
+    """Leaves data/audit with a reason and no verdicts. The reason says what gives them."""
+    reason = (
+        f"no verdicts on the paper: {len(absent)} of its tasks are not prepared, so that its scores have no chance "
+        f"level. For verdicts, put {', '.join(sorted({*absent.values()}))} under sources in params.yaml, then dvc repro"
+    )
+    for path in (root / OUT).glob("*.parquet"):
+        remove(path)
+    with whole(root / WHY_NOT) as part:
+        part.write_text(reason + "\n", encoding="utf-8")
+    return reason
+
+
 def write(found: dict[str, pd.DataFrame], root: Path) -> None:
     """The frames as data/audit/*.parquet."""
+    (root / WHY_NOT).unlink(missing_ok=True)
     for name, frame in found.items():
         with whole(root / OUT / f"{name}.parquet") as part:
             frame.to_parquet(part, index=False)
@@ -46,6 +76,9 @@ def main() -> None:
     """`python -m src.audit`: data/stats + conf/claim -> data/audit."""
     command("audit", __doc__, "", "&& dvc repro report").parse_args()
     with stage("audit"):
+        if absent := unprepared(read_setting(ROOT)):
+            print(no_verdicts(absent, ROOT))
+            return
         found = audit_frames(ROOT, float(grid.params()["alpha"]))
         write(found, ROOT)
         for what, name in (("statements", "audit"), ("independent inferences", "inferences")):

@@ -126,7 +126,9 @@ def main() -> None:
         print(suite_line(grid.params()), flush=True)
         build(ROOT)
         if not (ROOT / "data/audit/audit.parquet").exists():
-            print("data/audit is missing: the page has no verdicts. Make it: python -m src.audit")
+            why = ROOT / "data/audit/NO_VERDICTS.txt"
+            missing = "data/audit is missing: the page has no verdicts. Make it: python -m src.audit"
+            print(why.read_text(encoding="utf-8").strip() if why.exists() else missing)
         print("reports/index.html")
 
 

@@ -70,11 +70,11 @@ def committed(revision: str, path: str) -> pd.DataFrame:
 def git_output(*words: str) -> bytes:
     """What git prints. Raises UserError where it fails."""
     try:
-        git.tracked()
+        git.tracked(ROOT)
     except UserError as error:
         raise UserError(f"What was published is read out of git. {error}") from error
     try:
-        return git.git(*words)
+        return git.git(*words, root=ROOT)
     except UserError as error:
         raise UserError(
             f"What was published cannot be read: {error}. Name a commit that holds it: --against <revision>"
@@ -196,7 +196,8 @@ def recomputed_tables(root: Path) -> dict[str, str]:
     Writes data/stats and data/audit there. What data/fidelity holds is taken as it is.
     """
     stats.run(root)
-    audit.write(audit.audit_frames(root, float(grid.params(root / "params.yaml")["alpha"])), root)
+    if not audit.unprepared(stats.read_setting(root)):
+        audit.write(audit.audit_frames(root, float(grid.params(root / "params.yaml")["alpha"])), root)
     tables = [t for t in load_tables(root) if "*" in t.frame or (root / t.frame.partition("#")[0]).exists()]
     return {t.name: to_csv(rows_of(root, t), t) for t in tables if not t.quotes_data}
 

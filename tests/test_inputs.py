@@ -8,14 +8,14 @@ import io
 import json
 import tarfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src import prepare
+from src import audit, prepare, stats
 from src.base import conf
 from src.base.errors import UserError
 from src.base.files import ROOT, from_json_lines, json_lines
@@ -220,3 +220,21 @@ def test_a_suite_whose_every_cell_failed_has_hashes_of_nothing(tmp_path: Path) -
     (tmp_path / "outputs/model/ledger.json").write_text("[]")
     hashes.publish(tmp_path / "outputs", tmp_path / "hashes")
     assert (tmp_path / "hashes/completions.csv").read_text().count("\n") == 1
+
+
+def test_the_paper_is_not_judged_where_its_tasks_are_not_prepared(tmp_path: Path) -> None:
+    """Its cells below chance would count without a chance level, and statements would get other words."""
+    setting = stats.read_setting(ROOT)
+    own = {"riddles": next(iter(setting.items.values()))}
+    assert audit.unprepared(setting) == {}
+    one = dict(list(setting.items.items())[1:])
+    assert list(audit.unprepared(replace(setting, items=one))) == [next(iter(setting.items))]
+    absent = audit.unprepared(replace(setting, items=own))
+    (tmp_path / audit.OUT).mkdir(parents=True)
+    (tmp_path / audit.OUT / "audit.parquet").write_bytes(b"of another day")
+    said = audit.no_verdicts(absent, tmp_path)
+    assert f"{len(absent)} of its tasks are not prepared" in said
+    assert "put bigbench, rhyming under sources in params.yaml" in said
+    assert [path.name for path in (tmp_path / audit.OUT).iterdir()] == [audit.WHY_NOT.name]
+    audit.write({}, tmp_path)
+    assert list((tmp_path / audit.OUT).iterdir()) == []

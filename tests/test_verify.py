@@ -19,6 +19,7 @@ from hypothesis import given as over
 from hypothesis import strategies as st
 
 from src import collect, release, verify
+from src.base import git
 from src.base.errors import UserError
 from src.base.files import ROOT
 from src.base.grid import composed_run
@@ -397,6 +398,7 @@ def test_files_that_differ_in_last_digits_are_identical_and_counted(tmp_path, mo
         "reports/tables/a.csv": "a,0.43073\n", "reports/tables/b.csv": "b,7\n", "reports/tables/c.csv": "c,yes\n",
         "reports/figures/f.svg": "M 1.000001 2", "reports/figures/f.png": "x",
         "reports/figures/g.svg": "M 1.5 2", "reports/figures/g.png": "x", "reports/figures/h.png": "x",
+        git.MARK: "",
     }  # fmt: skip
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from src.base import conf, quoting
 from src.base.conf import CONF, GROUPS
@@ -229,6 +230,7 @@ def check_sweep(swept: Sequence[str], multirun: bool) -> None:
 
 def compose_run(cfg: DictConfig) -> Run:
     """The composed Hydra configuration as a Run. Raises UserError for what cannot be run."""
+    refuse_unresolved(cfg)
     if "model" not in cfg:
         raise UserError(f"Which model? Add +model=<name>. Known (conf/model/*.yaml): {', '.join(conf.known('model'))}")
     model = conf.typed(Model, cfg.model, "model")
@@ -246,9 +248,9 @@ def compose_run(cfg: DictConfig) -> Run:
         encoder=cfg.encoder,
         incomplete=cfg.incomplete,
         token_budget=positive("token_budget", cfg.token_budget) or TOKEN_BUDGET,
-        data=_path(cfg.data),
-        store=_path(cfg.store),
-        out=_path(cfg.out) if cfg.out else None,
+        data=_path("data", cfg.data),
+        store=_path("store", cfg.store),
+        out=None if cfg.out is None else _path("out", cfg.out),
         tracking=dict(cfg.tracking),
         serving=conf.typed(Serving, conf.resolved(cfg.engine), "engine"),
         shard=shard,
@@ -260,8 +262,28 @@ def compose_run(cfg: DictConfig) -> Run:
     return run
 
 
-def _path(value: Any) -> Path:
-    """The path that a key names. A shell leaves the tilde of store=~/store as it is."""
+def refuse_unresolved(cfg: DictConfig) -> None:
+    """Raises UserError where a value is taken from elsewhere (`${...}`), and is not there."""
+    try:
+        OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        if isinstance(error.__cause__, UserError):  # of params.yaml
+            raise error.__cause__ from None
+        raise UserError(
+            f"{error.full_key}: {first_line(error)}. Set what it names (export NAME=...), or write the value itself"
+        ) from None
+
+
+def _path(key: str, value: Any) -> Path:
+    """The path that a key names. A shell leaves the tilde of store=~/store as it is.
+
+    Raises UserError where it is empty, because it would be the project's own folder.
+    """
+    if not str(value).strip():
+        raise UserError(
+            f"{key}= is empty, as where the shell does not know a variable. Write a path, or leave the word out "
+            "(store: and unset STORE_DIR)"
+        )
     with suppress(RuntimeError):  # a user whom this machine does not know
         return Path(str(value)).expanduser()
     return Path(str(value))
@@ -299,9 +321,11 @@ def composed(words: Sequence[str]) -> DictConfig:
     register()
     try:
         with conf.hydra():
-            return compose("config", overrides=checked_overrides(words))
+            cfg = compose("config", overrides=checked_overrides(words))
     except HydraException as error:
         raise UserError(f"{first_line(error)} Keys are those of conf/config.yaml") from error
+    refuse_unresolved(cfg)
+    return cfg
 
 
 def composed_run(words: Sequence[str]) -> Run:

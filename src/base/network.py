@@ -47,6 +47,9 @@ def check_proxies() -> None:
 
 
 def named(proxies: Mapping[str, str]) -> str:
-    """The proxies by the variable of each, without user and password. NO_PROXY is none."""
-    shown = {kind: re.sub(r"[^/]*@", "", value) for kind, value in proxies.items() if kind != "no"}
+    """The proxies by the variable of each, without user and password. NO_PROXY is none.
+
+    A password may hold a raw / or @, so that the proxy cannot be used. A proxy has no path, so the last @ ends it.
+    """
+    shown = {kind: re.sub(r"^([\w+.-]+://)?.*@", r"\1", value) for kind, value in proxies.items() if kind != "no"}
     return ", ".join(f"{kind.upper()}_PROXY={value}" for kind, value in sorted(shown.items()))

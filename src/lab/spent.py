@@ -247,7 +247,8 @@ def remarks(rows: Iterable[Spent]) -> list[str]:
         count, wall = sum(row.n for row in alone), clock_time(sum(row.wall_s for row in alone))
         said.append(
             f"{count} cells ({wall}) were computed before runs left a record, or out of MLflow's reach: their CPU time "
-            "and machine are unknown, and so is what failed then."
+            "and machine are unknown, and so is what failed then. Of a cell in whose middle MLflow went out of reach, "
+            "the part before counts twice."
         )
     said.append(
         "Not recorded: the start of a process before its run begins, runs with tracking.enabled=false whose cells were "

@@ -202,10 +202,16 @@ def _doubtful(row: Row) -> Iterator[str]:
         yield "it has one option, so that nothing is asked"
     for option in row.options:
         if option.strip() and option != option.strip():
-            yield f"the option {shown(option)} begins or ends with a blank, which no answer repeats; take it away"
+            yield (
+                f"the option {shown(option)} begins or ends with a blank, which no answer repeats; take it away, "
+                f"{AS_PUBLISHED}: only an answer with the blank picks it"
+            )
     twins = [found for found in _alike(row.options) if len(found) > 1]
     if twins:
-        yield f"the options {listed(twins[0])} count as one, since case and a last full stop do not matter; keep one"
+        yield (
+            f"the options {listed(twins[0])} count as one, since case and a last full stop do not matter; keep one, "
+            f"{AS_PUBLISHED}: where one is right, so is the other"
+        )
     if row.also:
         yield (
             f"{listed((row.answer, *row.also))} are all right, and only one answer is scored as right: keep one, "

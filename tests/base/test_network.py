@@ -119,6 +119,7 @@ def test_no_proxy_names_this_machine_where_there_is_a_proxy(given: dict[str, str
 @pytest.mark.parametrize("value", [
     "socks4://127.0.0.1:1", "socks4a://h:1", "ftp://127.0.0.1:1", "://", "http://127.0.0.1:notaport", "http://[::1",
     f"socks4://user:{PASSWORD}@h:1", f"ftp://user:{PASSWORD}@h:1", f"socks4://user:{PASSWORD}@@h:1",
+    f"http://user:{PASSWORD}/x@h:1", f"socks4://user:{PASSWORD}//x@h:1",
 ])  # fmt: skip
 @pytest.mark.parametrize("name", ["HTTPS_PROXY", "all_proxy"])
 def test_a_proxy_that_no_client_takes_is_named_without_its_password(
