@@ -243,8 +243,10 @@ class OpenAIEngine:
             return
         some = beside.chosen(prompts, self.how.compare)
         server = f"{self.base_url}, model {self.model},"
+        with beside.on_this_disk():
+            own = self.own()
         try:
-            self.beside = beside.compared(some, self.own(), self._greedy, self.ids, self.how.compare_nats, server)
+            self.beside = beside.compared(some, own, self._greedy, self.ids, self.how.compare_nats, server)
         except beside.Differs as error:
             self.beside = error
             raise
@@ -257,8 +259,11 @@ class OpenAIEngine:
             completion = completion_of(reply, text, budget, self.leading)
             return beside.said_of(completion, choices_of(reply)[0])
 
-        asked = {"max_tokens": budget, "temperature": 0.0, "logprobs": 1}
-        return self._ask(read, [text], budget, prompt.id, **asked)[0]
+        asked = {"max_tokens": budget, "temperature": 0.0}
+        try:
+            return self._ask(read, [text], budget, prompt.id, **asked, logprobs=1)[0]
+        except Unproven:  # it refuses log-probabilities, or this prompt
+            return self._ask(read, [text], budget, prompt.id, **asked)[0]
 
     def _calls(self, request: Request) -> Iterator[Callable[[], Result]]:
         """What to ask the server for one request."""
@@ -355,7 +360,7 @@ class OpenAIEngine:
         raise AssertionError("the last try returns or raises")
 
     def _post(self, prompt: str | list[str], given: dict[str, Any]) -> bytes:
-        """The server's answer as it came. Raises Unproven where it refuses to echo."""
+        """The server's answer as it came. Raises Unproven where it refuses log-probabilities."""
         import openai
 
         scores = {k: _fresh(v) for k, v in self.how.likelihood_body.items()} if "echo" in given else {}
@@ -372,8 +377,9 @@ class OpenAIEngine:
                 f"answer so far is stored; the same command goes on.{self._advice(given)}"
             ) from None
         except openai.APIStatusError as error:
-            if "echo" in given and error.status_code in NO_ECHO:
-                raise Unproven(f"the server refuses to echo: {self._safe(error)}") from None
+            if "logprobs" in given and error.status_code in NO_ECHO:
+                what = "to echo" if "echo" in given else "log-probabilities"
+                raise Unproven(f"the server refuses {what}: {self._safe(error)}") from None
             advice = self._advice(given) if error.status_code >= 500 else ""
             raise UserError(f"{self.base_url}, model {self.model}: {self._safe(error)}.{advice}") from None
         return bytes(raw.content)

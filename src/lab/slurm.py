@@ -14,10 +14,10 @@ from src.base.errors import UserError
 REFUSALS = (
     ("generic resource", "No node has such GPUs. Without GPUs: hydra/launcher=slurm_cpu. GPUs of a type: "
      "hydra.launcher.gpus_per_node=null hydra.launcher.gres=gpu:<type>:1"),
-    ("job array", "The cluster takes no array of that length (scontrol show config | grep MaxArraySize). Submit fewer jobs at "
-     "once, and the others after them: hydra.sweeper.max_batch_size=<fewer than that>"),
-    ("violates accounting", "Your account or QOS allows fewer or smaller jobs (sacctmgr show qos, show associations). Fewer "
-     "at once: hydra.sweeper.max_batch_size=<n>; shorter: hydra.launcher.timeout_min=<minutes>"),
+    ("job array", "The cluster takes no array of that length (scontrol show config | grep MaxArraySize). Submit fewer "
+     "jobs at once, and the others after them: hydra.sweeper.max_batch_size=<fewer than that>"),
+    ("violates accounting", "Your account or QOS allows fewer or smaller jobs (sacctmgr show qos, show associations). "
+     "Fewer at once: hydra.sweeper.max_batch_size=<n>; shorter: hydra.launcher.timeout_min=<minutes>"),
     ("account", "Name an account of yours (sacctmgr show associations user=$USER): hydra.launcher.account=<yours>"),
     ("partition", "Name a partition of this cluster: hydra.launcher.partition=<one of {partitions}>"),
     ("qos", "Name a QOS of yours, or none: hydra.launcher.qos=null"),
@@ -28,8 +28,8 @@ REFUSALS = (
     ("node configuration", "No node has all that is asked. Ask for less: hydra.launcher.cpus_per_task=<n> "
      "hydra.launcher.mem_gb=<GB> hydra.launcher.gpus_per_node=<n>, or null for what the partition gives"),
     ("contact slurm", "Slurm's controller does not answer (scontrol ping). Later, the same command again"),
-    ("socket timed out", "Slurm's controller is slow. It may have taken the jobs all the same: look with squeue --me, end "
-     "such jobs with scancel, then the same command again"),
+    ("socket timed out", "Slurm's controller is slow. It may have taken the jobs all the same: look with squeue --me, "
+     "end such jobs with scancel, then the same command again"),
     ("srun", "This machine has no Slurm. Work on a login node, or take hydra/launcher=joblib"),
 )  # fmt: skip
 """A piece of what sbatch says, in small letters, and what to do. The first that fits counts."""
