@@ -16,6 +16,7 @@ from src.engine.job import Completion, Engine, Likelihood, Proof, Request
 from src.question.prompts import Prompt
 
 WAY = "server"  # of a Proof
+NATS = {"float32": 0.001, "float16": 0.01, "bfloat16": 0.1}  # of a token, by model.dtype: what kernels round apart
 SHOWN = 60  # characters of a text in a message
 
 

@@ -120,7 +120,7 @@ class OpenAIEngine:
         ids: TokenIds | None = None,
         own: Callable[[], Engine] | None = None,
     ):
-        self.how, self.generation, self.leading = how, generation, model.leading
+        self.how, self.generation, self.leading, self.dtype = how, generation, model.leading, model.dtype
         self.model = how.model or model.api or model.hub or model.name
         self.address = str(how.base_url).rstrip("/")  # may hold a login, which is said nowhere
         self.base_url = shown(self.address)
@@ -246,7 +246,8 @@ class OpenAIEngine:
         with beside.on_this_disk():
             own = self.own()
         try:
-            self.beside = beside.compared(some, own, self._greedy, self.ids, self.how.compare_nats, server)
+            nats = self.how.compare_nats or beside.NATS[self.dtype]
+            self.beside = beside.compared(some, own, self._greedy, self.ids, nats, server)
         except beside.Differs as error:
             self.beside = error
             raise

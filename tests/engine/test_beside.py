@@ -41,13 +41,13 @@ class Bench:
         self.folder = folder
         self.own = local_engine(folder, generation=GREEDY)
 
-    def engine(self, url: str, **how: Any) -> OpenAIEngine:
+    def engine(self, url: str, model: Model | None = None, **how: Any) -> OpenAIEngine:
         asked = {"retries": 0, "timeout_s": 600.0, "compare": 4, "proof_body": {"return_token_ids": True}, **how}
         serves = Serving(name="openai", kind="openai", base_url=url, model="m", **asked)
         keep = functools.partial(kept, self.folder.parent / "unusable")
         count = functools.partial(lambda text: len(self.own.encode(text, False)))
         own = functools.partial(local_engine, self.folder, generation=GREEDY)
-        return OpenAIEngine(serves, Model(name="m"), GREEDY, count, keep, self.own.encode, own)
+        return OpenAIEngine(serves, model or Model(name="m"), GREEDY, count, keep, self.own.encode, own)
 
     def said(self, served: Served, prompts: list[Prompt] = PROMPTS, **how: Any) -> tuple[OpenAIEngine, list[Result]]:
         with serving(served) as url:
@@ -145,6 +145,16 @@ def test_another_precision_is_refused_where_the_texts_are_the_same(bench: Bench,
     engine, _ = bench.said(Served(bench.folder, dtype=dtype), short, compare_nats=1.0)  # the user takes it
     assert engine.proof
     assert engine.proof.within > 1e-4
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_server_in_the_precision_that_the_model_names_is_believed(bench: Bench, dtype: str) -> None:
+    """Kernels of half precision round apart by more than those of float32."""
+    with serving(Served(bench.folder, dtype=dtype)) as url:
+        engine = bench.engine(url, compare=10, model=Model(name="m", dtype=dtype))
+        engine.own = functools.partial(local_engine, bench.folder, generation=GREEDY, dtype=dtype)
+        assert len([r for batch in engine.run([Request(p, (1,), False) for p in PROMPTS]) for r in batch]) == 10
+    assert engine.proof
 
 
 def same_beginning(bench: Bench, prompt: Prompt, dtype: str) -> bool:
