@@ -278,7 +278,12 @@ def run_all(run: Run, todo: Sequence[Cell], check: Callable[[], None]) -> Iterat
         around.enter_context(spent.clocked(tracker, run, functools.partial(spent_by, engine)))
         begin, advance, end = around.enter_context(progress(run, len(todo)))
         bench = Bench(run, engine, store, encoder, tracker, check)
-        yield from outcomes(bench, todo, begin, advance, end)
+        statuses = []
+        for outcome in outcomes(bench, todo, begin, advance, end):
+            statuses.append(outcome.entry.status)
+            yield outcome
+        if tracker.clock:
+            tracker.clock.failed = DONE not in statuses
 
 
 def outcomes(

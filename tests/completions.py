@@ -23,8 +23,8 @@ class Served:
     """The model behind the server.
 
     faults: what befalls the first calls, in turn. scores: whether echo is answered. bend: what is said instead of a
-    good answer, as JSON or, where it is bytes, as it is. refuses_echo: the status that answers a call with echo.
-    reads: the token ids that it reads instead of a prompt's. dtype: of its weights.
+    good answer, as JSON or, where it is bytes, as it is. refuses_echo, refuses_logprobs: the status that answers a
+    call with it. reads: the token ids that it reads instead of a prompt's. dtype: of its weights.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class Served:
         key: str | None = None,
         bend: Bend | None = None,
         refuses_echo: int | None = None,
+        refuses_logprobs: int | None = None,
         reads: Callable[[list[int]], list[int]] | None = None,
         dtype: str = "float32",
     ):
@@ -43,7 +44,7 @@ class Served:
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.faults, self.scores, self.key, self.bend = list(faults), scores, key, bend
-        self.refuses_echo, self.reads = refuses_echo, reads
+        self.refuses_echo, self.refuses_logprobs, self.reads = refuses_echo, refuses_logprobs, reads
         self.asked: list[dict[str, Any]] = []
         self.delivered: Counter[str] = Counter()  # what was asked, JSON -> times that it was answered well
         self.tokens = [0, 0]
@@ -119,6 +120,8 @@ def serving(served: Served) -> Iterator[str]:
                 return self.say(200, b'{"choices": [' if fault == "no json" else b'{"choices": []}')
             if served.refuses_echo and asked.get("echo"):
                 return self.say(served.refuses_echo, b'{"error": {"message": "no echo here"}}')
+            if served.refuses_logprobs and "logprobs" in asked:
+                return self.say(served.refuses_logprobs, b'{"error": {"message": "no logprobs here"}}')
             answer: Any = served.answer(asked)
             with served.lock:
                 served.asked.append(asked)

@@ -7,7 +7,7 @@ from collections.abc import MutableMapping
 from urllib.parse import unquote
 
 from src.base.errors import UserError
-from src.base.secrets import address_of
+from src.base.secrets import address_of, shown
 
 USER_OF_SERVER = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")  # read by MLflow itself
 SERVER = "MLFLOW_TRACKING_URI"
@@ -37,7 +37,7 @@ def without_logins(words: list[str]) -> list[str]:
     """Overrides, and the environment, with the login of the MLflow server where MLflow looks for it.
 
     The login of a server that an override replaces is dropped, because it is not for the other one. Raises UserError
-    for the login of an engine: no variable takes it.
+    for the login or key of an engine: no variable takes it.
     """
     if SERVER in os.environ:
         replaced = any(word.lstrip("+").startswith("tracking.uri=") for word in words)
@@ -51,10 +51,14 @@ def _without_login(word: str) -> str:
     if name == "tracking.uri":
         quote = value[:1] if value[:1] in ("'", '"') and value[:1] == value[-1:] else ""
         bare = without_login(value.strip(quote) if quote else value, os.environ)
+        if shown(bare) != bare:
+            raise UserError(
+                "tracking.uri holds a key, which would stand in files. MLflow reads one from MLFLOW_TRACKING_TOKEN"
+            )
         return f"{key}{equals}{quote}{bare}{quote}"
-    if name == "engine.base_url" and address_of(value).password:
+    if name == "engine.base_url" and (shown(value) != value or address_of(value).password):
         raise UserError(
-            "engine.base_url holds a password, which others read in the list of processes. Put the whole address into "
+            "engine.base_url holds a login or key, which others read in the list of processes. Put the address into "
             "a variable: export SERVER=..., then 'engine.base_url=${oc.env:SERVER}'"
         )
     return word

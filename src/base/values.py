@@ -89,7 +89,9 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "engine.tokens_per_minute": (lambda v: v is None or v > 0, "a number above 0, or null for no limit"),
     "engine.agree_nats": (lambda v: _number(v) and v > 0, "nats, a number above 0, e.g. 0.25"),
     "engine.compare": (lambda v: isinstance(v, int) and v >= 0, "prompts, a whole number of 0 or more"),
-    "engine.compare_nats": (lambda v: _number(v) and v > 0, "nats a token, a number above 0, e.g. 0.001"),
+    "engine.compare_nats": (
+        lambda v: v is None or (_number(v) and v > 0), "nats a token, a number above 0, e.g. 0.001, or null"
+    ),
     "engine.compare_gb": (lambda v: _number(v) and v > 0, "gigabytes, a number above 0"),
     "engine.max_cost_usd": (lambda v: v is None or v > 0, "US dollars, more than 0, or null for no limit"),
 }  # fmt: skip

@@ -5,7 +5,8 @@ It takes the weights on this disk. What a server says of itself is not read, for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from src.engine.job import Completion, Engine, Likelihood, Proof, Request
 from src.question.prompts import Prompt
 
 WAY = "server"  # of a Proof
+NATS = {"float32": 0.001, "float16": 0.01, "bfloat16": 0.1}  # of a token, by model.dtype: what kernels round apart
 SHOWN = 60  # characters of a text in a message
 
 
@@ -81,7 +83,7 @@ def compared(
         if one.text != other.text:
             raise Differs(
                 f"{server} does not answer {prompt.id} as the local engine does: {shown(other.text)} where the weights "
-                f"on this disk say {shown(one.text)}. {OTHER}"
+                f"on this disk say {shown(one.text)}. {OTHER}. {ANY}"
             )
         if one.text:
             same.append(prompt)
@@ -95,7 +97,7 @@ def compared(
         if away > nats * n:
             raise Differs(
                 f"{server} is {away:.3g} nats from the local engine for {n} tokens that both write after {prompt.id} "
-                f"(engine.compare_nats={nats:g} a token). {OTHER}"
+                f"(engine.compare_nats={nats:g} a token). {OTHER}. A larger one takes other rounding. {ANY}"
             )
         furthest, tokens = max(furthest, away), tokens + n
     return Beside(len(same), tokens, max((len(p.prefix + p.text) for p in same), default=0), furthest)
@@ -111,10 +113,8 @@ def scorable(text: str, tokens: Sequence[str], ids: TokenIds) -> Sequence[str]:
     return ()
 
 
-OTHER = (
-    "It has another model, a precision other than model.dtype, or own settings (docs/api.md, What to switch off). "
-    "A larger engine.compare_nats takes other rounding, engine.compare=0 takes any server"
-)
+OTHER = "It has another model, a precision other than model.dtype, or own settings (docs/api.md, What to switch off)"
+ANY = "engine.compare=0 takes any server"
 
 
 def shown(text: str) -> str:
@@ -123,13 +123,24 @@ def shown(text: str) -> str:
 
 
 def answers(engine: Engine, requests: Sequence[Request]) -> dict[str, tuple[Any, Any]]:
-    """(completion, likelihood) by prompt id."""
+    """(completion, likelihood) by prompt id, of the local engine."""
     done: dict[str, tuple[Completion | None, Likelihood | None]] = {}
-    for batch in engine.run(requests) if requests else ():
-        for result in batch:
-            before = done.get(result.prompt_id, (None, None))
-            done[result.prompt_id] = (result.completions.get(0) or before[0], result.likelihood or before[1])
+    with on_this_disk():
+        for batch in engine.run(requests) if requests else ():
+            for result in batch:
+                before = done.get(result.prompt_id, (None, None))
+                done[result.prompt_id] = (result.completions.get(0) or before[0], result.likelihood or before[1])
     return done
+
+
+@contextmanager
+def on_this_disk() -> Iterator[None]:
+    """An error of the local engine says why it was asked at all, and how to go on without it."""
+    try:
+        yield
+    except UserError as error:
+        said = str(error).rstrip(".")
+        raise UserError(f"The server is compared with the weights on this disk, but: {said}. {ANY}") from error
 
 
 def said_of(completion: Completion, choice: dict[str, Any]) -> Said:

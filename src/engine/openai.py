@@ -120,7 +120,7 @@ class OpenAIEngine:
         ids: TokenIds | None = None,
         own: Callable[[], Engine] | None = None,
     ):
-        self.how, self.generation, self.leading = how, generation, model.leading
+        self.how, self.generation, self.leading, self.dtype = how, generation, model.leading, model.dtype
         self.model = how.model or model.api or model.hub or model.name
         self.address = str(how.base_url).rstrip("/")  # may hold a login, which is said nowhere
         self.base_url = shown(self.address)
@@ -243,8 +243,11 @@ class OpenAIEngine:
             return
         some = beside.chosen(prompts, self.how.compare)
         server = f"{self.base_url}, model {self.model},"
+        with beside.on_this_disk():
+            own = self.own()
         try:
-            self.beside = beside.compared(some, self.own(), self._greedy, self.ids, self.how.compare_nats, server)
+            nats = self.how.compare_nats or beside.NATS[self.dtype]
+            self.beside = beside.compared(some, own, self._greedy, self.ids, nats, server)
         except beside.Differs as error:
             self.beside = error
             raise
@@ -257,8 +260,11 @@ class OpenAIEngine:
             completion = completion_of(reply, text, budget, self.leading)
             return beside.said_of(completion, choices_of(reply)[0])
 
-        asked = {"max_tokens": budget, "temperature": 0.0, "logprobs": 1}
-        return self._ask(read, [text], budget, prompt.id, **asked)[0]
+        asked = {"max_tokens": budget, "temperature": 0.0}
+        try:
+            return self._ask(read, [text], budget, prompt.id, **asked, logprobs=1)[0]
+        except Unproven:  # it refuses log-probabilities, or this prompt
+            return self._ask(read, [text], budget, prompt.id, **asked)[0]
 
     def _calls(self, request: Request) -> Iterator[Callable[[], Result]]:
         """What to ask the server for one request."""
@@ -355,7 +361,7 @@ class OpenAIEngine:
         raise AssertionError("the last try returns or raises")
 
     def _post(self, prompt: str | list[str], given: dict[str, Any]) -> bytes:
-        """The server's answer as it came. Raises Unproven where it refuses to echo."""
+        """The server's answer as it came. Raises Unproven where it refuses log-probabilities."""
         import openai
 
         scores = {k: _fresh(v) for k, v in self.how.likelihood_body.items()} if "echo" in given else {}
@@ -372,8 +378,9 @@ class OpenAIEngine:
                 f"answer so far is stored; the same command goes on.{self._advice(given)}"
             ) from None
         except openai.APIStatusError as error:
-            if "echo" in given and error.status_code in NO_ECHO:
-                raise Unproven(f"the server refuses to echo: {self._safe(error)}") from None
+            if "logprobs" in given and error.status_code in NO_ECHO:
+                what = "to echo" if "echo" in given else "log-probabilities"
+                raise Unproven(f"the server refuses {what}: {self._safe(error)}") from None
             advice = self._advice(given) if error.status_code >= 500 else ""
             raise UserError(f"{self.base_url}, model {self.model}: {self._safe(error)}.{advice}") from None
         return bytes(raw.content)

@@ -20,7 +20,6 @@ class Refused(Exception):
 UNREADABLE = (ValueError, RecursionError)  # of json.loads, and Unreadable
 ENDS = {"stop": "eos", "eos": "eos", "eos_token": "eos", "stop_sequence": "eos", "length": "length"}
 PASSING = (None, "error", "abort", "aborted", "cancelled", "canceled", "timeout")  # finish reasons of a call cut short
-NO_ECHO = (400, 422, 501)
 MANY = 10**9  # tokens that no answer has
 BEFORE_ECHO = 32  # characters of special tokens that may stand before an echo
 OTHER_TOKENS = (

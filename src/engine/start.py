@@ -62,8 +62,8 @@ def openai_engine(run: Run) -> Engine:
 def greedy_engine(run: Run) -> Callable[[], Engine] | None:
     """Makes the local engine that a server is compared with. None where its weights are not here, or too large."""
     folder = weights.on_disk(run.model, ROOT) if run.serving.compare else None
-    files = [folder / name for name in weights.weight_files(folder)] if folder and folder.is_dir() else []
-    if not files or sum(file.stat().st_size for file in files) > run.serving.compare_gb * 1e9:
+    size = weights.size(folder) if folder else None
+    if size is None or size > run.serving.compare_gb * 1e9:
         return None
 
     def engine() -> Engine:

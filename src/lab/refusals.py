@@ -72,6 +72,13 @@ BY_TEXT = (
     ),
 )
 OF_A_FILE = (
+    (
+        r"invalid interpolation syntax",  # alembic's, of the path of its own files
+        Refusal(
+            "MLflow does not work where the folder of its environment has a % in its name",
+            "Rename that folder and make .venv anew there; {name} itself is whole",
+        ),
+    ),
     (r"locked", Refusal("{name} is locked by another process", "The same command again later")),
     (
         r"readonly|may not be written",

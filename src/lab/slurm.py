@@ -14,6 +14,10 @@ from src.base.errors import UserError
 REFUSALS = (
     ("generic resource", "No node has such GPUs. Without GPUs: hydra/launcher=slurm_cpu. GPUs of a type: "
      "hydra.launcher.gpus_per_node=null hydra.launcher.gres=gpu:<type>:1"),
+    ("job array", "The cluster takes no array of that length (scontrol show config | grep MaxArraySize). Submit fewer "
+     "jobs at once, and the others after them: hydra.sweeper.max_batch_size=<fewer than that>"),
+    ("violates accounting", "Your account or QOS allows fewer or smaller jobs (sacctmgr show qos, show associations). "
+     "Fewer at once: hydra.sweeper.max_batch_size=<n>; shorter: hydra.launcher.timeout_min=<minutes>"),
     ("account", "Name an account of yours (sacctmgr show associations user=$USER): hydra.launcher.account=<yours>"),
     ("partition", "Name a partition of this cluster: hydra.launcher.partition=<one of {partitions}>"),
     ("qos", "Name a QOS of yours, or none: hydra.launcher.qos=null"),
@@ -24,6 +28,8 @@ REFUSALS = (
     ("node configuration", "No node has all that is asked. Ask for less: hydra.launcher.cpus_per_task=<n> "
      "hydra.launcher.mem_gb=<GB> hydra.launcher.gpus_per_node=<n>, or null for what the partition gives"),
     ("contact slurm", "Slurm's controller does not answer (scontrol ping). Later, the same command again"),
+    ("socket timed out", "Slurm's controller is slow. It may have taken the jobs all the same: look with squeue --me, "
+     "end such jobs with scancel, then the same command again"),
     ("srun", "This machine has no Slurm. Work on a login node, or take hydra/launcher=joblib"),
 )  # fmt: skip
 """A piece of what sbatch says, in small letters, and what to do. The first that fits counts."""
@@ -67,12 +73,21 @@ GONE = State("GONE", "None")
 def states(jobs: Collection[str]) -> dict[str, State] | None:
     """The state of each job (`5`, or `5_0` in an array). None where Slurm does not answer now.
 
-    It asks squeue and not sacct, because a cluster without accounting has no sacct.
+    It asks squeue and not sacct, because a cluster without accounting has no sacct. A user's SQUEUE_PARTITION and its
+    like would hide jobs, which then look as if they had ended.
     """
     numbers = sorted({job.split("_")[0] for job in jobs})
     command = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(numbers)}", "--format=%i|%T|%r"]
     try:
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=60)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=60,
+            env={name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")},
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     if done.returncode and "Invalid job id" not in done.stderr:

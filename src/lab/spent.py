@@ -52,6 +52,7 @@ class Clock:
         run = client.create_run(experiment, tags=told, run_name=f"{ATTEMPT} at {tags['model']} ({tags['suite']})")
         self.run_id: str = run.info.run_id
         self.cells = 0
+        self.failed = False  # no cell was done, though nothing was raised
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._beats, name="clock", daemon=True)
         self.thread.start()
@@ -104,7 +105,7 @@ def clocked(tracker: Tracker, run: Run, used: Used) -> Iterator[None]:
     status = "KILLED"  # a stop, and whatever else is no Exception
     try:
         yield
-        status = "FINISHED"
+        status = "FAILED" if tracker.clock and tracker.clock.failed else "FINISHED"
     except Exception:
         status = "FAILED"
         raise

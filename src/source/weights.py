@@ -10,7 +10,7 @@ import struct
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,10 @@ def tokenizer(model: Model, root: Path = Path()) -> Any:
 def _tokenizer(file: Path) -> Any:
     from tokenizers import Tokenizer
 
-    return steady(Tokenizer.from_file(str(file)))
+    try:
+        return steady(Tokenizer.from_file(str(file)))
+    except Exception as error:  # the package raises nothing more special
+        raise UserError(f"{file} cannot be read: {error}. Put the model's own there, or fetch it again") from None
 
 
 def identity(folder: Path, names: Iterable[str]) -> str:
@@ -271,6 +274,17 @@ def _hub_help(model: Weights) -> str:
 def weight_files(folder: Path) -> list[str]:
     """The names of the weight files: *.safetensors, or *.bin where there are none."""
     return next(filter(None, ([p.name for p in folder.glob(pattern)] for pattern in WEIGHTS)), [])
+
+
+def size(folder: Path) -> int | None:
+    """The bytes of a folder's weights. None where there are none, or not all that its index names."""
+    names = set(weight_files(folder))
+    for suffix in {Path(name).suffix for name in names}:
+        for index in folder.glob(f"*{suffix}.index.json"):
+            with suppress(ValueError, LookupError, AttributeError):  # loading it says what is wrong
+                names |= set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    files = [folder / name for name in names]
+    return sum(file.stat().st_size for file in files) if files and all(file.is_file() for file in files) else None
 
 
 def to_download(hub: str, revision: str | None) -> int:

@@ -82,6 +82,9 @@ def test_overrides_that_hydra_writes_down_hold_no_login(monkeypatch: pytest.Monk
     ("word", "remedy"),
     [
         (f"engine.base_url=http://me:{CANARY}@host/v1", "export SERVER=..."),
+        (f"engine.base_url=http://{CANARY}@host/v1", "export SERVER=..."),  # a token in the place of a user
+        (f"++engine.base_url='http://host/v1?api_key={CANARY}'", "export SERVER=..."),
+        (f"tracking.uri=http://host/team?access_token={CANARY}", "MLFLOW_TRACKING_TOKEN"),
         (f"tracking.uri=postgresql://me:{CANARY}@host/db", "~/.pgpass"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from src.engine.job import Request, Result
 from src.engine.openai import OpenAIEngine
 from src.engine.start import kept
 from src.question.prompts import Prompt
+from src.source import weights
 from tests.completions import Served, serving
 from tests.tiny import END, local_engine, tiny
 
@@ -39,13 +41,13 @@ class Bench:
         self.folder = folder
         self.own = local_engine(folder, generation=GREEDY)
 
-    def engine(self, url: str, **how: Any) -> OpenAIEngine:
+    def engine(self, url: str, model: Model | None = None, **how: Any) -> OpenAIEngine:
         asked = {"retries": 0, "timeout_s": 600.0, "compare": 4, "proof_body": {"return_token_ids": True}, **how}
         serves = Serving(name="openai", kind="openai", base_url=url, model="m", **asked)
         keep = functools.partial(kept, self.folder.parent / "unusable")
         count = functools.partial(lambda text: len(self.own.encode(text, False)))
         own = functools.partial(local_engine, self.folder, generation=GREEDY)
-        return OpenAIEngine(serves, Model(name="m"), GREEDY, count, keep, self.own.encode, own)
+        return OpenAIEngine(serves, model or Model(name="m"), GREEDY, count, keep, self.own.encode, own)
 
     def said(self, served: Served, prompts: list[Prompt] = PROMPTS, **how: Any) -> tuple[OpenAIEngine, list[Result]]:
         with serving(served) as url:
@@ -77,6 +79,46 @@ def test_a_server_without_log_probabilities_is_compared_by_text(
     assert "4 greedy answers as the local engine's, texts alone" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("status", [400, 422, 501])
+def test_a_server_that_refuses_log_probabilities_is_compared_by_text(
+    bench: Bench, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine, results = bench.said(Served(bench.folder, refuses_logprobs=status))
+    assert (len(results), engine.proof) == (10, None)
+    assert "4 greedy answers as the local engine's, texts alone" in capsys.readouterr().err
+
+
+def test_weights_that_do_not_load_are_named_with_the_way_to_go_on_without_them(bench: Bench, tmp_path: Path) -> None:
+    cut = Path(shutil.copytree(bench.folder, tmp_path / "cut"))
+    (cut / "model.safetensors").write_bytes((bench.folder / "model.safetensors").read_bytes()[:2000])
+    with serving(Served(bench.folder)) as url:
+        engine = bench.engine(url)
+        engine.own = functools.partial(local_engine, cut, generation=GREEDY)
+        with pytest.raises(UserError, match=r"compared with the weights on this disk, but: .* engine.compare=0"):
+            list(engine.run([Request(PROMPTS[0], (1,), False)]))
+
+
+def test_weights_that_are_here_in_part_are_none_to_compare_with(tmp_path: Path) -> None:
+    """A link of the hub's cache may lead to nothing, and an index may name files that were not fetched yet."""
+    assert weights.size(tmp_path) is None
+    (tmp_path / "a.safetensors").write_bytes(b"123")
+    (tmp_path / "pytorch_model.bin.index.json").write_text('{"weight_map": {"x": "never.bin"}}')
+    assert weights.size(tmp_path) == 3
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}')
+    assert weights.size(tmp_path) is None
+    (tmp_path / "b.safetensors").symlink_to(tmp_path / "blob")
+    assert weights.size(tmp_path) is None
+    (tmp_path / "blob").write_bytes(b"4")
+    assert weights.size(tmp_path) == 4
+
+
+def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match=r"tokenizer.json cannot be read: .* fetch it again"):
+        weights.tokenizer(Model(name="m", path=str(tmp_path)))
+
+
 def test_another_model_behind_the_server_is_refused_by_its_text_in_every_cell(bench: Bench, tmp_path: Path) -> None:
     served = Served(tiny("llama", tmp_path / "other", seed=1))
     with serving(served) as url:
@@ -85,6 +127,10 @@ def test_another_model_behind_the_server_is_refused_by_its_text_in_every_cell(be
             with pytest.raises(UserError, match=r"does not answer t/\d as the local engine does: .* another model"):
                 list(engine.run([Request(prompt, (1,), False) for prompt in PROMPTS]))
     assert len(served.asked) == 4  # the comparison alone, once
+    with serving(served) as url, pytest.raises(UserError) as refused:
+        list(bench.engine(url, compare_nats=1e9).run([Request(PROMPTS[0], (1,), False)]))
+    assert "engine.compare=0" in str(refused.value)
+    assert "compare_nats" not in str(refused.value)  # it is no remedy for another text
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -92,11 +138,23 @@ def test_another_precision_is_refused_where_the_texts_are_the_same(bench: Bench,
     """Both engines are asked for one token, which rounding does not change; its log-probability tells."""
     short = [prompt for prompt in PROMPTS if same_beginning(bench, prompt, dtype)][:4]
     assert len(short) == 4
-    with pytest.raises(UserError, match=r"nats from the local engine .* a precision other than model.dtype"):
+    with pytest.raises(
+        UserError, match=r"nats from the local engine .* a precision other than model.dtype.*A larger one takes"
+    ):
         bench.said(Served(bench.folder, dtype=dtype), short, compare_nats=1e-4)
     engine, _ = bench.said(Served(bench.folder, dtype=dtype), short, compare_nats=1.0)  # the user takes it
     assert engine.proof
     assert engine.proof.within > 1e-4
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_server_in_the_precision_that_the_model_names_is_believed(bench: Bench, dtype: str) -> None:
+    """Kernels of half precision round apart by more than those of float32."""
+    with serving(Served(bench.folder, dtype=dtype)) as url:
+        engine = bench.engine(url, compare=10, model=Model(name="m", dtype=dtype))
+        engine.own = functools.partial(local_engine, bench.folder, generation=GREEDY, dtype=dtype)
+        assert len([r for batch in engine.run([Request(p, (1,), False) for p in PROMPTS]) for r in batch]) == 10
+    assert engine.proof
 
 
 def same_beginning(bench: Bench, prompt: Prompt, dtype: str) -> bool:

@@ -18,6 +18,7 @@ from src.base.errors import UserError
 from src.base.schema import Model
 from src.lab import moved, opening, runs
 from src.lab.facts import Facts
+from src.lab.refusals import refused
 
 NAME = "a-test"
 ODD = "50%25 off? #1 of 'é中' & co"
@@ -215,3 +216,16 @@ def test_a_database_that_cannot_be_used_is_named_with_what_mends_it(
         opened(project)
     assert "\n" not in str(error.value)
     assert path.read_bytes() == before
+
+
+def test_an_environment_under_a_name_that_mlflow_cannot_read_is_named(
+    tmp_path: Path,
+) -> None:
+    """alembic reads a % in the path of MLflow's own files as the beginning of a variable."""
+    from alembic.config import Config
+
+    with pytest.raises(ValueError, match="interpolation") as of_alembic:
+        Config().set_main_option("script_location", "/home/me/50% of it/.venv/mlflow")
+    said = str(refused(of_alembic.value, tmp_path / "mlflow.db", "any"))
+    assert "make .venv anew there" in said
+    assert "Move it away" not in said

@@ -24,6 +24,11 @@ from src.lab.slurm import State
          "hydra.launcher.timeout_min="),
         ("sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)",
          "scontrol ping"),
+        ("sbatch: error: Batch job submission failed: Invalid job array specification",
+         "hydra.sweeper.max_batch_size="),
+        ("sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: Batch job submission failed: Job violates "
+         "accounting/QOS policy (job submit limit, user's size and/or time limits)", "hydra.sweeper.max_batch_size="),
+        ("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation", "squeue --me"),
         ('Could not detect "srun", are you indeed on a slurm cluster?', "hydra/launcher=joblib"),
         ("sbatch: error: something new", "conf/hydra/launcher/slurm.yaml"),
     ],
@@ -47,3 +52,12 @@ def test_without_slurm_nothing_is_known_of_a_job(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     assert slurm.states(["5_0"]) is None
     assert not slurm.partitions()
+
+
+def test_a_users_own_view_of_the_queue_hides_no_job(monkeypatch, tmp_path):
+    squeue = tmp_path / "squeue"  # it obeys this variable as Slurm's does
+    squeue.write_text("#!/bin/sh\n[ -z \"$SQUEUE_PARTITION\" ] && echo '5_0|RUNNING|None'\nexit 0\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("SQUEUE_PARTITION", "another")
+    assert slurm.states(["5_0"]) == {"5_0": State("RUNNING", "None")}

@@ -60,7 +60,8 @@ class Lab:
         return line.words(self.folder, *asked, f"store={store}", f"hydra.sweep.dir={sweep}", out=f"{name}/out")
 
     def start(self, *words: str) -> warm.Running:
-        return warm.started("src.run", *words, cwd=self.project, env={**self.slurm.env, "OMP_NUM_THREADS": "1"})
+        own = {"OMP_NUM_THREADS": "1", "SQUEUE_PARTITION": "another"}  # some have such a thing in their shell
+        return warm.started("src.run", *words, cwd=self.project, env={**self.slurm.env, **own})
 
     def sweep(self, name: str, launcher: str = "slurm_cpu", *more: str) -> warm.Running:
         """docs/cluster.md, "A Slurm cluster": the command that waits."""

@@ -18,6 +18,7 @@ from src.base.files import ROOT
 from src.lab import spent
 from src.lab.preemption import Stopped
 from tests import warm
+from tests.test_pipeline import execute, place  # noqa: F401
 from tests.tiny import tiny
 
 MODEL, SUITE = "a_model", "a_suite"
@@ -83,6 +84,17 @@ def test_every_way_to_end_is_a_row_of_its_own_with_its_time_and_tokens(client: A
     assert {(row.model, row.suite) for row in rows.values()} == {(MODEL, SUITE)}
 
 
+def test_a_run_of_which_no_cell_was_done_has_failed(place: Path) -> None:  # noqa: F811
+    from mlflow import MlflowClient
+
+    assert execute(place, "conditions=[closed_few]", "tasks=[social_iqa]") == 0
+    (place / "tasks/social_iqa.jsonl").unlink()
+    assert execute(place, "conditions=[closed_few]", "tasks=[social_iqa]") == 1
+    assert sorted(row.ended for row in spent.spent_in(MlflowClient(f"sqlite:///{place / 'runs.db'}"))) == [
+        "failed", "finished",
+    ]  # fmt: skip
+
+
 def test_a_deleted_run_and_a_deleted_experiment_count(client: Any, experiment: str) -> None:
     client.delete_run(attempted(client, experiment, cells=(9.5,)))
     client.delete_run(cell(client, experiment, 61.5))
@@ -126,7 +138,7 @@ def test_the_printed_sum_is_that_of_the_printed_parts(
     plan.show_spent(uri, tmp_path / "rows.csv", as_json=False)
     said = capsys.readouterr().out
     walls = [
-        sum(int(part) * 60**place for place, part in enumerate(reversed(found.split(":"))))
+        sum(int(part) * 60**power for power, part in enumerate(reversed(found.split(":"))))
         for found in re.findall(r" (\d+:\d\d:\d\d) +(?:\d+:\d\d:\d\d|unknown) ", said)
     ]
     assert len(walls) > 2
