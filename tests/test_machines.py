@@ -385,6 +385,7 @@ def test_a_terminal_that_is_closed_stops_a_run_as_a_signal_does(place: Path, lon
     """Nobody can read what it says then. Its ledger says it too."""
     pid, terminal = pty.fork()
     if not pid:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a suite under nohup has it ignored
         os.chdir(ROOT)
         os.execv(sys.executable, [sys.executable, "-m", "src.run", *asked(place, tmp_path, *long)])
     running = ByNumber(pid)

@@ -153,6 +153,7 @@ def _become(words: list[str], cwd: str, env: dict[str, str], said: list[str], la
 
 def _serve() -> None:
     """Answer lines until they end; a child goes on with its command instead."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # commands start as at a terminal, where a suite under nohup would not
     for name in HEAVY:
         with contextlib.suppress(ImportError):
             __import__(name)

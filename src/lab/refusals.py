@@ -35,7 +35,7 @@ BY_STATUS = {
     403: Refusal(
         "The MLflow server does not let this user do that",
         "Ask who runs it for the permission EDIT on experiment '{experiment}', or name one of yours: "
-        "tracking.experiment=...",
+        "tracking.experiment=... A server with logins answers a wrong path prefix in tracking.uri like this, too",
         "MLflow does not let this user log",
     ),
     404: Refusal(
