@@ -9,10 +9,10 @@ from hypothesis import settings
 
 HERE = Path(__file__).parent
 LONGEST = (
-    "test_lab", "test_dvc", "lab/test_slurm", "test_team", "test_machines", "test_recovery", "engine/test_local", "engine/test_architectures",
-    "test_pipeline", "lab/test_shards", "test_tracking", "engine/test_openai", "test_models", "test_adding",
-    "test_fetch", "test_soak", "lab/test_moved", "test_report", "source/test_hub", "test_plan", "test_errors", "test_verify", "test_safety",
-    "test_stats", "test_remotes",
+    "test_lab", "test_dvc", "lab/test_slurm", "test_team", "test_machines", "test_recovery", "engine/test_local",
+    "engine/test_architectures", "test_pipeline", "lab/test_shards", "test_tracking", "engine/test_openai",
+    "test_models", "test_adding", "test_fetch", "test_soak", "lab/test_moved", "test_report", "source/test_hub",
+    "test_plan", "test_errors", "test_verify", "test_safety", "test_stats", "test_remotes",
 )  # fmt: skip
 """Longest first, by `pytest -m "" --durations=0`. They need `--dist loadfile --no-loadscope-reorder`."""
 
