@@ -304,7 +304,7 @@ ODD = {
     "threads that are no number": {"OMP_NUM_THREADS": "abc", "MKL_NUM_THREADS": "", "OPENBLAS_NUM_THREADS": "0"},
     "no temporary folder": {"TMPDIR": "/nonexistent"},
     "no home": {"HOME": "/nonexistent"},
-    "an unknown time zone": {"TZ": "Nowhere/Atall", "SOURCE_DATE_EPOCH": "abc"},
+    "an unknown time zone": {"TZ": "Nowhere/Atall", "SOURCE_DATE_EPOCH": "0"},
     "GPUs that are none": {"CUDA_VISIBLE_DEVICES": "abc"},
     "a dumb, narrow terminal": {"TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "20"},
     "a proxy that is not there": {"ALL_PROXY": "socks5://127.0.0.1:1", "HTTPS_PROXY": "socks4://127.0.0.1:1"},
