@@ -23,6 +23,18 @@ def open_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - as long as the process
 
 
+TERMINALS = tuple(number for number in (1, 2) if os.isatty(number))
+"""The outputs that were terminals when the process started. Of a terminal that was closed, nothing can be asked."""
+
+
+def leave_terminal() -> None:
+    """Sends nowhere what is still to be printed on a terminal. Call it where the terminal was closed."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for number in TERMINALS:
+        os.dup2(nowhere, number)
+    os.close(nowhere)
+
+
 def any_character() -> None:
     """Lets the output hold what the terminal's encoding has no character for. It is shown as its escape."""
     for stream in (sys.stdout, sys.stderr):

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from src.base.streams import leave_terminal
+
 # `sbatch --signal=USR1@120` sends SIGUSR1 before the limit. A closed terminal sends SIGHUP, which nohup ignores
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 AGAIN = 75  # exit code, EX_TEMPFAIL of sysexits.h: the same command continues the work
@@ -32,6 +34,9 @@ def stoppable(hours: float | None, signals: Sequence[signal.Signals] = SIGNALS) 
     received: list[str] = []  # names of signals
 
     def stop(number: int, _: object) -> None:
+        if number == signal.SIGHUP:  # the kernel and the shell may each send one; nobody reads what is still said
+            signal.signal(number, signal.SIG_IGN)
+            leave_terminal()
         if not received:
             received.append(signal.Signals(number).name)
             raise Stopped(received[0])
@@ -50,4 +55,5 @@ def stoppable(hours: float | None, signals: Sequence[signal.Signals] = SIGNALS) 
         yield check
     finally:
         for number in ours:
-            signal.signal(number, signal.SIG_DFL)
+            if signal.getsignal(number) is stop:
+                signal.signal(number, signal.SIG_DFL)
