@@ -150,7 +150,7 @@ def test_a_folder_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
 
 def test_a_machine_without_a_temporary_folder_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", None)
-    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nonexistent"])
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/dev/null/none"])
     with pytest.raises(UserError, match=r"it: no temporary folder can be written\..*TMPDIR"), disk_errors("it"):
         tempfile.gettempdir()
 
@@ -303,8 +303,8 @@ ODD = {
         "PYTHONCOERCECLOCALE": "0",
     },
     "threads that are no number": {"OMP_NUM_THREADS": "abc", "MKL_NUM_THREADS": "", "OPENBLAS_NUM_THREADS": "0"},
-    "no temporary folder": {"TMPDIR": "/nonexistent"},
-    "no home": {"HOME": "/nonexistent"},
+    "no temporary folder": {"TMPDIR": "/dev/null/none"},
+    "no home": {"HOME": "/dev/null/none"},
     "an unknown time zone": {"TZ": "Nowhere/Atall", "SOURCE_DATE_EPOCH": "0"},
     "GPUs that are none": {"CUDA_VISIBLE_DEVICES": "abc"},
     "a dumb, narrow terminal": {"TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "20"},
