@@ -12,11 +12,11 @@ from src.base import grid, quoting
 from src.base.errors import UserError
 
 ODD = (
-    "/home/jürgen/läufe",
-    "/home/ju\u0308rgen/la\u0308ufe", "/data/日本", "/tmp/it's", "/tmp/a[1]", "/tmp/a=b", "/tmp/{a}",
-    "/tmp/(a)", "/tmp/a#b", "/tmp/a%b", "/tmp/a&b", "/tmp/a;b", "/tmp/a`b", "/tmp/a!b", "/tmp/a^b", "/tmp/a<b>",
-    '/tmp/"q"', "/tmp/a\\b", "/tmp/ends\\", "/tmp/\\'", "/tmp/a b", "/tmp/a  b", "-x", "2024", "true", "[a]", "{a:1}",
-    "range(3)", "/tmp/$x", "/tmp/a:b", "/tmp/a?b*", "/tmp/@a",
+    "/data/jürgen/läufe",
+    "/data/ju\u0308rgen/la\u0308ufe", "/data/日本", "/data/it's", "/data/a[1]", "/data/a=b", "/data/{a}",
+    "/data/(a)", "/data/a#b", "/data/a%b", "/data/a&b", "/data/a;b", "/data/a`b", "/data/a!b", "/data/a^b", "/data/a<b>",
+    '/data/"q"', "/data/a\\b", "/data/ends\\", "/data/\\'", "/data/a b", "/data/a  b", "-x", "2024", "true", "[a]", "{a:1}",
+    "range(3)", "/data/$x", "/data/a:b", "/data/a?b*", "/data/@a",
 )  # fmt: skip
 
 
@@ -27,7 +27,7 @@ def test_a_plain_path_is_the_folder_of_that_name(path: str) -> None:
 
 
 def test_a_run_takes_a_plain_path_for_every_key_that_names_one() -> None:
-    path = "/home/jürgen/it's [a=1] {b}"
+    path = "/data/jürgen/it's [a=1] {b}"
     run = grid.composed_run(["+model=gpt2", *(f"{key}={path}" for key in ("out", "store", "data", "model.path"))])
     assert (run.out, run.store, run.data) == (Path(path),) * 3
     assert run.model.path == path
@@ -41,14 +41,14 @@ def test_any_path_without_a_comma_comes_back_as_it_was_written(path: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("word", "path"), [("out='/tmp/a,b'", "/tmp/a,b"), ('out="/tmp/it\'s"', "/tmp/it's"), ("out=null", None)]
+    ("word", "path"), [("out='/data/a,b'", "/data/a,b"), ('out="/data/it\'s"', "/data/it's"), ("out=null", None)]
 )
 def test_a_path_that_has_quotes_already_is_left_to_hydra(word: str, path: str | None) -> None:
     assert quoting.with_quotes(word) == word
     assert quoting.parsed(word).value() == path
 
 
-@pytest.mark.parametrize("word", ["out=/tmp/a,b", "out=/tmp/ä,b", "store=/tmp/a,b"])
+@pytest.mark.parametrize("word", ["out=/data/a,b", "out=/data/ä,b", "store=/data/a,b"])
 def test_a_comma_in_a_path_is_not_guessed_at(word: str) -> None:
     """It may be two paths of a sweep. The error shows the word that means one."""
     with pytest.raises(UserError) as told:
