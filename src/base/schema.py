@@ -62,9 +62,7 @@ class Serving:
     proof_body: dict[str, Any] = field(default_factory=dict)  # in every call: what the server is to show; in no key
     check_tokens: bool = True  # the server must have read as many tokens as the model's own tokenizer makes
     compare: int = 0  # prompts whose answers are compared with the local engine's, where the weights are on this disk
-    compare_nats: float | None = (
-        None  # by how much a token's log-probability may then differ, on average; None: by dtype
-    )
+    compare_nats: float | None = None  # of a token, on average, they may then be apart; None: by model.dtype
     compare_gb: float = 4.0  # weights of more are not loaded for it
     seed_advice: str | None = None  # what helps where the server dies of a call with a seed
 

@@ -12,11 +12,10 @@ from src.base import grid, quoting
 from src.base.errors import UserError
 
 ODD = (
-    "/data/jürgen/läufe",
-    "/data/ju\u0308rgen/la\u0308ufe", "/data/日本", "/data/it's", "/data/a[1]", "/data/a=b", "/data/{a}",
-    "/data/(a)", "/data/a#b", "/data/a%b", "/data/a&b", "/data/a;b", "/data/a`b", "/data/a!b", "/data/a^b", "/data/a<b>",
-    '/data/"q"', "/data/a\\b", "/data/ends\\", "/data/\\'", "/data/a b", "/data/a  b", "-x", "2024", "true", "[a]", "{a:1}",
-    "range(3)", "/data/$x", "/data/a:b", "/data/a?b*", "/data/@a",
+    "/data/jürgen/läufe", "/data/ju\u0308rgen/la\u0308ufe", "/data/日本", "/data/it's", "/data/a[1]", "/data/a=b",
+    "/data/{a}", "/data/(a)", "/data/a#b", "/data/a%b", "/data/a&b", "/data/a;b", "/data/a`b", "/data/a!b",
+    "/data/a^b", "/data/a<b>", '/data/"q"', "/data/a\\b", "/data/ends\\", "/data/\\'", "/data/a b", "/data/a  b",
+    "-x", "2024", "true", "[a]", "{a:1}", "range(3)", "/data/$x", "/data/a:b", "/data/a?b*", "/data/@a",
 )  # fmt: skip
 
 
@@ -59,9 +58,9 @@ def test_a_comma_in_a_path_is_not_guessed_at(word: str) -> None:
 
 
 def test_the_tilde_that_a_shell_leaves_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("HOME", "/data/someone")
     run = grid.composed_run(["+model=gpt2", "out=~/out", "store=~/store"])
-    assert (run.out, run.store) == (Path("/home/someone/out"), Path("/home/someone/store"))
+    assert (run.out, run.store) == (Path("/data/someone/out"), Path("/data/someone/store"))
 
 
 @pytest.mark.parametrize("word", ["suite=pi(lot", "limit=8!", "tracking.experiment=it's"])

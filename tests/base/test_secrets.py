@@ -38,7 +38,7 @@ def test_a_password_that_no_address_may_hold_is_taken_off_whole_too(password: st
 
 @pytest.mark.parametrize(
     "uri",
-    ["http://host:5000/team", "http://host/a@b", "http://host:5000/a@b", "sqlite:////home/me@work/mlflow.db", "x@y"],
+    ["http://host:5000/team", "http://host/a@b", "http://host:5000/a@b", "sqlite:////data/me@work/mlflow.db", "x@y"],
 )
 def test_an_address_without_a_login_stays_as_it_is(uri: str) -> None:
     environment: dict[str, str] = {}

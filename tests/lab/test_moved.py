@@ -225,7 +225,7 @@ def test_an_environment_under_a_name_that_mlflow_cannot_read_is_named(
     from alembic.config import Config
 
     with pytest.raises(ValueError, match="interpolation") as of_alembic:
-        Config().set_main_option("script_location", "/home/me/50% of it/.venv/mlflow")
+        Config().set_main_option("script_location", "/data/me/50% of it/.venv/mlflow")
     said = str(refused(of_alembic.value, tmp_path / "mlflow.db", "any"))
     assert "make .venv anew there" in said
     assert "Move it away" not in said
