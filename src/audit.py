@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.base import grid
 from src.base.cli import command, stage
 from src.base.files import ROOT, remove, whole
 from src.base.frames import as_declared, read_frame
@@ -27,16 +26,14 @@ WHY_NOT = OUT / "NO_VERDICTS.txt"
 """There where the audit has no verdicts, and in their place."""
 
 
-def audit_frames(root: Path, alpha: float) -> dict[str, pd.DataFrame]:
+def audit_frames(root: Path, setting: Setting) -> dict[str, pd.DataFrame]:
     """The frames of data/audit by name. Raises UserError where a claim is odd."""
-    from dataclasses import replace
-
     from src.judgement.audit import frames
     from src.judgement.claims import load_claims
     from src.judgement.scores import Scores
 
     cells, pooled = (read_frame(root, f"data/stats/{name}.parquet") for name in ("cells", "pooled"))
-    scores = Scores(cells, replace(read_setting(root), alpha=alpha))
+    scores = Scores(cells, setting)
     return {name: as_declared(name, frame) for name, frame in frames(load_claims(root), scores, pooled).items()}
 
 
@@ -76,10 +73,11 @@ def main() -> None:
     """`python -m src.audit`: data/stats + conf/claim -> data/audit."""
     command("audit", __doc__, "", "&& dvc repro report").parse_args()
     with stage("audit"):
-        if absent := unprepared(read_setting(ROOT)):
+        setting = read_setting(ROOT)
+        if absent := unprepared(setting):
             print(no_verdicts(absent, ROOT))
             return
-        found = audit_frames(ROOT, float(grid.params()["alpha"]))
+        found = audit_frames(ROOT, setting)
         write(found, ROOT)
         for what, name in (("statements", "audit"), ("independent inferences", "inferences")):
             words = list(found[name]["word"])

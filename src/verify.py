@@ -196,8 +196,9 @@ def recomputed_tables(root: Path) -> dict[str, str]:
     Writes data/stats and data/audit there. What data/fidelity holds is taken as it is.
     """
     stats.run(root)
-    if not audit.unprepared(stats.read_setting(root)):
-        audit.write(audit.audit_frames(root, float(grid.params(root / "params.yaml")["alpha"])), root)
+    setting = stats.read_setting(root)
+    if not audit.unprepared(setting):
+        audit.write(audit.audit_frames(root, setting), root)
     tables = [t for t in load_tables(root) if "*" in t.frame or (root / t.frame.partition("#")[0]).exists()]
     return {t.name: to_csv(rows_of(root, t), t) for t in tables if not t.quotes_data}
 

@@ -128,7 +128,7 @@ def root(tmp_path_factory: pytest.TempPathFactory):
     collect.collect(root / "data/outputs").to_parquet(root / "data/scores.parquet", index=False)
     stats.run(root)
     (root / "data/audit").mkdir()
-    for name, frame in audit.audit_frames(root, 0.05).items():
+    for name, frame in audit.audit_frames(root, stats.read_setting(root)).items():
         frame.to_parquet(root / f"data/audit/{name}.parquet", index=False)
     report.build(root)
     yield root
