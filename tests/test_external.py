@@ -320,14 +320,17 @@ metric_list: [{{metric: acc}}, {{metric: acc_norm}}]
 """
 
 
+def items_file(folder: Path) -> Path:
+    """Items as both programs read them."""
+    rows = [{"question": a.question, "choices": a.options, "target": a.target} for a in logs.items(PICKS)]
+    return logs.write_rows(folder / "items.jsonl", rows)
+
+
 @pytest.mark.slow
 def test_a_log_that_the_harness_wrote_itself_is_imported(root: Path, tmp_path: Path) -> None:
     """A random checkpoint, so that the log is made in seconds; its picks explain every score."""
     lm_eval = program("LM_EVAL", ROOT / ".venv/bench/bin/lm_eval")
-    path = logs.write_rows(
-        tmp_path / "items.jsonl",
-        [{"question": a.question, "choices": a.options, "target": a.target} for a in logs.items(PICKS)],
-    )
+    path = items_file(tmp_path)
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks/mine.yaml").write_text(YAML.format(path=path))
     done = subprocess.run(
@@ -367,10 +370,7 @@ def mine():
 @pytest.mark.slow
 def test_a_log_that_inspect_wrote_itself_is_imported(root: Path, tmp_path: Path) -> None:
     inspect = program("INSPECT", ROOT / ".venv/bench/bin/inspect")
-    path = logs.write_rows(
-        tmp_path / "items.jsonl",
-        [{"question": a.question, "choices": a.options, "target": a.target} for a in logs.items(PICKS)],
-    )
+    path = items_file(tmp_path)
     (tmp_path / "mine.py").write_text(INSPECT.format(path=str(path)))
     words = ["--model", "hf/random", "-M", f"model_path={tiny('llama', tmp_path / 'weights')}", "-M", "device=cpu"]
     done = subprocess.run(
