@@ -302,10 +302,11 @@ def test_the_command_imports_shows_writes_and_removes(tmp_path: Path) -> None:
 # ---- real programs -------------------------------------------------------------------------------------------------
 
 
-def program(variable: str, beside: Path) -> str:
-    """The path of a program: what the variable names, or where the Makefile puts it."""
-    found = os.environ.get(variable) or (str(beside) if beside.exists() else "")
-    return found or pytest.skip(f"{beside.name} is not installed here: make bench, or name it: {variable}=<its path>")
+def program(variable: str, package: str, beside: Path | None = None) -> str:
+    """The path of a program: what the variable names, or where the Makefile puts it (`beside`)."""
+    found = os.environ.get(variable) or (str(beside) if beside and beside.exists() else "")
+    how = "make bench" if beside else f"pip install {package} into an environment of its own"
+    return found or pytest.skip(f"{package} is not installed here: {how}, and name it: {variable}=<its path>")
 
 
 YAML = """task: mine
@@ -329,7 +330,7 @@ def items_file(folder: Path) -> Path:
 @pytest.mark.slow
 def test_a_log_that_the_harness_wrote_itself_is_imported(root: Path, tmp_path: Path) -> None:
     """A random checkpoint, so that the log is made in seconds; its picks explain every score."""
-    lm_eval = program("LM_EVAL", ROOT / ".venv/bench/bin/lm_eval")
+    lm_eval = program("LM_EVAL", "lm-eval", ROOT / ".venv/bench/bin/lm_eval")
     path = items_file(tmp_path)
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks/mine.yaml").write_text(YAML.format(path=path))
@@ -369,7 +370,7 @@ def mine():
 
 @pytest.mark.slow
 def test_a_log_that_inspect_wrote_itself_is_imported(root: Path, tmp_path: Path) -> None:
-    inspect = program("INSPECT", ROOT / ".venv/bench/bin/inspect")
+    inspect = program("INSPECT", "inspect-ai")
     path = items_file(tmp_path)
     (tmp_path / "mine.py").write_text(INSPECT.format(path=str(path)))
     words = ["--model", "hf/random", "-M", f"model_path={tiny('llama', tmp_path / 'weights')}", "-M", "device=cpu"]
