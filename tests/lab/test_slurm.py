@@ -89,6 +89,24 @@ class Lab:
 
         self.slurm.wait(is_so)
 
+    def held(self, name: str) -> dict[str, int]:
+        """Two running jobs and their processes. Each is stopped once it has stored some records, so that none ends
+        before the test acts."""
+        stopped: dict[str, int] = {}
+
+        def both() -> bool:
+            running = [job for job, state in self.slurm.states().items() if state == "RUNNING" and job not in stopped]
+            for job in running:
+                process = self.slurm.process(job)
+                files = [*(self.folder / name / "store").glob(f"*-{process}-*.jsonl")]  # a store names its writer
+                if process and sum(path.read_bytes().count(b"\n") for path in files) >= SOME:
+                    os.kill(process, signal.SIGSTOP)
+                    stopped[job] = process
+            return len(stopped) == 2
+
+        self.slurm.wait(both)
+        return stopped
+
     def written(self, name: str) -> list[bytes]:
         return keys(self.folder / name / "store")
 
@@ -197,9 +215,8 @@ def test_a_job_goes_back_only_as_often_as_allowed(lab):
 
 def test_a_killed_task_and_a_cancelled_one_are_named_and_the_same_command_goes_on(lab):
     waiting = lab.sweep("killed")
-    lab.under_way("killed", waiting)
-    [first, second] = [job for job, state in lab.slurm.states().items() if state == "RUNNING"]
-    os.kill(lab.slurm.process(first), signal.SIGKILL)  # as the kernel does where memory is out
+    (first, process), (second, _) = sorted(lab.held("killed").items())
+    os.kill(process, signal.SIGKILL)  # as the kernel does where memory is out
     lab.slurm.said("scancel", second)
     said = ended(waiting, 1)
     assert "0 of 2 jobs done" in said

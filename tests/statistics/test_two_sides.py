@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
@@ -26,6 +26,7 @@ def drawn(n: int, seed: int, shift: float = 0.1, name: str = "t") -> Scores:
     return scores(list(a.astype(float)), list(b.astype(float)), name=name)
 
 
+@settings(max_examples=20)  # each resamples its items some thousand times, for the interval
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=40))
 def test_the_p_of_right_and_wrong_is_exact_mcnemar(pairs: list[tuple[int, int]]) -> None:
     a, b = (list(map(float, side)) for side in zip(*pairs, strict=True))
