@@ -14,7 +14,7 @@ from src.base.files import ROOT, remove, whole
 from src.base.frames import as_declared, read_frame
 from src.base.verdict import word_counts
 from src.source.pins import load_source
-from src.stats import read_setting
+from src.stats import read_reference, read_setting
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +35,23 @@ def audit_frames(root: Path, setting: Setting) -> dict[str, pd.DataFrame]:
     cells, pooled = (read_frame(root, f"data/stats/{name}.parquet") for name in ("cells", "pooled"))
     scores = Scores(cells, setting)
     return {name: as_declared(name, frame) for name, frame in frames(load_claims(root), scores, pooled).items()}
+
+
+def pair_frames(root: Path, setting: Setting) -> dict[str, pd.DataFrame]:
+    """The frames of data/audit about the committed run of suite pair by name; none where there is no such run."""
+    import pandas as pd
+
+    from src.judgement.audit import frames
+    from src.judgement.claims import OWN, load_claims
+    from src.judgement.own import REFERENCE, OwnScores, overlap_frame
+
+    if not (root / REFERENCE).exists():
+        return {}
+    scores = OwnScores(read_reference(root / REFERENCE), setting)
+    no_pooling = pd.DataFrame(columns=["estimate_of", "item", "gates_act", "estimate"])
+    found = frames(load_claims(root, OWN), scores, no_pooling)
+    judged = {f"pair_{name}": as_declared(name, found[name]) for name in ("audit", "analyses", "inferences")}
+    return {**judged, "pair_overlap": as_declared("pair_overlap", overlap_frame(scores))}
 
 
 def unprepared(setting: Setting) -> dict[str, str]:
@@ -78,7 +95,7 @@ def main() -> None:
             print(no_verdicts(absent, ROOT))
             return
         found = audit_frames(ROOT, setting)
-        write(found, ROOT)
+        write({**found, **pair_frames(ROOT, setting)}, ROOT)
         for what, name in (("statements", "audit"), ("independent inferences", "inferences")):
             words = list(found[name]["word"])
             print(f"{len(words)} {what}: " + ", ".join(f"{n} {word}" for word, n in word_counts(words).items() if n))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,12 @@ from src.base import conf, grid, metrics
 from src.base.cli import command, stage, suite_line
 from src.base.errors import UserError
 from src.base.files import ROOT, whole_folder
-from src.base.frames import as_declared, differences, load_schemas, read_frame, read_yaml, write_csv
+from src.base.frames import Schema, as_declared, differences, load_schemas, read_frame, read_yaml, write_csv
 from src.base.schema import Model, Task
 from src.question import examples
 from src.statistics import controls, pooled, power, scale, steps
 from src.statistics.difficulty import by_difficulty
+from src.statistics.floor import floors, option_counts
 from src.statistics.items import Items, items_of
 from src.statistics.own import OWN_SCORES, own_rows
 from src.statistics.published import gain_loss, published_rows, read_published
@@ -176,17 +177,44 @@ def run(root: Path) -> dict[str, pd.DataFrame]:
 
 
 def reference(scores: Path, out: Path, root: Path) -> None:
-    """Cell scores of a finished run as a csv that can be committed: no dataset text, no machine fact."""
-    setting = read_setting(root)
-    cells = complete(own_rows(read_scores(scores), setting), setting)
+    """Cell scores of a finished run as a csv that can be committed: no dataset text, no machine fact.
+
+    Its columns are those of the frame that has the file's name: conf/frame/laptop.yaml, conf/frame/pair.yaml.
+    """
+    schemas = load_schemas(root)
+    known = [
+        name
+        for name, schema in schemas.items()
+        if {"completions_sha256", "unparsed_share"} <= columns_of(schema).keys()
+    ]
+    if out.stem not in known:
+        raise UserError(f"{out}: no frame of cell scores has this name. Known: {', '.join(f'{n}.csv' for n in known)}")
+    own = read_scores(scores)
+    write_csv(cell_scores(own, read_setting(root), columns_of(schemas[out.stem])), out)
+
+
+def cell_scores(own: pd.DataFrame, setting: Setting, columns: Iterable[str]) -> pd.DataFrame:
+    """One row a cell and metric, with some columns of frame laptop or pair. own: scores.parquet."""
+    cells, wanted = complete(own_rows(own, setting), setting), list(columns)
     cells["unparsed_share"] = cells["unparsed"] / cells["n"]
-    write_csv(cells[list(metrics.REFERENCE_COLUMNS)], out)
+    if "floor" in wanted:
+        cells = cells[cells["metric"].isin(metrics.ACCURACIES)]
+        cells = cells.merge(floors(own), "left").merge(option_counts(own), "left")
+    return cells[wanted]
 
 
-def control_reference(scores: Path, out: Path, root: Path) -> None:
-    """The control tables of a finished run of suite controls as csv files that can be committed."""
+def columns_of(schema: Schema) -> dict[str, None]:
+    """The names of a frame's columns, in their order."""
+    return dict.fromkeys(field.name for field in schema.columns)
+
+
+def control_reference(scores: Path, folder: Path, root: Path) -> None:
+    """The control tables of a finished run as csv files that can be committed. Rows of other suites stay."""
     for name, table in control_tables(read_scores(scores), read_setting(root)).items():
-        write_csv(table, out / f"{name}.csv")
+        path = folder / f"{name}.csv"
+        others = read_reference(path) if path.exists() else table.iloc[:0]
+        others = others[~others["suite"].isin(set(table["suite"]))]
+        write_csv(pd.concat([each for each in (others, table) if len(each)], ignore_index=True), path)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ Without BUNDLE: completions, scores and tables of data/outputs (after `dvc repro
 with --recompute the cells of params.yaml, or those the overrides name, are computed anew in a temporary folder first.
 With BUNDLE (made by `make release`): tables recomputed from its scores; its completions scored again; or some of its
 completions generated again.
+With --reference: the cells of a finished `make laptop` or `make pair` against data/reference/laptop.csv or pair.csv.
 With --store: some records of the example store (data/store, or FOLDER), drawn by --seed, are computed again. Looked at
 are those that the cells of params.yaml, or of the overrides, name. --drop removes the wrong ones, so that the next run
 computes them again.
@@ -12,6 +13,7 @@ Examples:
   python -m src.verify
   python -m src.verify --recompute token_budget=2048 'tasks=[social_iqa]'
   python -m src.verify dist/mine.zip --level sample --m 60
+  python -m src.verify --reference pair
   python -m src.verify --store --m 200
 
 Exit code: 0 identical, 3 differs only at near-ties, 4 differs, 1 could not be compared, 2 wrong usage.
@@ -38,7 +40,7 @@ from src.base.errors import UserError
 from src.base.files import ROOT
 from src.base.schema import Cell, Run
 from src.cell import stored
-from src.cell.compare import OWN_RUNS, compare, differing_scores, moved_scores
+from src.cell.compare import OWN_RUNS, compare, differing_scores, moved_scores, reference_findings
 from src.cell.file import path_of, write_cell
 from src.cell.finding import DIFFERS, EXIT, IDENTICAL, NEAR_TIES, RANK, Finding, worst
 from src.cell.hashes import HASHES, KEY, PLACE, TEXTS, hashes, publish
@@ -135,6 +137,18 @@ def _scores(path: Path, fresh: pd.DataFrame) -> pd.DataFrame:
     if set(scores["fingerprint"]) != set(fresh["fingerprint"]):
         raise UserError(f"{path.relative_to(ROOT)} is not of the cells in {collect.OUTPUTS}. Make it: dvc repro")
     return scores
+
+
+def fresh_reference(revision: str, name: str) -> list[Finding]:
+    """A finding per cell of data/<name>/scores.parquet, beside data/reference/<name>.csv of a revision."""
+    import pandas as pd
+
+    path = stats.REFERENCE / f"{name}.csv"
+    with tempfile.TemporaryDirectory() as folder:
+        stats.reference(Path("data") / name / "scores.parquet", Path(folder) / path.name, ROOT)
+        published = io.BytesIO(git_output("show", f"{revision}:./{path.as_posix()}"))
+        both = [pd.read_csv(each, dtype=str, keep_default_na=False) for each in (published, Path(folder) / path.name)]
+    return reference_findings(*both)
 
 
 def recomputed(revision: str, words: Sequence[str]) -> tuple[list[Finding], list[Finding], float | None]:
@@ -370,6 +384,9 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--drop", action="store_true", help="with --store: remove the wrong records that are found")
     arguments.add_argument("--against", default="HEAD", metavar="REVISION", help="commit that holds what was published")
     arguments.add_argument("--recompute", action="store_true", help="compute the cells anew, in a temporary folder")
+    arguments.add_argument(
+        "--reference", choices=["laptop", "pair"], help="compare that suite's cells with the committed"
+    )
     arguments.add_argument("--publish", action="store_true", help=f"write {HASHES} of {collect.OUTPUTS} (a DVC stage)")
     return arguments
 
@@ -387,6 +404,10 @@ def execute(given: argparse.Namespace) -> int:
         return say([found], what="checks")
     if given.drop:
         raise UserError("--drop removes wrong records of a store: python -m src.verify --store --drop")
+    if given.reference:
+        if given.words or given.recompute or given.publish:
+            raise UserError("--reference takes no BUNDLE, no override, no --recompute and no --publish")
+        return say(fresh_reference(given.against, given.reference))
     if given.publish:
         publish(ROOT / collect.OUTPUTS, ROOT / HASHES)
         return 0

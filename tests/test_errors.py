@@ -492,6 +492,10 @@ ENDS = [
     Process("process", "unknown suite", "error: Unknown suite 'papr'. Did you mean paper?...", ("src.config", "suite=papr")),
     Process("process", "raw data missing", "error: ...analytic_entailment: ... is missing. Make it: dvc repro fetch@bigbench...",
             ("src.prepare",)),
+    Process("process", "terms that nobody accepted", "error: gemma3_270m comes under the Gemma Terms of Use (...), which bind ... To "
+            "accept them: ACCEPT_TERMS=gemma python -m src.fetch gemma3_270m", ("src.fetch", "gemma3_270m")),
+    Process("process", "a reference suite that was not run", "error: data/pair/scores.parquet is missing. Make it: ...",
+            ("src.verify", "--reference", "pair")),
     Process("disk", "full while params.yaml is written", "error: params.yaml: File too large (...). Free space or mend it...",
             ("src.config", "suite=paper"), limit=100),
     Process("environment", "read-only checkout", "error: params.yaml: Read-only file system (...). Free space or mend it...",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from src.base.errors import UserError
 from src.cell.finding import DIFFERS, IDENTICAL, NEAR_TIES, RANK, UNPUBLISHED, Finding
 from src.cell.hashes import KEY, PLACE, log_likelihood_difference
-from src.cell.last_digits import difference
+from src.cell.last_digits import LAST_DIGITS, difference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,6 +93,32 @@ def compare(
         fingerprints = set(part["fingerprint"].dropna()) & set(part["fingerprint_published"].dropna())
         findings.append(cell_finding(part, mine, [note for f in sorted(fingerprints) for note in moved.get(f, ())]))
     return findings, float(gaps["difference"].max()) if len(gaps) else None
+
+
+def reference_findings(published: pd.DataFrame, fresh: pd.DataFrame) -> list[Finding]:
+    """A finding per cell of two frames of cell scores, every value as its text.
+
+    The columns are those of data/reference/laptop.csv or pair.csv. They hold a hash of a cell's completions and not one
+    of each, so that a cell with another text differs, whether or not it was a near-tie.
+    """
+    key = ["model", "task", "condition"]
+    sides = [
+        dict(iter(frame.set_index([*key, "metric"]).groupby(level=key, sort=True))) for frame in (published, fresh)
+    ]
+    findings = []
+    for place in sorted({*sides[0], *sides[1]}):
+        before, after = (side.get(place) for side in sides)
+        if before is None or after is None:
+            missing = "not published" if before is None else "not run here"
+            findings.append(Finding("/".join(place), DIFFERS, (missing,)))
+            continue
+        texts = [side.sort_index().to_csv(index=False) for side in (before, after)]
+        note = difference(*texts)
+        if note and (before["completions_sha256"].iloc[0] != after["completions_sha256"].iloc[0]):
+            note = "other completions"
+        same = () if texts[0] == texts[1] else (LAST_DIGITS,)
+        findings.append(Finding("/".join(place), DIFFERS if note else IDENTICAL, (note,) if note else same))
+    return findings
 
 
 def differing_scores(published: pd.DataFrame, fresh: pd.DataFrame) -> list[str]:

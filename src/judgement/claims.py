@@ -12,7 +12,7 @@ from typing import Any
 
 from src.base.errors import UserError
 from src.base.frames import read_yaml
-from src.judgement import contrasts, correlations, graded, overlap, table2
+from src.judgement import contrasts, correlations, graded, overlap, own, table2
 from src.judgement.family import Family
 from src.judgement.scores import Scores
 
@@ -33,6 +33,9 @@ TESTS: Mapping[str, Callable[..., Iterable[Family]]] = {
     "memorisable": correlations.memorisable,
     "metrics_agree": correlations.metrics_agree,
     "by_hand": graded.by_hand,
+    "own_above": own.above,
+    "own_any": own.any_above,
+    "own_exemplars_help": own.exemplars_help,
 }
 """By name in conf/claim, the families of a claim. docs/statistics.md says what each tests."""
 
@@ -84,21 +87,25 @@ class Claim:
         return found
 
 
-def load_claims(root: Path) -> list[Claim]:
-    """Every conf/claim/*.yaml. Raises UserError that names the file and the key where one is odd."""
+PAPER, OWN = Path("conf/claim"), Path("conf/claim/own")
+"""What the paper says of its models; and the same, of a base and a tuned model that were run here."""
+
+
+def load_claims(root: Path, folder: Path = PAPER) -> list[Claim]:
+    """Every *.yaml of a folder. Raises UserError that names the file and the key where one is odd."""
     claims = []
-    for path in sorted((root / "conf/claim").glob("*.yaml")):
-        given = read_yaml(path)
+    for path in sorted((root / folder).glob("*.yaml")):
+        name, given = path.relative_to(root / PAPER).with_suffix("").as_posix(), read_yaml(path)
         if not isinstance(given, Mapping):
-            raise UserError(f"conf/claim/{path.name} is no mapping of keys to values. docs/adding.md shows a claim")
+            raise UserError(f"{PAPER}/{name}.yaml is no mapping of keys to values. docs/adding.md shows a claim")
         try:
-            claim = Claim(name=path.stem, **given)
+            claim = Claim(name=name, **given)
         except TypeError as error:
             known = ", ".join(each.name for each in fields(Claim) if each.name != "name")
             said = str(error).replace("Claim.__init__()", "a claim")
-            raise UserError(f"conf/claim/{path.name}: {said}. A claim has: {known}") from error
+            raise UserError(f"{PAPER}/{name}.yaml: {said}. A claim has: {known}") from error
         for fault in faults(claim):
-            raise UserError(f"conf/claim/{path.name}: {fault}")
+            raise UserError(f"{PAPER}/{name}.yaml: {fault}")
         claims.append(claim)
     return claims
 

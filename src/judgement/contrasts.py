@@ -16,14 +16,13 @@ from scipy import stats
 from src.base.metrics import MARGIN
 from src.judgement.family import CORRECTIONS, Family, frame_of
 from src.judgement.joint import Null
-from src.judgement.scores import CLOSED, EXACT, IN, LETTERED, OUT, PRIMARY, PROMPTS, Scores, faults, on_the_floor
+from src.judgement.scores import IN, OUT, PRIMARY, PROMPTS, Scores, faults, on_the_floor
 from src.statistics.contrasts import pairs_of
 from src.statistics.items import NAN, Array
 from src.statistics.tests import OUTSIDE_95
 
 STEP = 0.001
 FEWEST = 3
-VIEWS = ((CLOSED, PRIMARY), (CLOSED, EXACT), (LETTERED, PRIMARY))
 
 
 def t_test(d: Array) -> tuple[float, float, float]:
@@ -186,7 +185,7 @@ def families(
 
 def difference_in_differences(scores: Scores) -> Iterator[Family]:
     """RQ4: few minus zero of a base model, less that of its tuned twin: an item a pair and prompt format."""
-    for prompt, metric in VIEWS:
+    for prompt, metric in scores.views:
         found = {}
         for base, tuned in pairs_of(scores.tables["table1"]):
             cells = [scores.side(model, few, prompt, metric) for model in (base, tuned) for few in (True, False)]
@@ -209,8 +208,8 @@ def few_minus_zero(scores: Scores, prompt: str, metric: str) -> Mapping[str, Dif
 
 def exemplars(scores: Scores, model: str, *, up: bool) -> Iterator[Family]:
     """Few minus zero of one model, corrected over the models of the prompt format. up: the claim is a gain."""
-    for prompt, metric in VIEWS:
+    for prompt, metric in scores.views:
         each = few_minus_zero(scores, prompt, metric)
         found = {"" if m == model else m: d for m, d in each.items()}  # the claim is about one: it has no name
-        taken, rule = {"prompt": prompt, "metric": metric}, (prompt, metric) == VIEWS[0]
+        taken, rule = {"prompt": prompt, "metric": metric}, (prompt, metric) == scores.views[0]
         yield from families(found, up, ("",), taken, scores.alpha, rule=rule)

@@ -110,7 +110,7 @@ def power(n: int, rho: float, alpha: float) -> dict[str, float]:
 def metrics_agree(scores: Scores) -> Iterator[Family]:
     """Residuals of the largest base model under two metrics, over tasks: an item a pair of metrics."""
     residuals = mirage(scores.cells, scores.largest).set_index(["task", "metric"])["residual"]
-    rows = scores.published[scores.published["model"] == scores.largest]
+    rows = scores.judged[scores.judged["model"] == scores.largest]
     rows = rows[rows["condition"] == CLOSED_ZERO].set_index(["task", "metric"])
     gated = [row.Index for row in rows.itertuples() if failed(row)]
     whole, kept = (_pairs_of(each) for each in (residuals, residuals.drop(index=gated, errors="ignore")))

@@ -15,55 +15,41 @@ from statsmodels.stats.inter_rater import cohens_kappa
 
 from src.judgement.family import CORRECTIONS, Family, alike, frame_of
 from src.judgement.scores import (
+    BLIND,
     CHANCE,
     CLOSED,
     CONTENT_FREE,
     IN,
-    NO_CHANCE,
     OUT,
     PROMPTS,
     Scores,
+    excused,
     failed,
-    on_the_floor,
 )
 from src.statistics.items import NAN, Array
 from src.statistics.overlap import claimed, overlap_power, square_of
 from src.statistics.tests import OUTSIDE_95, adjust
 
-BARS = (CHANCE, CONTENT_FREE)
+LEVELS = {CONTENT_FREE: ("trivial",), BLIND: ("floor",)}
+"""By bar, the column that an accuracy has to exceed beside chance."""
 BARE = "bare comparison"
 PRINTED = 6
 """Digits of the released scores. A bar is rounded to them before it is compared, so that what is equal ties."""
 DRAWS = 2000
 NEEDED = ("model", "metric", "n", "k", "accuracy", "chance_scored", "chance", "trivial", "p", "p_below", "gates")
+OF_OWN = ("floor", "p_floor", "p_floor_short")
+"""What own cells know beside."""
 ONE_VERDICT = "one side has the same verdict on every task"
 ODDS = 10.0
 """The odds ratio at which the power of an overlap is told."""
 BASELINES = ("chance as scored", "one over the options", "the paper's Table 4")
 
 
-def _excused(row: Any, gates: str) -> str | None:
-    """Why a cell has no verdict: no chance level, a gate, or a wrong format where exact match decides."""
-    if np.isnan(row.p):
-        return NO_CHANCE
-    return (failed(row) if gates == OUT else None) or on_the_floor(row)
-
-
 def sides(scores: Scores, figure: Mapping[str, Any], prompt: str) -> list[pd.DataFrame]:
     """Both sides of Figure 2 on its tasks."""
     both = [scores.side(*claimed(figure[name]), prompt) for name in ("left", "right")]
     tasks = both[0].index.intersection(both[1].index).difference([figure["excluded"]])
-    return [each.loc[tasks, list(NEEDED)] for each in both]
-
-
-def tested(scores: Scores, rows: pd.DataFrame, prompt: str, bar: str) -> Array:
-    """(tasks, 2): P(k or more) at the bar, P(k or fewer) at five points over it."""
-    found = []
-    for task, n, k in zip(rows.index, rows["n"], rows["k"], strict=True):
-        at = [scores.tails(task, prompt, int(n), each) for each in (bar, CHANCE)]
-        tails = at[0] or at[1]
-        found.append((NAN, NAN) if tails is None else (tails.above[int(k)], tails.short[int(k)]))
-    return np.array(found, dtype=float).reshape(-1, 2)
+    return [each.loc[tasks, [name for name in (*NEEDED, *OF_OWN) if name in each]] for each in both]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +66,7 @@ class Pairs:
     @cached_property
     def p(self) -> list[pd.DataFrame]:
         """(tasks, 2) of each side, see `tested`."""
-        return [pd.DataFrame(tested(self.scores, rows, self.prompt, self.bar), rows.index) for rows in self.both]
+        return [pd.DataFrame(self.scores.tested(rows, self.prompt, self.bar), rows.index) for rows in self.both]
 
     def row(self, task: str, k: int | None = None) -> dict[str, Any]:
         """ROW of a task; k: another number right of the left side."""
@@ -88,11 +74,11 @@ class Pairs:
         (effect, small), (effect_2, small_2) = (p.loc[task] for p in self.p)
         if k is not None:
             one = self.both[0].loc[[task]].assign(k=k)
-            effect, small = tested(self.scores, one, self.prompt, self.bar)[0]
+            effect, small = self.scores.tested(one, self.prompt, self.bar)[0]
         return {
             "value": (a.k if k is None else k) / a.n - b.accuracy, "n": a.n, "up": task not in self.disagree,
             "effect": effect, "small": small, "effect_2": effect_2, "small_2": small_2,
-            "reason": _excused(a, self.gates) or _excused(b, self.gates),
+            "reason": excused(a, self.gates) or excused(b, self.gates),
         }  # fmt: skip
 
     def moved(self, task: str, steps: int) -> dict[str, Any] | None:
@@ -117,7 +103,7 @@ class Pairs:
 def tasks_agree(scores: Scores) -> Iterator[Family]:
     """Figure 2, task by task: both sides above the bar or both shown not to be."""
     figure = scores.tables["claims"]["figure2"]
-    for prompt, bar, words, gates in itertools.product(PROMPTS, BARS, CORRECTIONS, (OUT, IN)):
+    for prompt, bar, words, gates in itertools.product(PROMPTS, scores.bars, CORRECTIONS, (OUT, IN)):
         these = Pairs(scores, sides(scores, figure, prompt), prompt, bar, gates, figure["disagree"])
         tasks = tuple(these.both[0].index)
         yield Family(
@@ -132,21 +118,21 @@ def verdicts(
     scores: Scores, each: Sequence[pd.DataFrame], prompt: str, bar: str, judged: str, gates: str
 ) -> pd.DataFrame:
     """(tasks, sides) of bools: above the bar; tasks on which a side has no verdict are left out."""
-    gone = {row.Index for rows in each for row in rows.itertuples() if _excused(row, gates)}
+    gone = {row.Index for rows in each for row in rows.itertuples() if excused(row, gates)}
     keep = [task for task in each[0].index if task not in gone]
     each = [rows.loc[keep] for rows in each]
     if judged == BARE:
-        columns = ["chance_scored", *(["trivial"] if bar == CONTENT_FREE else [])]
+        columns = ["chance_scored", *LEVELS.get(bar, ())]
         level = [rows[columns].max(axis=1) for rows in each]
         found = [rows["accuracy"].round(PRINTED) > at.round(PRINTED) for rows, at in zip(each, level, strict=True)]
         return pd.DataFrame(dict(enumerate(found)), index=keep).astype(bool)
-    p = np.array([tested(scores, rows, prompt, bar)[:, 0] if keep else [] for rows in each])
+    p = np.array([scores.tested(rows, prompt, bar)[:, 0] if keep else [] for rows in each])
     above = adjust(p.ravel(), CORRECTIONS[judged]).reshape(p.shape) < scores.alpha
     return pd.DataFrame(above.T, index=keep)
 
 
-def _choices() -> Iterator[tuple[str, str, str, str]]:
-    yield from itertools.product(PROMPTS, BARS, (*CORRECTIONS, BARE), (OUT, IN))
+def _choices(scores: Scores) -> Iterator[tuple[str, str, str, str]]:
+    yield from itertools.product(PROMPTS, scores.bars, (*CORRECTIONS, BARE), (OUT, IN))
 
 
 def _taken(choices: tuple[str, str, str, str]) -> dict[str, Any]:
@@ -222,7 +208,7 @@ def of_square(square: Array, alpha: float) -> dict[str, Any]:
 def beyond_margins(scores: Scores) -> Iterator[Family]:
     """RQ2: more common tasks than the margins give (hypergeometric), or fewer."""
     figure = scores.tables["claims"]["figure2"]
-    for choices in _choices():
+    for choices in _choices(scores):
         prompt, *how = choices
         these = Overlap(verdicts(scores, sides(scores, figure, prompt), prompt, *how), scores.alpha)
         yield Family(
@@ -235,7 +221,7 @@ def beyond_zero_shot(scores: Scores) -> Iterator[Family]:
     """RQ2, specific: kappa with the partner few-shot less kappa with it zero-shot, by a bootstrap of tasks."""
     figure = scores.tables["claims"]["figure2"]
     partner = claimed(figure["right"])[0]
-    for choices in _choices():
+    for choices in _choices(scores):
         prompt, *how = choices
         tuned, few = sides(scores, figure, prompt)
         zero = scores.side(partner, False, prompt)

@@ -1,11 +1,11 @@
-"""The published cells that claims are judged on: which of them count, and their tails at every number right."""
+"""The cells that claims are judged on: which of them count, and their tails at every number right."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -24,9 +24,12 @@ CLOSED, LETTERED = "options in the text", "lettered options"
 PROMPTS = {CLOSED: "closed", LETTERED: "closed_adv"}
 OUT, IN = "left out", "kept"
 """What is done with cells that fail a gate."""
-CHANCE, CONTENT_FREE = "chance", "content-free answers"
+CHANCE, CONTENT_FREE, BLIND = "chance", "content-free answers", "its own answers under another input"
+"""Levels of the choice of bar. Own runs alone know the last."""
 NO_CHANCE = "no chance level: the paper's scores say nothing of the options"
 """Why a cell has no test. Such a statement has no number."""
+View = tuple[str, str]
+"""(prompt format, metric)"""
 FLOOR = 0.05
 """A cell is on the floor where its tail below chance is under this, uncorrected."""
 
@@ -44,10 +47,12 @@ class Tails:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What claims are judged on. cells: data/stats/cells.parquet."""
+    """What the paper's claims are judged on: the published cells of data/stats/cells.parquet."""
 
     cells: pd.DataFrame
     setting: Setting
+    bars: ClassVar[tuple[str, ...]] = (CHANCE, CONTENT_FREE)
+    """What a cell has to beat, the rule's first."""
 
     @property
     def alpha(self) -> float:
@@ -59,9 +64,14 @@ class Scores:
         """The paper's tables."""
         return self.setting.tables
 
+    @property
+    def views(self) -> tuple[View, ...]:
+        """The prompt formats and metrics in which cells can be judged, the rule's first."""
+        return (CLOSED, PRIMARY), (CLOSED, EXACT), (LETTERED, PRIMARY)
+
     @cached_property
-    def published(self) -> pd.DataFrame:
-        """The published cells."""
+    def judged(self) -> pd.DataFrame:
+        """The cells that claims are judged on."""
         return self.cells[self.cells["source"] == metrics.PUBLISHED]
 
     @cached_property
@@ -72,8 +82,8 @@ class Scores:
         return found
 
     def rows(self, prompt: str, metric: str) -> pd.DataFrame:
-        """Every published row in one prompt format by one choice of metric."""
-        here = self.published[self.published["prompt"] == PROMPTS[prompt]]
+        """Every row in one prompt format by one choice of metric."""
+        here = self.judged[self.judged["prompt"] == PROMPTS[prompt]]
         chosen = here["primary"] if metric == PRIMARY else here["metric"] == metrics.EXACT
         return here[chosen.astype(bool)]
 
@@ -95,6 +105,20 @@ class Scores:
         if guess is None:
             return None
         return Tails(at_least(guess), at_most(np.minimum(guess + MARGIN, 1.0)))
+
+    def at(self, row: Any, prompt: str, bar: str, k: int) -> tuple[float, float]:
+        """(P(k or more) at the bar, P(k or fewer) at five points over chance or it) of a row indexed by task.
+
+        The bar is chance where a task has no other.
+        """
+        both = [self.tails(row.Index, prompt, int(row.n), each) for each in (bar, CHANCE)]
+        tails = both[0] or both[1]
+        return (NAN, NAN) if tails is None else (float(tails.above[k]), float(tails.short[k]))
+
+    def tested(self, rows: pd.DataFrame, prompt: str, bar: str) -> Array:
+        """(tasks, 2): `at` of each row's own k. rows: indexed by task."""
+        found = [self.at(row, prompt, bar, int(row.k)) for row in rows.itertuples()]
+        return np.array(found, dtype=float).reshape(-1, 2)
 
     @cache  # noqa: B019
     def _baseline(self, task: str, prompt: str, n: int) -> dict[str, Any]:
@@ -124,6 +148,13 @@ def on_the_floor(row: Any) -> str | None:
     """Words for a cell whose exact match is below chance; None for another. A forced choice always picks an option."""
     low = row.metric == metrics.EXACT and row.p_below < FLOOR
     return "below chance: the answers are in another format" if low else None
+
+
+def excused(row: Any, gates: str) -> str | None:
+    """Why a cell has no verdict: no chance level, a gate, or a wrong format where exact match decides."""
+    if np.isnan(row.p):
+        return NO_CHANCE
+    return (failed(row) if gates == OUT else None) or on_the_floor(row)
 
 
 def faults(row: Any) -> tuple[str, ...]:

@@ -17,25 +17,20 @@ from src.base.metrics import MARGIN
 from src.judgement.family import CORRECTIONS, Family, frame_of
 from src.judgement.scores import (
     CHANCE,
-    CLOSED,
     CONTENT_FREE,
     EXACT,
     IN,
-    LETTERED,
-    NO_CHANCE,
     OUT,
-    PRIMARY,
     Scores,
+    Tails,
+    excused,
     failed,
-    on_the_floor,
 )
 from src.statistics.forecast import FAR, Against, clipped, expected_variance
-from src.statistics.items import NAN
+from src.statistics.items import NAN, Array
 from src.statistics.scale import forecasts
 from src.statistics.table2 import paper_verdicts
 
-VIEWS = ((CLOSED, PRIMARY), (CLOSED, EXACT), (LETTERED, PRIMARY))
-"""The prompt formats and metrics in which the largest base model can be judged."""
 SHOWN = "as the exemplars show"
 OPTIONS: Mapping[str, int | None] = {SHOWN: None, "three": 3, "five": 5}
 SCATTER = {"estimated over all tasks": True, "none (binomial)": False}
@@ -100,9 +95,7 @@ class Cell:
 
     def reason(self, gates: str) -> str | None:
         """Why the cell is not compared: an acting gate, or a wrong format where exact match decides."""
-        if np.isnan(self.row.p):
-            return NO_CHANCE
-        return (failed(self.row) if gates == OUT else None) or on_the_floor(self.row)
+        return excused(self.row, gates)
 
 
 Row = Callable[[Cell, int, Choices], dict[str, Any]]
@@ -149,7 +142,7 @@ class Table2:
     @cached_property
     def cells(self) -> dict[tuple[str, str], dict[str, Cell]]:
         """By view and task."""
-        return {view: self._view(view) for view in VIEWS}
+        return {view: self._view(view) for view in self.scores.views}
 
     def _view(self, view: tuple[str, str]) -> dict[str, Cell]:
         rows = self.scores.rows(*view)
@@ -171,13 +164,13 @@ class Table2:
         """The families of a claim: every way to take the choices. The first level of each choice is the rule's."""
         bars = choices.get("bar", ())
         every = {**choices, "correction": tuple(CORRECTIONS), "gates": (OUT, IN)}
-        for i, (view, levels) in enumerate(itertools.product(VIEWS, itertools.product(*every.values()))):
+        for i, (view, levels) in enumerate(itertools.product(self.scores.views, itertools.product(*every.values()))):
             taken = {"prompt": view[0], "metric": view[1], **dict(zip(every, levels, strict=True))}
             these = View(self.cells[view], taken, row)
             rows = {task: self._of(cell, taken, said, these.now(task)) for task, cell in these.cells.items()}
             yield Family(
                 taken=taken, rows=frame_of(rows), correction=CORRECTIONS[taken["correction"]], some=some, rule=i == 0,
-                moved=these.moved if view == VIEWS[0] else None, facts=these.facts, power=these.power,
+                moved=these.moved if view == self.scores.views[0] else None, facts=these.facts, power=these.power,
                 shown=None if some else tuple(t for t, cell in these.cells.items() if self._differs(cell, taken, bars)),
             )  # fmt: skip
 
@@ -244,19 +237,27 @@ def emergent_row(cell: Cell, k: int, choices: Choices) -> dict[str, Any]:
     return {"value": over, "effect": float(np.max([up, bar, found["p_jump"]])), "small": small}
 
 
+GRID = np.linspace(0.0005, 0.9995, 1000)
+"""The accuracies at which a power is worked out."""
+
+
+def tail_power(tails: Tails, n: int, alpha: float, chance: float) -> tuple[Array, float]:
+    """(power of the tail above at each accuracy of GRID, power of the tail short of five points at chance)."""
+    found = stats.binom.sf(int((tails.above >= alpha).sum()) - 1, n, GRID)  # more right, smaller tail
+    return found, float(stats.binom.cdf(int((tails.short < alpha).sum()) - 1, n, chance))
+
+
 def power(row: Row, cell: Cell, choices: Choices, tests: int) -> dict[str, Any]:
     """POWER of a claim's tests at alpha / tests, on the scale of its value: accuracy, or accuracy over a forecast.
 
     Where a forecast is in the test, its uncertainty is in the power. A test of several needs each of them.
     """
-    n, alpha, grid = int(cell.row.n), cell.scores.alpha / tests, np.linspace(0.0005, 0.9995, 1000)
+    n, alpha, grid = int(cell.row.n), cell.scores.alpha / tests, GRID
     bars = [choices["bar"], CHANCE] if "bar" in choices else []
     options = OPTIONS[choices.get("options", SHOWN)]
     tails = [found for bar in bars if (found := cell.scores.tails(cell.row.Index, choices["prompt"], n, bar, options))]
-    powers, none = [], []
-    for each in tails:
-        powers.append(stats.binom.sf(int((each.above >= alpha).sum()) - 1, n, grid))  # more right, smaller tail
-        none.append(float(stats.binom.cdf(int((each.short < alpha).sum()) - 1, n, cell.row.tested)))
+    each = [tail_power(found, n, alpha, cell.row.tested) for found in tails]
+    powers, none = [power for power, _ in each], [nothing for _, nothing in each]
     offset, zero = 0.0, float(cell.row.tested)
     line = cell.line(choices)
     if row is not above_row and line:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,8 @@ from matplotlib.lines import Line2D
 from src.base import metrics
 from src.base.metrics import MARGIN, OWN, PUBLISHED
 from src.pages.choices import COUNTED, by_choice
+from src.pages.palette import BLUE, GREEN, GREY, ORANGE, VERMILION, Figure, error_bars
+from src.pages.two_sides import overlap
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 matplotlib.use("agg")
 
 
-# Okabe and Ito (2008): told apart under every common colour blindness; shapes tell them apart in grey print.
-BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#595959"
 CHANCE, TRIVIAL = (4, 2), (1, 1.6)  # dash patterns
 VERDICTS = {
     metrics.YES: "predicted",
@@ -64,21 +63,6 @@ STYLE = {
 }
 
 PNG_DPI = 160
-
-
-@dataclass(frozen=True)
-class Figure:
-    """conf/figure/<name>.yaml."""
-
-    name: str
-    kind: str  # one of KINDS
-    title: str
-    caption: str
-    frame: str
-    where: str | None = None  # pandas query
-    beside: str | None = None  # the published figure it stands beside
-    join: Mapping[str, Any] | None = None  # columns of another frame, as a table's
-    optional: bool = False  # True: no figure where the frame does not exist or no row meets `where`
 
 
 def save(plot: Plot, name: str, folder: Path) -> None:
@@ -145,7 +129,7 @@ def _panel(axis: Axes, task: str, rows: pd.DataFrame) -> None:
 
 def _series(axis: Axes, rows: pd.DataFrame, *, own: bool) -> None:
     shape, colour = ("*", VERMILION) if own else ("o", BLUE)
-    spread = _spread(rows["accuracy"], rows["ci_low"], rows["ci_high"])
+    spread = error_bars(rows["accuracy"], rows["ci_low"], rows["ci_high"])
     if not own:
         axis.plot(rows["parameters"], rows["accuracy"], color=colour, linewidth=0.9, alpha=0.5, zorder=2)
     axis.errorbar(
@@ -158,13 +142,9 @@ def _series(axis: Axes, rows: pd.DataFrame, *, own: bool) -> None:
     if not known.empty:
         low, high = ((known["accuracy"] - known[f"residual_{end}"]).clip(0, 1) for end in ("high", "low"))
         axis.errorbar(
-            known["parameters"], known["forecast"], yerr=_spread(known["forecast"], low, high), fmt="D", color=ORANGE,
-            markersize=5, markerfacecolor="white", markeredgewidth=1.2, elinewidth=3, alpha=0.9, zorder=3,
+            known["parameters"], known["forecast"], yerr=error_bars(known["forecast"], low, high), fmt="D",
+            color=ORANGE, markersize=5, markerfacecolor="white", markeredgewidth=1.2, elinewidth=3, alpha=0.9, zorder=3,
         )  # fmt: skip
-
-
-def _spread(middle: pd.Series, low: pd.Series, high: pd.Series) -> list[list[float]]:
-    return [list((middle - low).clip(lower=0).fillna(0)), list((high - middle).clip(lower=0).fillna(0))]
 
 
 def _first(rows: pd.DataFrame, column: str) -> float | None:
@@ -200,65 +180,6 @@ def _scale_alt(tasks: Sequence[str], rows: pd.DataFrame) -> str:
     )
 
 
-def overlap(figure: Figure, rows: pd.DataFrame) -> tuple[Plot, str]:
-    """One line a task: the two models' accuracies with intervals, each one's chance, disagreements on a tinted band."""
-    left, right = (side for side in ("left", "right"))
-    labels = {left: _label(rows, left), right: _label(rows, right)}
-    rows = rows.sort_values("right_accuracy", kind="stable").reset_index(drop=True)
-    plot, axis = plt.subplots(figsize=(7.6, 0.27 * len(rows) + 1.5))
-    differ = rows["agree"].eq(False).fillna(False)
-    for y in rows.index[differ]:
-        axis.axhspan(y - 0.5, y + 0.5, color=ORANGE, alpha=0.16, linewidth=0)
-    for side, colour, shape, shift in ((left, BLUE, "o", 0.17), (right, VERMILION, "s", -0.17)):
-        _dots(axis, rows, side, colour, shape, shift)
-    axis.set_yticks(range(len(rows)), [task.replace("_", " ") for task in rows["task"]])
-    axis.tick_params(axis="y", length=0, labelcolor="black")
-    axis.set_ylim(-0.6, len(rows) - 0.4)
-    axis.set_xlim(-0.01, 1.01)
-    axis.set_xlabel("Accuracy (bars: Wilson 95 %)")
-    axis.grid(axis="x", color="#e3e3e3", linewidth=0.6)
-    axis.set_axisbelow(True)
-    handles = [
-        Line2D([], [], color=BLUE, marker="o", markersize=5, linewidth=1, label=labels[left]),
-        Line2D([], [], color=VERMILION, marker="s", markersize=5, linewidth=1, label=labels[right]),
-        Line2D([], [], color="black", marker="|", markersize=8, linewidth=0, label="chance"),
-        Line2D([], [], color=ORANGE, alpha=0.3, linewidth=7, label="one above chance, the other not"),
-    ]
-    plot.legend(handles=handles, loc="upper center", ncols=2, fontsize=8)
-    plot.tight_layout(rect=(0, 0, 1, 1 - 0.5 / plot.get_figheight()))
-    return plot, _overlap_alt(rows, labels)
-
-
-def _label(rows: pd.DataFrame, side: str) -> str:
-    shots = "few-shot" if rows[f"{side}_shots"].max() > 0 else "zero-shot"
-    return f"{rows[f'{side}_model'].iloc[0]}, {shots}"
-
-
-def _dots(axis: Axes, rows: pd.DataFrame, side: str, colour: str, shape: str, shift: float) -> None:
-    accuracy, low, high = (rows[f"{side}_{name}"] for name in ("accuracy", "ci_low", "ci_high"))
-    height = [y + shift for y in range(len(rows))]
-    above = rows[f"{side}_above"].fillna(False).astype(bool)
-    axis.errorbar(
-        accuracy, height, xerr=_spread(accuracy, low, high), fmt="none", ecolor=colour, elinewidth=1.2, zorder=3
-    )
-    for filled in (True, False):
-        some = above == filled
-        axis.scatter(
-            accuracy[some], [y for y, keep in zip(height, some, strict=True) if keep], marker=shape, s=24, zorder=4,
-            edgecolors=colour, linewidths=1.1, facecolors=colour if filled else "white",
-        )  # fmt: skip
-    axis.scatter(rows[f"{side}_chance"], height, marker="|", s=62, color="black", linewidths=1, zorder=2)
-
-
-def _overlap_alt(rows: pd.DataFrame, labels: Mapping[str, str]) -> str:
-    apart = [task.replace("_", " ") for task in rows.loc[rows["agree"].eq(False).fillna(False), "task"]]
-    named, judged = f": {', '.join(apart)}" if apart else "", rows["agree"].count()
-    return (
-        f"Accuracy of {labels['left']} and of {labels['right']} on {len(rows)} tasks, with 95 % intervals and chance. "
-        f"Whether a model is above chance differs on {len(apart)} of {judged} with a chance level{named}."
-    )
-
-
 def several(figure: Figure, rows: pd.DataFrame) -> tuple[Plot, str]:
     """One line a task: each model's accuracy with its interval, chance; a tinted band where verdicts differ."""
     models = sorted(set(rows["model"]))
@@ -274,7 +195,7 @@ def several(figure: Figure, rows: pd.DataFrame) -> tuple[Plot, str]:
         these = rows[rows["model"] == model].set_index("task").reindex(order)
         height = [y + 0.24 * ((len(models) - 1) / 2 - number) for y in range(len(order))]
         axis.errorbar(
-            these["accuracy"], height, xerr=_spread(these["accuracy"], these["ci_low"], these["ci_high"]), fmt=shape,
+            these["accuracy"], height, xerr=error_bars(these["accuracy"], these["ci_low"], these["ci_high"]), fmt=shape,
             color=colour, markersize=4.5, elinewidth=1.1, markeredgewidth=0, label=model.replace("_", " "), zorder=4,
         )  # fmt: skip
         axis.scatter(these["chance"], height, marker="|", s=50, color="black", linewidths=1, zorder=2)
@@ -313,8 +234,8 @@ def forest(figure: Figure, rows: pd.DataFrame) -> tuple[Plot, str]:
     for kind, colour, shape in kinds:
         some = rows[_contrast_kind(rows) == kind]
         axis.errorbar(
-            some["mean_diff"], some.index, xerr=_spread(some["mean_diff"], some["ci_low"], some["ci_high"]), fmt=shape,
-            color=colour, markersize=4.5, markeredgewidth=0, elinewidth=1.1, label=f"{kind} ({len(some)})",
+            some["mean_diff"], some.index, xerr=error_bars(some["mean_diff"], some["ci_low"], some["ci_high"]),
+            fmt=shape, color=colour, markersize=4.5, markeredgewidth=0, elinewidth=1.1, label=f"{kind} ({len(some)})",
         )  # fmt: skip
     _task_axis(axis, [label.replace("_", " ") for label in labels])
     axis.set_xlabel("Difference in accuracy over tasks (95 %); shaded: equivalence bounds")

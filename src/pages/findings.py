@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from src.base import conf, grid
 from src.base.frames import read_frame, read_yaml
-from src.base.metrics import ALL_TASKS, OWN, PUBLISHED
-from src.base.schema import Task
+from src.base.metrics import ALL_TASKS, LIKELIHOODS, OWN, PUBLISHED
+from src.base.schema import Model, Task
+from src.base.verdict import word_counts
 from src.pages import statements
 from src.pages.tables import records
 
@@ -125,6 +126,29 @@ def of_controls(rows: pd.DataFrame, tasks: Mapping[str, Task]) -> list[dict[str,
     return records(whole[whole["metric"] == whole["condition"].map(most)])
 
 
+PAIR, PAIR_AUDIT = "data/reference/pair.csv", "data/audit/pair_audit.parquet"
+
+
+def pair_summary(root: Path) -> dict[str, Any]:
+    """What suite pair can show, and the words that came of it; nothing where it was not run."""
+    if not (root / PAIR).exists() or not (root / PAIR_AUDIT).exists():
+        return {}
+    cells, judged = read_frame(root, PAIR), read_frame(root, PAIR_AUDIT)
+    cells = cells[cells["metric"] == LIKELIHOODS[0]]  # every cell has it
+    plain, controls = cells[cells["control"].isna()], cells[cells["control"].notna()]
+    above, gain = (judged[judged["claim"] == f"own/{name}"] for name in ("above", "gain"))
+    of = {side: str(plain.loc[plain["tuned"] == side, "model"].iloc[0]) for side in (False, True)}
+    words = {name: list(judged.loc[judged["claim"] == f"own/{name}", "word"]) for name in ("above", "agree")}
+    return {
+        "base": of[False], "tuned": of[True], "sizes": {m: conf.load("model", m, Model).size for m in of.values()},
+        "tasks": plain["task"].nunique(), "n_low": int(plain["n"].min()), "n_high": int(plain["n"].max()),
+        "n_controls": int(controls["n"].max()), "detectable_gain": float(gain["detectable"].max()),
+        "detectable_task": float((above["detectable"] - above["reference"]).median()),
+        **{name: word_counts(each) for name, each in words.items()},
+        "alone": records(judged[~judged["claim"].isin([f"own/{name}" for name in words])]),
+    }  # fmt: skip
+
+
 def summaries(root: Path, cells: pd.DataFrame) -> dict[str, Any]:
     """The numbers behind the sentences of the page and behind metrics.json."""
     return {
@@ -136,6 +160,7 @@ def summaries(root: Path, cells: pd.DataFrame) -> dict[str, Any]:
         "agreement": records(read_frame(root, "data/stats/agreement.parquet")),
         "audit": audit_summary(root),
         "controls": control_summary(root),
+        "pair": pair_summary(root),
     }
 
 

@@ -13,12 +13,12 @@ from src.base.metrics import GATES, OWN
 from src.pages import statements, switches
 from src.pages.findings import gaps, suite_facts
 from src.pages.inline import inlined
+from src.pages.palette import Figure
 from src.pages.tables import HASH_DIGITS, NUMERIC, Column, Table, environment, is_missing, joined, records, shown
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from src.pages import figures
 
 HASHES = {"fingerprint ": "fingerprint", "data ": "data_sha256"}  # label on the page: column
 PAGE = "conf/table/_page.yaml"
@@ -104,19 +104,19 @@ def provenance(row: Mapping[str, Any], prefix: str = "") -> str:
 class Drawn:
     """A figure as the page needs it."""
 
-    figure: figures.Figure
+    figure: Figure
     alt: str
     svg: str  # the svg element, in the colours of the page
 
 
-def load_figures(root: Path) -> list[figures.Figure]:
+def load_figures(root: Path) -> list[Figure]:
     """Every conf/figure/<name>.yaml, by name. Raises UserError on an unknown key or kind."""
     from src.pages import figures
 
     found = []
     for path in sorted((root / "conf/figure").glob("[!_]*.yaml")):
         try:
-            figure = figures.Figure(name=path.stem, **read_yaml(path))
+            figure = Figure(name=path.stem, **read_yaml(path))
         except TypeError as error:
             raise UserError(f"{path}: {str(error).replace('Figure.__init__()', 'a figure')}") from None
         if figure.kind not in figures.KINDS:
@@ -125,7 +125,7 @@ def load_figures(root: Path) -> list[figures.Figure]:
     return found
 
 
-def draw(root: Path, figure: figures.Figure, folder: Path) -> Drawn | None:
+def draw(root: Path, figure: Figure, folder: Path) -> Drawn | None:
     """Draw one figure into <folder>/<name>.{svg,png}; None where it is optional and has no rows."""
     from src.pages import figures
 

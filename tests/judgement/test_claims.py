@@ -9,7 +9,7 @@ import yaml
 
 from src.base.errors import UserError
 from src.base.files import ROOT
-from src.judgement.claims import TESTS, load_claims, written
+from src.judgement.claims import OWN, TESTS, load_claims, written
 
 CLAIM = {
     "question": "RQ1", "place": "Table 9", "test": "above", "rule": "a test", "unit": "accuracy",
@@ -75,7 +75,7 @@ def test_a_template_that_cannot_be_written_names_file_and_key(tmp_path: Path, te
 
 
 def test_every_test_is_used_by_a_claim_of_the_project_and_every_claim_has_a_rule_and_a_place():
-    claims = load_claims(ROOT)
+    claims = [*load_claims(ROOT), *load_claims(ROOT, OWN)]
     assert {claim.test for claim in claims} == set(TESTS)
     assert all(claim.place and claim.rule and claim.why for claim in claims)
     assert all(set(claim.says) == set(claim.statement) for claim in claims)
