@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,7 @@ def bring_in(path: Path, given: argparse.Namespace, root: Path) -> tuple[Path, l
     out = place_of(path, given, root / PLACE, root)
     found = series.read(path, Said(given.axis, given.family, given.percent, tuple(given.accuracy)))
     points = series.with_n(found.points, given.n) if given.n else list(found.points)
-    ours = series.ours(sorted({point.task for point in points}), names_of(given.task), conf.members("task", Task))
+    ours = series.ours(sorted({point.task for point in points}), names_of(given.task), known()[0])
     frame = pd.DataFrame([
         {
             **asdict(point), "name": out.stem, "format": found.format, "our_task": ours.get(point.task),
@@ -69,9 +70,9 @@ def bring_in(path: Path, given: argparse.Namespace, root: Path) -> tuple[Path, l
 
 def known_tuned(frame: pd.DataFrame) -> pd.DataFrame:
     """The points, with what conf/model says of models of its own names."""
-    models = conf.members("model", Model)
-    known = frame["model"].map(lambda model: models[model].tuned if model in models else None)
-    return frame.assign(tuned=known.astype("boolean").fillna(frame["tuned"]))
+    models = known()[1]
+    tuned = frame["model"].map(lambda model: models[model].tuned if model in models else None)
+    return frame.assign(tuned=tuned.astype("boolean").fillna(frame["tuned"]))
 
 
 def said_of(frame: pd.DataFrame, out: Path) -> list[str]:
@@ -99,6 +100,12 @@ def imports(root: Path) -> list[Path]:
     return sorted((root / PLACE).glob("*.parquet"))
 
 
+@cache
+def known() -> tuple[dict[str, Task], dict[str, Model]]:
+    """conf/task and conf/model, by name."""
+    return conf.members("task", Task), conf.members("model", Model)
+
+
 def setting(root: Path) -> Setting:
     """conf/ and the prepared items, without the paper's tables."""
     from src import stats
@@ -106,7 +113,7 @@ def setting(root: Path) -> Setting:
 
     items = {path.stem: stats.read_items(path) for path in sorted((root / examples.TASKS).glob("*.jsonl"))}
     alpha = float(grid.params(root / "params.yaml")["alpha"])
-    return Setting(conf.members("task", Task), conf.members("model", Model), items, {}, alpha)
+    return Setting(*known(), items, {}, alpha)
 
 
 def judged(paths: Sequence[Path], root: Path) -> dict[str, pd.DataFrame]:
@@ -200,6 +207,7 @@ def execute(given: argparse.Namespace, root: Path = ROOT) -> None:
         raise UserError("no series was imported yet. Name a folder or file of scores: python -m src.series SCORES")
     frames = judged(paths, root)
     show(frames, shown_columns())
+    print(*SAYS, sep="\n")
     for path in write(frames, given.csv, given.html):
         print(path)
 

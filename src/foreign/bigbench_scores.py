@@ -43,7 +43,7 @@ def read(path: Path, said: Said) -> Iterator[Point]:
         size = _size(path, axis, model[axis])
         family = said.family or _name(path, "model_family", model["model_family"])
         name = _name(path, "model_name", model["model_name"])
-        examples = _examples(found.get("queries") or [])
+        examples = _examples(task, found.get("queries") or [])
         parts = Counter(_shots(path, each) for each in scores if not _whole(task, each))
         for each in scores:
             shots = _shots(path, each)
@@ -52,8 +52,8 @@ def read(path: Path, said: Said) -> Iterator[Point]:
             for metric, score in each["score_dict"].items():
                 if metric not in GRADED and metric not in said.accuracies:
                     continue
-                about = _about(task, each)
-                asked = (about.rpartition(":")[2], shots, GRADED.get(metric))
+                about = _about(task, each.get("subtask_description", ""))
+                asked = (about, shots, GRADED.get(metric))
                 preferred = each["preferred_score"] == metric
                 low = _number(path, f"low_score of {about}", each["low_score"]) if preferred else NAN
                 knows = preferred and metric == CHANCE and 0 < low < 1
@@ -76,11 +76,9 @@ def _whole(task: str, score: Mapping[str, Any]) -> bool:
     return score.get("subtask_description", "") in ("", task)
 
 
-def _about(task: str, score: Mapping[str, Any]) -> str:
+def _about(task: str, subtask: str) -> str:
     """The task's name, or task:subtask."""
-    if _whole(task, score):
-        return task
-    return f"{task}:{str(score['subtask_description']).removeprefix(f'{task}:')}"
+    return task if subtask in ("", task) else f"{task}:{subtask.removeprefix(f'{task}:')}"
 
 
 def _shots(path: Path, score: Mapping[str, Any]) -> int | None:
@@ -107,12 +105,11 @@ def _size(path: Path, axis: str, value: Any) -> float:
     return size
 
 
-def _examples(queries: list[Any]) -> dict[tuple[str, int | None, str | None], int]:
+def _examples(task: str, queries: list[Any]) -> dict[tuple[str, int | None, str | None], int]:
     """By subtask, shots and grading: how many examples were asked."""
     found: Counter[tuple[str, int | None, str | None]] = Counter()
     for query in queries:
-        shots = query.get("shots", 0)
-        key = (str(query.get("task", "")).rpartition(":")[2], shots, FUNCTIONS[query["function"]])
+        key = (_about(task, query.get("task", "")), query.get("shots", 0), FUNCTIONS[query["function"]])
         if query["function"] != "cond_log_prob" or "target_values" in query["samples"][0]:
             found[key] += len(query["samples"])
     return dict(found)

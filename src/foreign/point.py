@@ -24,7 +24,7 @@ GRADED: Mapping[str, str] = {
 }
 """The metrics that are known to be a share of right answers (BIG-bench's, lm-evaluation-harness's and ours)."""
 TUNED = re.compile(
-    r"(?<![a-z])(instruct\w*|chat|tuned|sft|rlhf|flan|vicuna|t0(p|pp)?|it|davinci-00\d)(?![a-z])", re.IGNORECASE
+    r"(?<![a-z])(instruct\w*|chat|tuned|sft|rlhf|flan|vicuna|t0(p|pp)?|it|text-davinci-00\d)(?![a-z])", re.IGNORECASE
 )
 """What in the name of a model or family says that it was tuned to follow instructions."""
 

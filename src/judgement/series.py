@@ -7,7 +7,8 @@ series, that some task of it is emergent. No paper makes these claims, so no wor
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from typing import Any
 
 import pandas as pd
@@ -29,16 +30,66 @@ UNKNOWN_CHANCE = "no chance level is known: say it in a column chance (0 where a
 
 def frames(points: pd.DataFrame, setting: Setting) -> dict[str, pd.DataFrame]:
     """The frames `external_series` and `external_rq1`. points: the frame `external_points`."""
-    found = [(pool, _words(pool, setting.alpha)) for pool in pools(points, setting)]
-    rows = [pool.rows.assign(**words).reset_index(drop=True) for pool, words in found]
-    series = [_series(pool, setting.alpha) for pool, _ in found]
-    return {"external_series": pd.concat(rows, ignore_index=True), "external_rq1": pd.DataFrame(series)}
+    found = [Judged(pool, setting.alpha) for pool in pools(points, setting)]
+    rows = pd.concat([each.tasks() for each in found], ignore_index=True)
+    return {"external_series": rows, "external_rq1": pd.DataFrame([each.series() for each in found])}
 
 
-def _cells(pool: Pool, alpha: float) -> dict[str, Cell]:
-    """The cells of a series that can be judged, by task. Their metric is that of ours which grades alike."""
-    rows = pool.judged
-    return cells_of(rows.drop(columns="task").assign(metric=alike(rows)), pool.points, alpha, _bars)
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """One series and its verdicts."""
+
+    pool: Pool
+    alpha: float
+
+    @cached_property
+    def cells(self) -> dict[str, Cell]:
+        """The cells that can be judged, by task. Their metric is that of ours which grades alike."""
+        rows = self.pool.judged
+        return cells_of(rows.drop(columns="task").assign(metric=alike(rows)), self.pool.points, self.alpha, _bars)
+
+    @cached_property
+    def families(self) -> dict[str, list[Family]]:
+        """By claim, every way to take its choices."""
+        view = ("as imported", str(self.pool.rows["view"].iloc[0]))
+        return {
+            claim: list(families_of({view: self.cells}, row, choices, (lambda _: True) if up else (lambda _: False)))
+            for claim, (row, choices, up) in CLAIMS.items()
+        }
+
+    def results(self, claim: str, *, some: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(task, what `judged` says of it) of each task; with `some`, of the claim that there is such a task."""
+        families = self.families[claim]
+        families = [replace(each, some=True, shown=None) for each in families] if some else families
+        by_item: dict[str, list[dict[str, Any]]] = {}
+        for each in analyses(families, self.alpha):
+            by_item.setdefault(each["item"], []).append(each)
+        for item, rows in by_item.items():
+            yield item, judged(rows)
+
+    def tasks(self) -> pd.DataFrame:
+        """The rows of the series with its words. A task that cannot be judged has none, and a reason."""
+        rows = self.pool.rows
+        reason = rows["reason"].map(lambda why: f"cannot be checked: {why}", na_action="ignore").astype(object)
+        words = {claim: pd.Series(None, rows.index, dtype=object) for claim in CLAIMS}
+        for claim in CLAIMS if self.cells else ():
+            for task, result in self.results(claim):
+                words[claim][task] = result["word"]
+                if result["reason"]:
+                    reason[task] = UNKNOWN_CHANCE if result["reason"] == NO_CHANCE else result["reason"]
+        named = {f"word_{claim}": each for claim, each in words.items()}
+        return rows.assign(**named, reason=reason).reset_index(drop=True)
+
+    def series(self) -> dict[str, Any]:
+        """The row of the series: how many of its tasks can be judged, and whether some task is emergent."""
+        rows = self.pool.rows
+        word = dict(self.results("emergent", some=True))[""]["word"] if self.cells else None
+        return {
+            **{name: rows[name].iloc[0] for name in ("source", *SERIES)},
+            "tasks": len(rows), "checked": len(self.cells), "word": word,
+            "emergent_tasks": int(rows["emergent"].astype("boolean").sum()),
+            "reason": None if word else "cannot be checked: no task of it can be",
+        }  # fmt: skip
 
 
 def _bars(row: Any) -> Callable[[str, int | None], Tails | None]:
@@ -47,42 +98,3 @@ def _bars(row: Any) -> Callable[[str, int | None], Tails | None]:
         return tails_at(row.guess, row.trivial, int(row.n), bar)
 
     return tails
-
-
-def _families(pool: Pool, claim: str, alpha: float, *, some: bool = False) -> list[Family]:
-    row, choices, up = CLAIMS[claim]
-    view = ("as imported", str(pool.rows["view"].iloc[0]))
-    return list(families_of({view: _cells(pool, alpha)}, row, choices, lambda _: up, some=some))
-
-
-def _words(pool: Pool, alpha: float) -> dict[str, Any]:
-    """word_predictable, word_emergent and reason of a series' rows. A task that cannot be judged has no word."""
-    out: dict[str, Any] = {f"word_{claim}": pd.Series(None, pool.rows.index, dtype=object) for claim in CLAIMS}
-    reason = pool.rows["reason"].map(lambda why: f"cannot be checked: {why}", na_action="ignore").astype(object)
-    if pool.judged.empty:
-        return {**out, "reason": reason}
-    for claim in CLAIMS:
-        for task, result in _results(_families(pool, claim, alpha), alpha):
-            out[f"word_{claim}"][task] = result["word"]
-            if result["reason"]:
-                reason[task] = UNKNOWN_CHANCE if result["reason"] == NO_CHANCE else result["reason"]
-    return {**out, "reason": reason}
-
-
-def _results(families: list[Family], alpha: float) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(item, what `judged` says of it) of each item of the rule."""
-    found = analyses(families, alpha)
-    for item in next(family for family in families if family.rule).items:
-        yield item, judged([row for row in found if row["item"] == item])
-
-
-def _series(pool: Pool, alpha: float) -> dict[str, Any]:
-    """The row of a series: how many of its tasks can be judged, and whether some task is emergent."""
-    of_series = {name: pool.rows[name].iloc[0] for name in ("source", *SERIES)}
-    words = dict(_results(_families(pool, "emergent", alpha, some=True), alpha)) if len(pool.judged) else {}
-    return {
-        **of_series, "tasks": len(pool.rows), "checked": len(pool.judged),
-        "emergent_tasks": int(pool.rows["emergent"].astype("boolean").sum()),
-        "word": words[""]["word"] if words else None,
-        "reason": None if words else "cannot be checked: no task of it can be",
-    }  # fmt: skip

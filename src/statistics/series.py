@@ -51,9 +51,9 @@ class Pool:
 
 def pools(points: pd.DataFrame, setting: Setting) -> Iterator[Pool]:
     """Every series of some points (frame `external_points`), by name, family, axis, shots and view."""
-    words = points[["our_task", "graded", "chance_from"]].astype(object)
-    words = words.where(words.notna(), None)
-    points = points.assign(view=views(points), parameters=points["size"], accuracy=points["score"], **words)
+    words = points.select_dtypes("string").astype(object)
+    words = words.where(words.notna(), None)  # Python's own texts: a row of them is read ten times as fast
+    points = points.assign(**words).assign(view=views(points), parameters=points["size"], accuracy=points["score"])
     for _, series in points.groupby(SERIES, sort=True, dropna=False):
         yield _pool(series.sort_values(["task", "parameters", "model"], ignore_index=True), setting)
 
