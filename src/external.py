@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,14 +55,8 @@ def bring_in(path: Path, given: argparse.Namespace, root: Path) -> tuple[Path, I
     """Import a path: data/external/<name>.parquet, whole or not at all. Raises UserError where it cannot be."""
     import pandas as pd
 
-    name = given.name or path.resolve().stem
-    if not NAME.fullmatch(name):
-        raise UserError(f"'{name}' is no name for a file. Name the import by letters, digits, . _ -: --name mine")
-    out = root / FOLDER / f"{name}.parquet"
-    if out.exists() and not given.replace:
-        raise UserError(
-            f"{out.relative_to(root)} is there. Import it anew: --replace; or under another name: --name mine"
-        )
+    out = place_of(path, given, root / FOLDER, root)
+    name = out.stem
     logs = formats.read(path, Fields(given.text, given.group, given.model))
     made = imported(logs.records, names_of(given.task), known_tasks(root / examples.TASKS), name)
     left_out = {task: sum(n for word, n in counts.items() if word != MATCHED) for task, counts in made.counts.items()}
@@ -78,6 +72,28 @@ def bring_in(path: Path, given: argparse.Namespace, root: Path) -> tuple[Path, I
     with whole(out) as part:
         frame.to_parquet(part, index=False)
     return out, made
+
+
+def place_of(path: Path, given: argparse.Namespace, folder: Path, root: Path) -> Path:
+    """The file of an import. Raises UserError where its name is none, or is taken and not to be replaced."""
+    name = given.name or path.resolve().stem
+    if not NAME.fullmatch(name):
+        raise UserError(f"'{name}' is no name for a file. Name the import by letters, digits, . _ -: --name mine")
+    out = folder / f"{name}.parquet"
+    if out.exists() and not given.replace:
+        raise UserError(
+            f"{out.relative_to(root)} is there. Import it anew: --replace; or under another name: --name mine"
+        )
+    return out
+
+
+def drop(name: str, folder: Path) -> None:
+    """Remove an import. Raises UserError where there is none of the name."""
+    names = [path.stem for path in sorted(folder.glob("*.parquet"))]
+    if name not in names:
+        raise suggest("import", name, names, f"{folder.relative_to(folder.parents[1])}/*.parquet")
+    (folder / f"{name}.parquet").unlink()
+    print(f"{name} is removed")
 
 
 def typed(name: str, frame: pd.DataFrame) -> pd.DataFrame:
@@ -114,8 +130,18 @@ def statistics(paths: Sequence[Path], alpha: float) -> dict[str, pd.DataFrame]:
     return {"external": typed("external", kept), "external_pairs": typed("external_pairs", pairs)}
 
 
-def show(frames: dict[str, pd.DataFrame]) -> None:
-    """Print the cells and the pairs: some of their columns; the files have all."""
+def shown_columns() -> dict[str, tuple[str, ...]]:
+    """What is printed of the cells and the pairs; the files have all columns."""
+    return {
+        "external": ("name", "model", "task", "our_task", "shots", "metric", "n", "left_out", "accuracy", "ci_low",
+                     "ci_high", "chance", "trivial", "p_holm", "p_content", "unparsed_share", "gates"),
+        "external_pairs": ("side_a", "side_b", "metric", "task", "n", "mean_diff", "ci_low", "ci_high", "p", "p_holm",
+                           "detectable"),
+    }  # fmt: skip
+
+
+def show(frames: Mapping[str, pd.DataFrame], chosen: Mapping[str, Sequence[str]]) -> None:
+    """Print some columns of each frame that has rows."""
     import sys
 
     from rich.console import Console
@@ -125,12 +151,6 @@ def show(frames: dict[str, pd.DataFrame]) -> None:
     from src.pages.comparison import columns_of
     from src.pages.tables import NUMERIC, shown
 
-    chosen = {
-        "external": ("name", "model", "task", "our_task", "shots", "metric", "n", "left_out", "accuracy", "ci_low",
-                     "ci_high", "chance", "trivial", "p_holm", "p_content", "unparsed_share", "gates"),
-        "external_pairs": ("side_a", "side_b", "metric", "task", "n", "mean_diff", "ci_low", "ci_high", "p", "p_holm",
-                           "detectable"),
-    }  # fmt: skip
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
     for name, frame in frames.items():
         if frame.empty:
@@ -198,11 +218,7 @@ def parser() -> argparse.ArgumentParser:
 def execute(given: argparse.Namespace, root: Path = ROOT) -> None:
     """Import, remove or show. Raises UserError."""
     if given.drop:
-        names = [path.stem for path in imports(root)]
-        if given.drop not in names:
-            raise suggest("import", given.drop, names, f"{FOLDER}/*.parquet")
-        (root / FOLDER / f"{given.drop}.parquet").unlink()
-        print(f"{FOLDER / given.drop}.parquet is removed")
+        drop(given.drop, root / FOLDER)
         return
     if given.path:
         print(*said_of(*bring_in(given.path, given, root)), sep="\n")
@@ -210,7 +226,7 @@ def execute(given: argparse.Namespace, root: Path = ROOT) -> None:
     if not paths:
         raise UserError("nothing was imported yet. Name a folder of logs: python -m src.external FOLDER")
     frames = statistics(paths, float(grid.params(root / "params.yaml")["alpha"]))
-    show(frames)
+    show(frames, shown_columns())
     for path in write(frames, given.csv, given.html):
         print(path)
 

@@ -44,6 +44,10 @@ PICKS = {EXACT: "picked", BERT: "bertscore_picked", LIKELIHOODS[0]: "likelihood_
 """By metric, the column of scores.parquet that holds the option which the metric picks."""
 
 
+BY_LIKELIHOOD, BY_TEXT = "likelihood", "generated"
+"""How a foreign metric grades an answer: by the log-likelihoods of its options, or by what the model writes."""
+
+
 MARGIN = 0.05
 """Five points: the margin behind the stars of the paper, and the bound of equivalence."""
 

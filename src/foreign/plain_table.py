@@ -68,10 +68,13 @@ def _whole(path: Path) -> Iterator[None]:
         raise UserError(f"{path} is no whole table: {str(error).partition(chr(10))[0]}. Copy it again") from None
 
 
-def columns_of(names: Sequence[str]) -> dict[str, str]:
-    """What each column means -> its name. Raises UserError where two columns mean the same."""
+def columns_of(names: Sequence[str], known: Mapping[str, tuple[str, ...]] = ALIASES) -> dict[str, str]:
+    """What each column means -> its name. Raises UserError where two columns mean the same.
+
+    known: by what a column means, the names that it may have.
+    """
     found: dict[str, str] = {}
-    for meaning, aliases in ALIASES.items():
+    for meaning, aliases in known.items():
         mine = [name for name in names if str(name).strip().lower() in aliases]
         if len(mine) > 1:
             raise UserError(f"columns {' and '.join(mine)} both stand for the {meaning}. Rename or drop one")
@@ -101,11 +104,11 @@ def _frame(path: Path) -> Any:
     with _whole(path):
         if path.suffix != ".csv":
             return pd.read_parquet(path)
-        _check_even(path)
+        check_even(path)
         return pd.read_csv(path, dtype=object)
 
 
-def _check_even(path: Path) -> None:
+def check_even(path: Path) -> None:
     """Raises UserError where a line of a csv has not as many values as its header: pandas would fill it up."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         lines = csv.reader(file)

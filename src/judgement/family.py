@@ -102,12 +102,11 @@ class Family:
 
     def raw(self, item: str) -> tuple[Any, ...]:
         """The p values of an item before correction; nothing where the claim is about some item."""
-        names = ("effect", "small", "effect_2", "small_2")
-        return (
-            ()
-            if self.some
-            else tuple(None if np.isnan(v) else v for v in self.rows.loc[item, list(names)].astype(float))
-        )
+        if self.some:
+            return ()
+        at = self.rows.index.get_loc(item)
+        values = (self.arrays[name][at] for name in ("effect", "small", "effect_2", "small_2"))
+        return tuple(None if np.isnan(value) else float(value) for value in values)
 
     def each(self, alpha: float) -> pd.DataFrame:
         """Columns p_for, p_against and outcome, null where there is no result, indexed by item."""

@@ -99,12 +99,7 @@ class Scores:
         """Tails of a cell of `n` examples; options: another number of options than assumed. None without a bar."""
         base = self._baseline(task, PROMPTS[prompt], n)
         guess = base["guess"] if options is None else np.full(n, 1 / options)
-        if bar == CONTENT_FREE:
-            trivial = base["trivial"]
-            guess = None if np.isnan(trivial) else np.full(n, max(trivial, NAN if guess is None else guess.mean()))
-        if guess is None:
-            return None
-        return Tails(at_least(guess), at_most(np.minimum(guess + MARGIN, 1.0)))
+        return tails_at(guess, base["trivial"], n, bar)
 
     def at(self, row: Any, prompt: str, bar: str, k: int) -> tuple[float, float]:
         """(P(k or more) at the bar, P(k or fewer) at five points over chance or it) of a row indexed by task.
@@ -124,6 +119,16 @@ class Scores:
     def _baseline(self, task: str, prompt: str, n: int) -> dict[str, Any]:
         metric = self.setting.tasks[task].primary(prompt)
         return published_baseline(self.setting, task, prompt, metric, n)
+
+
+def tails_at(guess: Array | None, trivial: float, n: int, bar: str) -> Tails | None:
+    """Tails of a cell of `n` examples at a bar. None without one.
+
+    guess: its items' chance (n,), None where it is not known. trivial: the best content-free answer, or NaN.
+    """
+    if bar == CONTENT_FREE:
+        guess = None if np.isnan(trivial) else np.full(n, max(trivial, NAN if guess is None else guess.mean()))
+    return None if guess is None else Tails(at_least(guess), at_most(np.minimum(guess + MARGIN, 1.0)))
 
 
 def at_most(guess: Array) -> Array:

@@ -9,6 +9,7 @@ from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 from scipy.special import logit
 
@@ -40,16 +41,18 @@ NO_FORECAST = "fewer than three smaller models have a score"
 REJECTED = "the smaller models do not lie on a line"
 
 Choices = Mapping[str, str]
+Line = tuple[bool, bool]
+"""Whether a line has scatter, and whether it leaves out the smallest model."""
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One cell of the largest base model in one view, and what it is tested against."""
+    """One cell of the largest base model of a series, and what it is tested against."""
 
-    scores: Scores
-    view: tuple[str, str]
+    alpha: float
     row: Any
-    lines: Mapping[tuple[bool, bool], Mapping[str, float] | None]
+    lines: Mapping[Line, Mapping[str, float] | None]
+    bars: Callable[[str, int | None], Tails | None]  # (bar, number of options in place of the known ones)
 
     @property
     def k(self) -> int:
@@ -58,8 +61,7 @@ class Cell:
 
     def above(self, k: int, bar: str, options: int | None) -> tuple[float, float]:
         """(P(k or more) at a bar, P(k or fewer) at five points over it); the bar is chance where there is no other."""
-        at = [self.scores.tails(self.row.Index, self.view[0], int(self.row.n), each, options) for each in (bar, CHANCE)]
-        tails = at[0] or at[1]
+        tails = self.bars(bar, options) or self.bars(CHANCE, options)
         return (NAN, NAN) if tails is None else (float(tails.above[k]), float(tails.short[k]))
 
     def against(self, k: int, choices: Choices) -> Mapping[str, float] | None:
@@ -69,7 +71,7 @@ class Cell:
     @cache  # noqa: B019 - a cell lives as long as the command
     def _against(self, k: int, scatter: bool, without_smallest: bool) -> Mapping[str, float] | None:
         line = self.lines[scatter, without_smallest]
-        if line is None or line["fit_p"] < self.scores.alpha:
+        if line is None or line["fit_p"] < self.alpha:
             return None
         n = float(self.row.n)
         share = clipped(np.array([k / n]), np.array([n]))
@@ -85,7 +87,7 @@ class Cell:
     def silence(self, choices: Choices) -> str | None:
         """Why there is no forecast to judge by; None where there is one."""
         line = self.line(choices)
-        return NO_FORECAST if line is None else REJECTED if line["fit_p"] < self.scores.alpha else None
+        return NO_FORECAST if line is None else REJECTED if line["fit_p"] < self.alpha else None
 
     def facts(self, choices: Choices) -> dict[str, Any]:
         """What the sentences of a claim name."""
@@ -147,50 +149,81 @@ class Table2:
     def _view(self, view: tuple[str, str]) -> dict[str, Cell]:
         rows = self.scores.rows(*view)
         rows = rows[(rows["shots"] == 0) & ~rows["tuned"]]
-        found = {
-            key: forecasts(rows, scatter=key[0], without_smallest=key[1]).to_dict("index")
-            for key in itertools.product((True, False), (False, True))
-        }
         of_largest = self.scores.side(self.scores.largest, False, *view)
-        return {
-            row.Index: Cell(self.scores, view, row, {key: lines.get(row.Index) for key, lines in found.items()})
-            for row in of_largest.itertuples()
-            if row.Index in self.said["paper_above"]
-        }
+        of_largest = of_largest[of_largest.index.isin(self.said["paper_above"])]
+        return cells_of(of_largest, rows, self.scores.alpha, lambda row: self._bars(row, view[0]))
+
+    def _bars(self, row: Any, prompt: str) -> Callable[[str, int | None], Tails | None]:
+        return lambda bar, options: self.scores.tails(row.Index, prompt, int(row.n), bar, options)
 
     def families(
         self, row: Row, choices: Mapping[str, tuple[str, ...]], said: str, *, some: bool = False
     ) -> Iterator[Family]:
         """The families of a claim: every way to take the choices. The first level of each choice is the rule's."""
-        bars = choices.get("bar", ())
-        every = {**choices, "correction": tuple(CORRECTIONS), "gates": (OUT, IN)}
-        for i, (view, levels) in enumerate(itertools.product(self.scores.views, itertools.product(*every.values()))):
-            taken = {"prompt": view[0], "metric": view[1], **dict(zip(every, levels, strict=True))}
-            these = View(self.cells[view], taken, row)
-            rows = {task: self._of(cell, taken, said, these.now(task)) for task, cell in these.cells.items()}
-            yield Family(
-                taken=taken, rows=frame_of(rows), correction=CORRECTIONS[taken["correction"]], some=some, rule=i == 0,
-                moved=these.moved if view == self.scores.views[0] else None, facts=these.facts, power=these.power,
-                shown=None if some else tuple(t for t, cell in these.cells.items() if self._differs(cell, taken, bars)),
-            )  # fmt: skip
 
-    def _of(self, cell: Cell, taken: Choices, said: str, row: Mapping[str, Any]) -> dict[str, Any]:
-        """A row with n, with what the paper claims, and with why the cell is not compared."""
-        up = said == ANY or bool(self.said[said].get(cell.row.Index))
-        return {"n": cell.row.n, "up": up, **row, "reason": cell.reason(taken["gates"]) or row.get("reason")}
+        def up(task: str) -> bool:
+            return said == ANY or bool(self.said[said].get(task))
 
-    def _differs(self, cell: Cell, taken: Choices, bars: tuple[str, ...]) -> bool:
-        """Whether the choices say anything of this cell that the rule's do not; bars: the rule's first."""
+        yield from families_of(self.cells, row, choices, up, some=some, further=self._differs)
+
+    def _differs(self, cell: Cell, taken: Choices) -> bool:
+        """Whether metric and options say anything of this cell that the rule's do not."""
         task = self.scores.setting.tasks[cell.row.Index]
         primary = task.primary("closed") == EXACT_MATCH
         assumed = bool(task.chance_assumed)
-        content_free = not np.isnan(cell.row.trivial) and cell.row.trivial > cell.row.tested
-        return not (
-            (taken["metric"] == EXACT and primary)
-            or (taken.get("options", SHOWN) != SHOWN and not assumed)
-            or (taken.get("bar") in bars[1:] and not content_free)
-            or (taken["gates"] == IN and not failed(cell.row))
-        )
+        return not ((taken["metric"] == EXACT and primary) or (taken.get("options", SHOWN) != SHOWN and not assumed))
+
+
+def cells_of(
+    of_largest: pd.DataFrame, rows: pd.DataFrame, alpha: float, bars: Callable[[Any], Callable[..., Tails | None]]
+) -> dict[str, Cell]:
+    """The cells of a series' largest model, by task, each with its four lines.
+
+    of_largest: its rows, indexed by task. rows: those of `forecasts`. bars: (row) -> Cell.bars.
+    """
+    found = {
+        key: forecasts(rows, scatter=key[0], without_smallest=key[1]).to_dict("index")
+        for key in itertools.product((True, False), (False, True))
+    }
+    return {
+        row.Index: Cell(alpha, row, {key: lines.get(row.Index) for key, lines in found.items()}, bars(row))
+        for row in of_largest.itertuples()
+    }
+
+
+def families_of(
+    cells: Mapping[tuple[str, str], Mapping[str, Cell]], row: Row, choices: Mapping[str, tuple[str, ...]],
+    up: Callable[[str], bool], *, some: bool = False, further: Callable[[Cell, Choices], bool] = lambda *_: True,
+) -> Iterator[Family]:  # fmt: skip
+    """Every way to take the choices in every view (prompt, metric) of some cells. The first is the rule.
+
+    up: whether a task's claim is that there is an effect upwards. further: whether a way says anything of a cell that
+    the rule does not, apart from bar and gates.
+    """
+    every = {**choices, "correction": tuple(CORRECTIONS), "gates": (OUT, IN)}
+    for i, (view, levels) in enumerate(itertools.product(cells, itertools.product(*every.values()))):
+        taken = {"prompt": view[0], "metric": view[1], **dict(zip(every, levels, strict=True))}
+        these = View(cells[view], taken, row)
+        found = {task: _of(cell, taken, up(task), these.now(task)) for task, cell in these.cells.items()}
+        differs = [
+            t for t, c in these.cells.items() if _differs(c, taken, choices.get("bar", ())) and further(c, taken)
+        ]
+        yield Family(
+            taken=taken, rows=frame_of(found), correction=CORRECTIONS[taken["correction"]], some=some, rule=i == 0,
+            moved=these.moved if view == next(iter(cells)) else None, facts=these.facts, power=these.power,
+            shown=None if some else tuple(differs),
+        )  # fmt: skip
+
+
+def _of(cell: Cell, taken: Choices, up: bool, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with n, with what is claimed, and with why the cell is not compared."""
+    return {"n": cell.row.n, "up": up, **row, "reason": cell.reason(taken["gates"]) or row.get("reason")}
+
+
+def _differs(cell: Cell, taken: Choices, bars: tuple[str, ...]) -> bool:
+    """Whether bar and gates say anything of this cell that the rule's do not; bars: the rule's first."""
+    content_free = not np.isnan(cell.row.trivial) and cell.row.trivial > cell.row.tested
+    return not ((taken.get("bar") in bars[1:] and not content_free) or (taken["gates"] == IN and not failed(cell.row)))
 
 
 ANY = "any"
@@ -252,11 +285,10 @@ def power(row: Row, cell: Cell, choices: Choices, tests: int) -> dict[str, Any]:
 
     Where a forecast is in the test, its uncertainty is in the power. A test of several needs each of them.
     """
-    n, alpha, grid = int(cell.row.n), cell.scores.alpha / tests, GRID
+    n, alpha, grid = int(cell.row.n), cell.alpha / tests, GRID
     bars = [choices["bar"], CHANCE] if "bar" in choices else []
     options = OPTIONS[choices.get("options", SHOWN)]
-    tails = [found for bar in bars if (found := cell.scores.tails(cell.row.Index, choices["prompt"], n, bar, options))]
-    each = [tail_power(found, n, alpha, cell.row.tested) for found in tails]
+    each = [tail_power(found, n, alpha, cell.row.tested) for bar in bars if (found := cell.bars(bar, options))]
     powers, none = [power for power, _ in each], [nothing for _, nothing in each]
     offset, zero = 0.0, float(cell.row.tested)
     line = cell.line(choices)

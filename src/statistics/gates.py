@@ -113,12 +113,19 @@ def item_gates(row: Any, setting: Setting) -> set[str]:
         raised.add(metrics.GATE_SIBLINGS)
     if these.duplicates:
         raised.add(metrics.GATE_DUPLICATES)
-    if row.source == metrics.PUBLISHED and not np.isnan(row.trivial) and row.n == len(these.ids):
-        counts = policy_counts(these)
-        by_guessing = coincidence(these, frozenset(counts)) < RARE
-        gate = metrics.GATE_CONSTANT if by_guessing else metrics.GATE_CONSTANT_MAYBE
-        raised |= {gate} if equals_policy(row.n, row.accuracy, counts) else set()
+    if row.source == metrics.PUBLISHED and not np.isnan(row.trivial):
+        raised |= policy_gate(these, row.n, row.accuracy)
     return raised
+
+
+def policy_gate(these: Items, n: int, accuracy: float) -> set[str]:
+    """The gate of an accuracy that a constant policy has too, on all of these items; none for another n."""
+    if n != len(these.ids):
+        return set()
+    counts = policy_counts(these)
+    by_guessing = coincidence(these, frozenset(counts)) < RARE
+    gate = metrics.GATE_CONSTANT if by_guessing else metrics.GATE_CONSTANT_MAYBE
+    return {gate} if equals_policy(n, accuracy, counts) else set()
 
 
 @cache
