@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from src.base import conf, grid
 from src.base.errors import UserError
@@ -37,42 +39,58 @@ class Subject:
         return {"weights": self.weights, "dtype": self.model.dtype, "settings": self.note, **known}
 
 
+@dataclass(frozen=True)
+class Declared:
+    """What conf and overrides say of a model's run, and what would answer it."""
+
+    run: Run
+    engine: Mapping[str, Any] | None  # as in a fingerprint; None where it cannot be said here
+    lacking: str  # why it cannot
+
+
 def subject_of(head: Header, seeds: Sequence[int], words: Sequence[str] = ()) -> Subject:
     """Who answered a cell. words: overrides with which it was run, as for src.run.
 
     Raises UserError where conf has no such model, or the fingerprint shows other weights or settings than conf's.
     """
     conf.check_known("model", head.model)
-    asked = [f"seeds=[{','.join(map(str, seeds))}]", f"compat={head.compat.name}", f"encoder={head.encoder}"]
-    run = grid.composed_run([f"+model={head.model}", *asked, *words])
-    if run.model.weights != head.weights:
+    asked = (f"seeds=[{','.join(map(str, seeds))}]", f"compat={head.compat.name}", f"encoder={head.encoder}")
+    told = declared((f"+model={head.model}", *asked, *words))
+    model = told.run.model
+    if model.weights != head.weights:
         raise UserError(
             f"{head.model}: its cell was computed with weights '{head.weights}', and conf/model/{head.model}.yaml says "
-            f"'{run.model.weights}'. Run it again, or restore the YAML"
+            f"'{model.weights}'. Run it again, or restore the YAML"
         )
-    note = proof(head, run)
-    original = note == PROVEN and head.weights == "original" and run.model.hub and not run.model.path
-    name = run.model.hub if original and run.model.hub else f"{OWN}/{head.model}"
-    return Subject(head.model, name, run.model, head.weights, run.generation if note == PROVEN else None, note)
+    if told.engine is not None:
+        check_proven(head, told.run, told.engine)
+    note = told.lacking or PROVEN
+    own = note == PROVEN and head.weights == "original" and not model.path
+    name = model.hub if own and model.hub else f"{OWN}/{head.model}"
+    return Subject(head.model, name, model, head.weights, None if told.lacking else told.run.generation, note)
 
 
-def proof(head: Header, run: Run) -> str:
-    """PROVEN, or why the fingerprint cannot be worked out here. Raises UserError where it is another one."""
+@functools.cache
+def declared(words: tuple[str, ...]) -> Declared:
+    """What src.run would compose from these words, and the engine that it would ask."""
+    run = grid.composed_run(words)
     if run.serving.kind == "local" and not run.model.api and weights.on_disk(run.model, ROOT) is None:
-        return "not proven: the weights are not on the disk that exported this"
+        return Declared(run, None, "not proven: the weights are not on the disk that exported this")
     try:
-        engine = start.engine_of(run).describe()
+        return Declared(run, start.engine_of(run).describe(), "")
     except UserError:
-        return "not proven: no engine that could have answered is known where this was exported"
+        return Declared(run, None, "not proven: nothing that could have answered is known where this was exported")
+
+
+def check_proven(head: Header, run: Run, engine: Mapping[str, Any]) -> None:
+    """Raises UserError where a cell's fingerprint is not the one that this run would have."""
     cell = Cell(conf.load("task", head.task, Task), conf.load("condition", head.condition, Condition))
     if fingerprint(run, cell, engine, head.prompts_sha256, head.data_sha256) != head.fingerprint:
         raise UserError(
             f"{head.model}/{cell.name} was not computed with the weights and settings of conf (fingerprint), so its "
             "export would say what is not so. Name what was set by hand, as for src.run: model.dtype=float32, "
-            "engine=vllm, model.path=/that/folder; or run it again: "
-            f"dvc repro -f infer@{head.model}"
+            f"engine=vllm, model.path=/that/folder; or run it again: dvc repro -f infer@{head.model}"
         )
-    return PROVEN
 
 
 def decoding(subject: Subject) -> dict[str, float | int]:
