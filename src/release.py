@@ -36,7 +36,7 @@ from src.cell.released import CELLS, hashed_items, without_prompts
 from src.export import parts
 from src.export.formats import FORMATS, chosen, written
 from src.export.parts import Exported
-from src.export.ro_crate import CRATE, MANIFEST, Release, crate
+from src.export.ro_crate import CRATE, MANIFEST, Release, crate, manifest
 
 COPIED = (
     "CITATION.cff", "LICENSE", "params.yaml", "dvc.yaml", "dvc.lock", "pyproject.toml", "requirements*.in",
@@ -47,6 +47,8 @@ COPIED = (
 
 QUOTES_DATA = ("data/fidelity/prompts.parquet",)
 NEEDED = ("data/scores.parquet", "reports/metrics.json")
+OURS = ("CITATION.cff", "dvc.yaml")
+"""Files of the repository that the metadata are made of."""
 EPOCH = "SOURCE_DATE_EPOCH"
 
 
@@ -59,14 +61,11 @@ def members(root: Path) -> dict[str, bytes]:
     outputs = cell_files(root / "data/outputs")
     if missing or not outputs:
         raise UserError(f"{(missing or ['data/outputs'])[0]} is missing: nothing to release yet. Make it: dvc repro")
+    if lost := [name for name in OURS if name not in files]:
+        raise UserError(f"{lost[0]} is missing. It is part of the repository: git checkout {lost[0]}")
     tasks = {f"data/tasks/{path.name}": hashed_items(path) for path in sorted((root / "data/tasks").glob("*.jsonl"))}
     answered = {f"{CELLS}/{path.parent.name}/{path.name}": without_prompts(path) for path in outputs}
     return dict(sorted({**files, **tasks, **answered}.items()))
-
-
-def manifest(files: Mapping[str, bytes]) -> bytes:
-    """What `sha256sum --check` reads."""
-    return "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()).encode()
 
 
 def released(root: Path) -> Release:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import mimetypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ LICENCE_WORDS = {
 }
 PAPER = "https://arxiv.org/abs/2309.01809"
 CODE, RUN, MAKERS = "#code", "#run", "#makers"
+PIPELINE = "dvc.yaml"
 WORDS = (
     "Completions, scores and tables, without dataset text. Prompts and items stand as hashes; they are rebuilt from "
     "the data sets, which have their own licences. Completions are the model's own words, kept as written: one can "
@@ -32,6 +34,30 @@ ASKED = ("conf/", "params.yaml", "dvc.yaml", "requirements", "data/tasks/", "dat
 """What a run reads, by how its paths begin."""
 MADE = ("data/cells/", "data/scores.parquet", "data/fidelity/", "reports/")
 """What a run writes."""
+HELD = {
+    "data/cells/": "A cell: a model's answers to one task under one condition. Hashes stand in the place of prompts.",
+    "data/tasks/summary.csv": "The prepared tasks: items, chance and the sha256 of each file.",
+    "data/tasks/": "A prepared task with a hash in the place of every text.",
+    "data/published/": "Numbers that the paper's authors released, and the tables of the paper.",
+    "data/reference/": "Scores of runs that cost too much to make again each time.",
+    "data/scores.parquet": "All scores: a row for each example, variant and seed of each cell.",
+    "data/fidelity/": "What the switches of the released code change.",
+    "reports/hashes/": "Hashes of completions, and log-likelihoods, to compare another run with.",
+    "reports/tables/": "A table of the report.",
+    "reports/metrics.json": "The main numbers of the report.",
+    "exports/every_eval_ever/": "Cells in the format Every Eval Ever.",
+    "exports/lm_eval/": "Cells as lm-evaluation-harness logs its samples and results.",
+    "croissant.json": "The archive's data, described in Croissant with responsible-AI fields.",
+    "conf/": "Configuration: what is run, judged and shown.",
+    "requirements": "The packages that the program needs, with versions.",
+    "params.yaml": "The grid of the run: models, tasks, conditions, seeds and limit.",
+    "dvc": "The stages of the pipeline, and the hashes of what went into and came out of them.",
+    "pyproject.toml": "The program's version and settings of its tools.",
+    "CITATION.cff": "How to cite the program.",
+    "LICENSE": "The licence of the program and of what it made.",
+    MANIFEST: "The sha256 of every other file; sha256sum --check reads it.",
+}
+"""What a file is, by how its path begins; the first that fits."""
 STATUS = {True: "http://schema.org/CompletedActionStatus", False: "http://schema.org/FailedActionStatus"}
 KINDS = {".jsonl": "application/jsonl", ".parquet": "application/vnd.apache.parquet", ".yaml": "application/yaml"}
 
@@ -50,8 +76,9 @@ def crate(files: Mapping[str, bytes], release: Release) -> dict[str, Any]:
     """The metadata of these files, as JSON-LD."""
     parts = [*files, MANIFEST]
     context = {"@context": f"{VERSION}/context"}
+    listed = [pipeline(files, release) if name == PIPELINE else file(name, files) for name in parts]
     entities = [descriptor(), root(parts, release), code(release), makers(files), paper(), *licences(),
-                run(parts, release), *(file(name, files.get(name)) for name in parts)]  # fmt: skip
+                run(parts, release), *listed]  # fmt: skip
     return {**context, "@graph": entities}
 
 
@@ -72,8 +99,11 @@ def root(parts: Sequence[str], release: Release) -> dict[str, Any]:
 
 
 def code(release: Release) -> dict[str, Any]:
-    """The program, by the commit that ran."""
-    return {"@id": CODE, "@type": "SoftwareSourceCode", "name": "emergence-audit", "version": release.commit}
+    """The program, by the commit that ran. The specification asks a SoftwareApplication for a url, which it has not."""
+    return {
+        "@id": CODE, "@type": "CreativeWork", "name": "emergence-audit", "version": release.commit,
+        "description": f"The program that made this archive, version {release.version}, by its commit.",
+    }  # fmt: skip
 
 
 def makers(files: Mapping[str, bytes]) -> dict[str, Any]:
@@ -105,7 +135,7 @@ def run(parts: Sequence[str], release: Release) -> dict[str, Any]:
         "@id": RUN, "@type": "CreateAction", "name": f"The run of params.yaml, emergence-audit {release.version}",
         "description": "Models answered the prompts, the answers were scored and the tables made. The outputs name no "
         "time, so that the same run gives the same bytes: endTime is that of the commit that holds the tables.",
-        "instrument": {"@id": CODE}, "agent": {"@id": MAKERS}, "endTime": release.when.isoformat(),
+        "instrument": {"@id": PIPELINE}, "agent": {"@id": MAKERS}, "endTime": release.when.isoformat(),
         "object": refs([name for name in parts if name.startswith(ASKED)]),
         "result": refs([name for name in parts if name.startswith(MADE)]),
         "actionStatus": STATUS[not release.gaps], **failed,
@@ -117,11 +147,36 @@ def refs(names: Sequence[str]) -> list[dict[str, str]]:
     return [{"@id": name} for name in names]
 
 
-def file(name: str, content: bytes | None) -> dict[str, Any]:
-    """One file. content: None for the manifest, which holds the hash of this metadata."""
+def file(name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
+    """One file of the archive."""
     encoding = KINDS.get(Path(name).suffix) or mimetypes.guess_type(name)[0] or "text/plain"
-    entity: dict[str, Any] = {"@id": name, "@type": "File", "encodingFormat": encoding}
-    if content is not None:
-        entity["contentSize"] = str(len(content))
+    size = len(files[name]) if name in files else manifest_size(files)
+    entity = {"@id": name, "@type": "File", "name": Path(name).name, "encodingFormat": encoding,
+              "description": held(name), "contentSize": str(size)}  # fmt: skip
     licence = next((url for folder, url in LICENCES.items() if name.startswith(folder)), None)
     return entity | ({"license": {"@id": licence}} if licence else {})
+
+
+def pipeline(files: Mapping[str, bytes], release: Release) -> dict[str, Any]:
+    """The file that `dvc repro` ran: the instrument of the run."""
+    return {**file(PIPELINE, files), "@type": ["File", "SoftwareSourceCode"], "version": release.commit}
+
+
+def held(name: str) -> str:
+    """What a file is."""
+    return next((words for start, words in HELD.items() if name.startswith(start)), "A file of the archive.")
+
+
+def manifest(files: Mapping[str, bytes]) -> bytes:
+    """What `sha256sum --check` reads."""
+    return b"".join(line(hashlib.sha256(content).hexdigest(), name) for name, content in files.items())
+
+
+def manifest_size(files: Mapping[str, bytes]) -> int:
+    """The bytes of the manifest, which holds the hash of this metadata, too: they do not depend on any hash."""
+    return sum(len(line("0" * 64, name)) for name in (*files, CRATE))
+
+
+def line(sha256: str, name: str) -> bytes:
+    """One line of the manifest."""
+    return f"{sha256}  {name}\n".encode()

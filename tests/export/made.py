@@ -37,7 +37,7 @@ def finished(root: Path) -> Path:
         (root / folder).mkdir(parents=True)
     for task in TASKS:
         (root / f"data/tasks/{task}.jsonl").write_text(made_up(task).replace("What ", f"By {task}, what "))
-    for name in ("pyproject.toml", "CITATION.cff"):
+    for name in ("pyproject.toml", "CITATION.cff", "dvc.yaml"):
         (root / name).write_bytes((ROOT / name).read_bytes())
     rest = {"suite": "pilot", "models": [MODEL], "sources": ["bigbench"], "incomplete": "fail", "encoder": "minilm"}
     (root / "params.yaml").write_text(yaml.safe_dump({**GRID, **rest, "alpha": 0.05}))
