@@ -1,12 +1,16 @@
 """One archive of what was run here, for a reader who has no access to the data sets: `python -m src.release [ARCHIVE]`.
 
-Completions, scores, statistics' inputs, tables, conf, locks, checksums, CITATION.cff and RO-Crate 1.1 metadata. The
+Completions, scores, statistics' inputs, tables, conf, locks, checksums, CITATION.cff and RO-Crate 1.3 metadata. The
 same files give the same bytes. Dataset text stays out: a cell holds a prompt's id and sha256 in its place, a task's
 items hold hashes. What a model wrote is in it as it was written, and a completion can quote its prompt.
+
+--format adds the cells in formats of other programs (docs/export.md).
 
 Examples:
   python -m src.release
   python -m src.release dist/mine.zip
+  python -m src.release --format every_eval_ever --format lm_eval
+  python -m src.release --format all
 """
 
 from __future__ import annotations
@@ -14,20 +18,25 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import mimetypes
+import os
 import tomllib
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from src.base import git
 from src.base.cli import stage
 from src.base.errors import UserError
 from src.base.files import ROOT, whole
 from src.cell.file import cell_files
+from src.cell.ledger import undone
 from src.cell.released import CELLS, hashed_items, without_prompts
+from src.export import parts
+from src.export.formats import FORMATS, chosen, written
+from src.export.parts import Exported
+from src.export.ro_crate import CRATE, MANIFEST, Release, crate, manifest
 
 COPIED = (
     "CITATION.cff", "LICENSE", "params.yaml", "dvc.yaml", "dvc.lock", "pyproject.toml", "requirements*.in",
@@ -38,14 +47,9 @@ COPIED = (
 
 QUOTES_DATA = ("data/fidelity/prompts.parquet",)
 NEEDED = ("data/scores.parquet", "reports/metrics.json")
-CRATE, MANIFEST = "ro-crate-metadata.json", "manifest-sha256.txt"
-LICENCE = "https://spdx.org/licenses/Apache-2.0"
-LICENCES = {"data/published/": "https://spdx.org/licenses/CC-BY-SA-4.0"}
-WORDS = (
-    "Completions, scores and tables, without dataset text. Prompts and items stand as hashes; they are rebuilt from "
-    "the data sets, which have their own licences. Completions are the model's own words, kept as written: one can "
-    "quote its prompt, and with it an option or a phrase of an item."
-)
+OURS = ("CITATION.cff", "dvc.yaml")
+"""Files of the repository that the metadata are made of."""
+EPOCH = "SOURCE_DATE_EPOCH"
 
 
 def members(root: Path) -> dict[str, bytes]:
@@ -57,66 +61,44 @@ def members(root: Path) -> dict[str, bytes]:
     outputs = cell_files(root / "data/outputs")
     if missing or not outputs:
         raise UserError(f"{(missing or ['data/outputs'])[0]} is missing: nothing to release yet. Make it: dvc repro")
+    if lost := [name for name in OURS if name not in files]:
+        raise UserError(f"{lost[0]} is missing. It is part of the repository: git checkout {lost[0]}")
     tasks = {f"data/tasks/{path.name}": hashed_items(path) for path in sorted((root / "data/tasks").glob("*.jsonl"))}
     answered = {f"{CELLS}/{path.parent.name}/{path.name}": without_prompts(path) for path in outputs}
     return dict(sorted({**files, **tasks, **answered}.items()))
 
 
-def crate(files: Mapping[str, bytes], version: str, date: str, commit: str) -> dict[str, Any]:
-    """RO-Crate 1.1 metadata. date: ISO 8601, of the commit."""
-    descriptor = {
-        "@id": CRATE, "@type": "CreativeWork", "about": {"@id": "./"},
-        "conformsTo": {"@id": "https://w3id.org/ro/crate/1.1"},
-    }  # fmt: skip
-    parts = [*files, MANIFEST]
-    root = {
-        "@id": "./", "@type": "Dataset", "name": f"emergence-audit {version}", "description": WORDS, "version": version,
-        "datePublished": date, "license": {"@id": LICENCE}, "hasPart": [{"@id": name} for name in parts],
-        "citation": {"@id": "https://arxiv.org/abs/2309.01809"}, "isBasedOn": {"@id": "#code"},
-    }  # fmt: skip
-    code = {"@id": "#code", "@type": "SoftwareSourceCode", "name": "emergence-audit", "version": commit}
-    paper = {
-        "@id": "https://arxiv.org/abs/2309.01809", "@type": "ScholarlyArticle",
-        "name": "Are Emergent Abilities in Large Language Models just In-Context Learning?",
-    }  # fmt: skip
-    licences = [{"@id": url, "@type": "CreativeWork", "name": url.rsplit("/")[-1]}
-                for url in (LICENCE, *LICENCES.values())]  # fmt: skip
-    listed = [_file(name, files.get(name)) for name in parts]
-    return {"@context": "https://w3id.org/ro/crate/1.1/context",
-            "@graph": [descriptor, root, code, paper, *licences, *listed]}  # fmt: skip
-
-
-def _file(name: str, content: bytes | None) -> dict[str, Any]:
-    kind = {".jsonl": "application/jsonl", ".parquet": "application/vnd.apache.parquet", ".yaml": "application/yaml"}
-    encoding = kind.get(Path(name).suffix) or mimetypes.guess_type(name)[0] or "text/plain"
-    entity: dict[str, Any] = {"@id": name, "@type": "File", "encodingFormat": encoding}
-    if content is not None:
-        entity["contentSize"] = str(len(content))
-    licence = next((url for folder, url in LICENCES.items() if name.startswith(folder)), None)
-    return entity | ({"license": {"@id": licence}} if licence else {})
-
-
-def manifest(files: Mapping[str, bytes]) -> bytes:
-    """What `sha256sum --check` reads."""
-    return "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()).encode()
-
-
-def commit(root: Path) -> tuple[str, str]:
-    """(hash, day) of the checked-out commit. Raises UserError without git."""
+def released(root: Path) -> Release:
+    """Which code makes an archive, and when. Raises UserError without git, or for a time that is none."""
     try:
-        return git.commit(root)
+        commit, _ = git.commit(root)
+        when = moment(os.environ.get(EPOCH), root)
     except UserError as error:
         raise UserError(f"A release says which commit made it. {error}") from error
+    return Release(version_of(root / "pyproject.toml"), commit, when, undone(root / "data/outputs"))
 
 
-def write(root: Path, archive: Path | None = None) -> Path:
-    """The archive of a finished run under `root`. Raises UserError where there is none."""
-    version = version_of(root / "pyproject.toml")
+def moment(epoch: str | None, root: Path) -> datetime:
+    """The time that an archive names: SOURCE_DATE_EPOCH where it is set, else the commit's. Never the clock's."""
+    try:
+        return parts.at(int(epoch) if epoch else git.committed_at(root))
+    except (ValueError, OverflowError, OSError):
+        raise UserError(f"{EPOCH}={epoch} is no time. Set it to seconds since 1970-01-01, or unset it") from None
+
+
+def write(root: Path, archive: Path | None = None, formats: Sequence[str] = (), words: Sequence[str] = ()) -> Path:
+    """The archive of a finished run under `root`, with its cells in these formats.
+
+    words: overrides with which the cells were run, as for src.run. Raises UserError where there is no run.
+    """
+    release = released(root)
     files = members(root)
-    revision, day = commit(root)
-    described = json.dumps(crate(files, version, day, revision), indent=1, ensure_ascii=False) + "\n"
+    if formats:
+        cells = parts.parts_of(root, words)
+        files |= written(formats, Exported(cells, release.version, release.commit, release.when), files)
+    described = json.dumps(crate(files, release), indent=1, ensure_ascii=False) + "\n"
     files[CRATE] = described.encode()
-    path = archive or root / f"dist/emergence-audit-{version}.zip"
+    path = archive or root / f"dist/emergence-audit-{release.version}.zip"
     zipped(path, {**files, MANIFEST: manifest(files)})
     return path
 
@@ -166,12 +148,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m src.release", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("archive", nargs="?", type=Path, help="default: dist/emergence-audit-<version>.zip")
+    parser.add_argument(
+        "words", nargs="*", metavar="ARCHIVE | key=value",
+        help="default: dist/emergence-audit-<version>.zip; overrides with which the exported cells were run",
+    )  # fmt: skip
+    known = "; ".join(f"{name}: {each.words}" for name, each in FORMATS.items())
+    parser.add_argument(
+        "--format", action="append", default=[], metavar="NAME", help=f"the cells in this format, too ({known}; or all)"
+    )
     given = parser.parse_args()
     with stage("release"):
+        formats = chosen(given.format)
+        archives = [Path(word) for word in given.words if "=" not in word]
+        overrides = [word for word in given.words if "=" in word]
+        if len(archives) > 1 or (overrides and not formats):
+            raise UserError("name one ARCHIVE, and key=value only with --format: they say how exported cells were run")
         if changed := unfinished(ROOT):
             raise UserError(f"a release names one commit, and these are not in it. Commit them first:\n{changed}")
-        path = write(ROOT, given.archive)
+        path = write(ROOT, archives[0] if archives else None, formats, overrides)
         print(f"{path}: sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}")
         print(f"check it: python -m src.verify {path} --level tables")
 

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "engine": ("base", "question", "source"),
     "scoring": ("base", "question", "engine"),
     "cell": ("base", "question", "source", "engine", "scoring"),
+    "export": ("base", "question", "source", "engine", "scoring", "cell"),
     "lab": ("base", "question", "source", "engine", "scoring", "cell"),
     "statistics": ("base", "question"),
     "judgement": ("base", "statistics"),

@@ -74,6 +74,11 @@ def commit(root: Path = ROOT) -> tuple[str, str]:
     return revision, day
 
 
+def committed_at(root: Path = ROOT) -> int:
+    """When the checked-out commit was made, in seconds since 1970-01-01 UTC. Raises UserError where there is none."""
+    return int(git("log", "-1", "--format=%ct", root=root))
+
+
 def changes(paths: Sequence[str] = (), root: Path = ROOT) -> str:
     """The files that git does not have as they are here, a line each; "" where all is committed. Raises UserError."""
     said = git("status", "--porcelain", "--untracked-files=normal", "--", *(paths or ["."]), root=root)

@@ -56,9 +56,14 @@ def _record(path: Path, line: int, row: Mapping[str, Any], fields: Fields) -> Re
         model=fields.model or str(row["model_id"]), task=str(row["evaluation_name"]), item=str(row["sample_id"]),
         metric=str(row.get("evaluation_result_id") or "score"), score=score, content=content,
         text=str(metadata[fields.text] if fields.text else given["raw"]), options=options, target=target,
-        pick=pick if known else None, picked_known=known,
+        pick=pick if known else None, picked_known=known, repeat=repeat_of(metadata),
         group=str(metadata[fields.group]) if fields.group else "",
     )  # fmt: skip
+
+
+def repeat_of(metadata: Mapping[str, Any]) -> str:
+    """The seed or epoch, where an item was asked several times: the schema has no field for it."""
+    return next((str(metadata[name]) for name in ("seed", "epoch") if metadata.get(name)), "")
 
 
 def _index(words: Sequence[Any], options: Sequence[str]) -> int | None:

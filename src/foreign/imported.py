@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from src.base.errors import UserError, suggest
 from src.foreign.align import options_of
-from src.foreign.record import Record, text_key
+from src.foreign.record import Record, exact_key, text_key
 from src.question.examples import Example
 
 MATCHED, NOT_OURS, UNCLEAR, OTHER_GOLD = "matched", "not_ours", "unclear", "other_gold"
@@ -33,8 +32,7 @@ def index_of(tasks: Mapping[str, Iterable[Example]]) -> Index:
         found: dict[str, list[Example]] = defaultdict(list)
         tests = [each for each in every if each.exemplar is None]
         for each in tests:
-            exact = hashlib.sha256(each.input.encode("utf-8", "backslashreplace")).hexdigest()
-            for key in (text_key(each.input), f"sha256:{exact}"):
+            for key in {text_key(each.input), exact_key(each.input)}:
                 found[key].append(each)
         by_text[task] = {key: tuple(many) for key, many in found.items()}
         by_id[task] = {each.id: each for each in tests}
@@ -75,7 +73,8 @@ def imported(records: Sequence[Record], names: Mapping[str, str], index: Index, 
         for each in mine:
             word, found = example.get(each.item, (MATCHED, None))
             if word == MATCHED:
-                rows.append({"name": name, "our_task": ours or None, **row_of(each, found)})
+                known = unhashed(each, found) if found else each
+                rows.append({"name": name, "our_task": ours or None, **row_of(known, found)})
     return Imported(tuple(rows), counts, of)
 
 
@@ -98,18 +97,28 @@ def match(record: Record, task: str, index: Index) -> tuple[str, Example | None]
         return (MATCHED, example) if example else (NOT_OURS, None)
     same = index.by_text[task].get(text_key(record.text), ())
     options = options_of(record.options)
-    fitting = [each for each in same if not options or not each.options or options == options_of(each.options)]
+    fitting = [
+        each for each in same
+        if not options or not each.options or options_of(unhashed(record, each).options) == options_of(each.options)
+    ]  # fmt: skip
     if len(fitting) != 1:
-        by_id = [each for each in fitting if each.id == record.item]
+        by_id = [each for each in fitting if each.id in (record.item, record.name)]
         if len(by_id) != 1:
             return (UNCLEAR if fitting else NOT_OURS), None
         fitting = by_id
     (example,) = fitting
     if options and record.target is not None and example.target is not None:
         gold = text_key(example.options[example.target])
-        if text_key(record.options[record.target]) != gold:
+        if text_key(unhashed(record, example).options[record.target]) != gold:
             return OTHER_GOLD, None
     return MATCHED, example
+
+
+def unhashed(record: Record, example: Example) -> Record:
+    """The record with the texts of our example in the place of their hashes."""
+    ours = {exact_key(text): text for text in (example.input, *example.options)}
+    options = tuple(ours.get(option, option) for option in record.options)
+    return replace(record, text=ours.get(record.text, record.text), options=options)
 
 
 def check_once(task: str, found: Mapping[str, tuple[str, Example | None]]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from src.base.errors import UserError
 from src.base.values import digest
 from src.foreign.files import as_documented, document, number, rows_of
-from src.foreign.record import Fields, Record
+from src.foreign.record import HASHED, Fields, Record
 
 KNOWN = "the samples of lm-evaluation-harness 0.4 (--log_samples)"
 NAME = re.compile(r"samples_(?P<task>.+)_(?P<time>\d{4}-\d\d-\d\dT[\d.:-]+)\.jsonl")
@@ -103,7 +103,8 @@ def _records(path: Path, row: Mapping[str, Any], fields: Fields, shared: Mapping
     kind = str(row.get("filter", NO_FILTER))
     names = row.get("metrics") or [name for name in row if name.startswith(("acc", "exact_match"))]
     said, sums = _continuations(row)
-    options, target = _options(doc, said), _index(row.get("target"), said)
+    options = _options(doc, said)
+    target = _index(row.get("target"), said or options)
     for name in names:
         score = number(row.get(name))
         if score is None and isinstance(row.get(name), float):
@@ -112,10 +113,11 @@ def _records(path: Path, row: Mapping[str, Any], fields: Fields, shared: Mapping
             )
         if score is None:
             continue
-        pick = _pick(name, said, sums)
+        pick = _pick(name, said, sums) if said else _written(row, options)
         explained = pick is not None and target is not None and float(pick == target) == score
         yield Record(
-            **shared, item=str(row["doc_id"]), metric=name if kind == NO_FILTER else f"{name},{kind}", score=score,
+            **shared, item=str(row["doc_id"]), name=str(doc.get("id", "")), score=score,
+            metric=name if kind == NO_FILTER else f"{name},{kind}",
             text=_text(doc, fields), content=str(row.get("doc_hash") or digest(doc)), options=options, target=target,
             pick=pick if explained else None, picked_known=explained, group=_group(doc, fields),
         )  # fmt: skip
@@ -133,15 +135,30 @@ def _group(doc: Mapping[str, Any], fields: Fields) -> str:
 
 
 def _options(doc: Mapping[str, Any], said: Sequence[str]) -> tuple[str, ...]:
-    """The options of an item: those of the doc where each continuation is one's letter or holds its text, in order."""
+    """The options of an item: those of the doc where each continuation is one's letter or holds its text, in order.
+
+    Where the model wrote its answer there is no continuation to ask. Hashes hold no text: their order is believed.
+    """
     for name in CHOICES:
         given = doc.get(name)
         texts = given.get("text") if isinstance(given, dict) else given
-        if isinstance(texts, list) and len(texts) == len(said) and all(isinstance(each, str) for each in texts):
+        if (
+            isinstance(texts, list)
+            and len(texts) == (len(said) or len(texts))
+            and all(isinstance(t, str) for t in texts)
+        ):
+            if not said or all(HASHED.fullmatch(each) for each in (*texts, *said)):
+                return tuple(texts)
             whole = zip(said, texts, string.ascii_uppercase, strict=False)
             if all(text and (text in words or words.strip("(). ").upper() == letter) for words, text, letter in whole):
                 return tuple(texts)
     return tuple(said)
+
+
+def _written(row: Mapping[str, Any], options: Sequence[str]) -> int | None:
+    """The option that the filtered answer is, word for word; None where it is none."""
+    answer = row["filtered_resps"][0] if len(row["filtered_resps"]) == 1 else None
+    return options.index(answer) if isinstance(answer, str) and answer in options else None
 
 
 def _continuations(row: Mapping[str, Any]) -> tuple[tuple[str, ...], list[float]]:

@@ -16,6 +16,7 @@ class Record:
     model: str
     task: str
     item: str  # the item's id in its file
+    name: str = ""  # another id that the file gives it; it decides only between items of ours that are alike
     metric: str  # as the file names it; with the filter behind a comma where there is one
     score: float  # NaN where the file says what was picked, and not what is right
     text: str = ""  # the question; "" where the file does not hold it
@@ -55,6 +56,11 @@ HASHED = re.compile(r"sha256:[0-9a-f]{64}")
 """A text of which its owner gives only the hash: the sha256 of its UTF-8 bytes."""
 KEYED = re.compile(r"key:([0-9a-f]{16,64})")
 """A text of which only its text_key was kept, or the beginning of this."""
+
+
+def exact_key(text: str) -> str:
+    """What stands for a text of which only the sha256 is given."""
+    return f"sha256:{hashlib.sha256(text.encode('utf-8', 'backslashreplace')).hexdigest()}"
 
 
 def text_key(text: str) -> str:
