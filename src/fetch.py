@@ -114,7 +114,7 @@ def needs(settings: Mapping[str, Any], root: Path = Path()) -> list[Need]:
 
 def _source_need(source: Source, root: Path) -> Need:
     there = complete(root / source.folder, {**source.files, **source.converted})
-    origin = ", ".join(archive.package for archive in source.archives) or f"hub {source.hub}"
+    origin = source.packages or f"hub {source.hub}"
     return Need(source.name, origin, 0 if there else source.disk_bytes, root, lambda: fetch(source, root))
 
 

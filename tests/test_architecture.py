@@ -35,7 +35,7 @@ DOORS = {
     "mlflow": {"lab.runs", "lab.spent", "lab.database", "lab.opening"},
     "pingouin": {"statistics", "judgement"},
     "statsmodels": {"statistics", "judgement", "lab.progress"},
-    "matplotlib": {"pages.figures", "lab.facts"},
+    "matplotlib": {"pages.figures", "pages.two_sides", "lab.facts"},
     "bert_score": {"scoring.bertscore"},
     "hydra": {"base.conf", "base.grid", "base.quoting", "lab.progress", "run"},
 }

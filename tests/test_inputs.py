@@ -27,7 +27,7 @@ from src.question.examples import Example
 from src.scoring import chance, match
 from src.scoring.match import Rules
 from src.source import archives
-from src.source.pins import Source
+from src.source.pins import Archive, Source
 from tests.inputs import FIRST, ITEM, LABELLED, a_task, bigbench, lines
 
 ODD = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
@@ -198,9 +198,10 @@ HARMS: list[Callable[[bytes], bytes]] = [
 def test_a_damaged_archive_is_named(tmp_path: Path, harm: Callable[[bytes], bytes]) -> None:
     path = tmp_path / "own.tar.gz"
     path.write_bytes(harm(gzip.compress(archive_of("task.json"))))
-    source = Source(name="own", licence="", folder="", files={"task.json": "0"}, disk_bytes=1)
+    archive = Archive(package="own==1.0", file="own.tar.gz")
+    source = Source(name="own", licence="", folder="", files={"task.json": "0"}, disk_bytes=1, archives=[archive])
     with pytest.raises(UserError, match=r"own: own\.tar\.gz is damaged"):
-        archives.unpack(source, path, tmp_path)
+        archives.unpack(source, tmp_path, tmp_path / "work")
 
 
 @pytest.mark.parametrize("name", ["my riddles.json", "rätsel.JSON", "ein 'tick'.json"])

@@ -85,7 +85,7 @@ def address(source: Source) -> str:
     """Where a source of tasks can be had."""
     if source.hub:
         return f"https://huggingface.co/datasets/{source.hub}/tree/{source.revision}"
-    name, _, version = str(source.package).partition("==")
+    name, _, version = source.archives[0].package.partition("==")
     return f"https://pypi.org/project/{name}/{version}/"
 
 

@@ -119,7 +119,7 @@ def source_data(part: Part) -> dict[str, Any]:
         return {"dataset_name": part.head.task, "source_type": "hf_dataset", "hf_repo": source.hub,
                 "additional_details": {**details, "revision": str(source.revision)}}  # fmt: skip
     return {"dataset_name": part.head.task, "source_type": "other",
-            "additional_details": {**details, **({"package": source.package} if source.package else {})}}  # fmt: skip
+            "additional_details": {**details, **({"package": source.packages} if source.archives else {})}}  # fmt: skip
 
 
 def samples(part: Part, evaluation: str) -> Iterator[dict[str, Any]]:

@@ -189,7 +189,7 @@ def config(name: str, part: Part) -> dict[str, Any]:
     words = part.condition
     shown = words.template if any(item.options for item in part.items) else words.template_without_options
     return {
-        "task": name, "dataset_path": part.source.hub or part.source.package or part.source.name,
+        "task": name, "dataset_path": part.source.hub or part.source.packages or part.source.name,
         "doc_to_text": shown, "doc_to_target": words.answer,
         **({"doc_to_choice": words.answer} if of_options else {}),
         "description": "", "target_delimiter": "", "fewshot_delimiter": "\n\n", "num_fewshot": part.head.shots,

@@ -41,8 +41,7 @@ def overlap(figure: Figure, rows: pd.DataFrame) -> tuple[Plot, str]:
         Line2D([], [], color=ORANGE, alpha=0.3, linewidth=7, label="one above chance, the other not"),
         *(
             Line2D([], [], color=GREY, marker=shape, markersize=5, linewidth=0, label=label)
-            for name, (shape, label) in CONTROL_MARKS.items()
-            if _shown(rows, name)
+            for _, shape, label in _controls(rows)
         ),
     ]
     plot.legend(handles=handles, loc="upper center", ncols=2, fontsize=8)
@@ -50,17 +49,14 @@ def overlap(figure: Figure, rows: pd.DataFrame) -> tuple[Plot, str]:
     return plot, _overlap_alt(rows, labels)
 
 
-CONTROL_MARKS = {
-    "floor": ("x", "under another example's input"),
-    "every_order": ("d", "mean over every order of the options"),
-}
-"""By the column of a side, what a control's mark looks like and how the legend calls it."""
-
-
-def _shown(rows: pd.DataFrame, control: str) -> bool:
-    """Whether an overlap has a value of a control condition."""
-    columns = [name for side in ("left", "right") if (name := f"{side}_{control}") in rows]
-    return bool(columns) and bool(rows[columns].notna().any(axis=None))
+def _controls(rows: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """(column of a side, mark, name in the legend) of each control that an overlap has a value of."""
+    known = [
+        ("floor", "x", "under another example's input"),
+        ("every_order", "d", "mean over every order of the options"),
+    ]
+    columns = {name: [f"{side}_{name}" for side in ("left", "right")] for name, _, _ in known}
+    return [each for each in known if {*columns[each[0]]} <= {*rows} and rows[columns[each[0]]].notna().any(axis=None)]
 
 
 def _label(rows: pd.DataFrame, side: str) -> str:
@@ -82,11 +78,10 @@ def _dots(axis: Axes, rows: pd.DataFrame, side: str, colour: str, shape: str, sh
             edgecolors=colour, linewidths=1.1, facecolors=colour if filled else "white",
         )  # fmt: skip
     axis.scatter(rows[f"{side}_chance"], height, marker="|", s=62, color="black", linewidths=1, zorder=2)
-    for name, (mark, _) in CONTROL_MARKS.items():
-        if _shown(rows, name):
-            axis.scatter(
-                rows[f"{side}_{name}"], height, marker=mark, s=20, color=colour, linewidths=0.9, alpha=0.7, zorder=3
-            )
+    for name, mark, _ in _controls(rows):
+        axis.scatter(
+            rows[f"{side}_{name}"], height, marker=mark, s=20, color=colour, linewidths=0.9, alpha=0.7, zorder=3
+        )
 
 
 def _overlap_alt(rows: pd.DataFrame, labels: Mapping[str, str]) -> str:

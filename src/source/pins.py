@@ -78,6 +78,11 @@ class Source:
     converted: dict[str, str] = field(default_factory=dict)  # files that it makes: path inside the folder -> sha256
     text: Text | None = None  # of a source of tasks
 
+    @property
+    def packages(self) -> str:
+        """Its packages at the registry, between commas. Empty where it has none."""
+        return ", ".join(archive.package for archive in self.archives)
+
 
 def load_source(name: str, root: Path = Path()) -> Source:
     """conf/source/<name>.yaml. Raises UserError on an unknown name, an unknown key or a missing value."""

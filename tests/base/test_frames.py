@@ -106,7 +106,7 @@ def shown_by(path: Path) -> set[str]:
 @pytest.fixture(scope="module")
 def read() -> set[str]:
     """Every word by which a table, figure, claim, template, function or committed result can name a column."""
-    yamls = [path for folder in ("table", "figure", "claim") for path in (ROOT / f"conf/{folder}").glob("[!_]*.yaml")]
+    yamls = [path for folder in ("table", "figure", "claim") for path in (ROOT / f"conf/{folder}").rglob("[!_]*.yaml")]
     found = {word for path in yamls for word in named(yaml.safe_load(path.read_text(encoding="utf-8")))}
     found |= {word for path in (ROOT / "src").rglob("*.py") for word in taken_in(path)}
     found |= {word for path in (ROOT / "src/pages/templates").glob("*.j2") for word in shown_by(path)}

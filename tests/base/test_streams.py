@@ -12,7 +12,7 @@ import pytest
 from src.base.cli import NO_READER
 from src.base.files import ROOT
 
-TRACE = f"'{sys.executable}' -m src.trace 0.547 --most 500"
+TRACE = f"'{sys.executable}' -m src.trace 0.5 --most 100000"  # more than a pipe holds
 ODD = "src.base.cli import stage\nwith stage('it'): print('≥ ü 日本' * 3)"
 
 
