@@ -107,8 +107,10 @@ def refuse_others(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise UserError(f"{folder} is a file. Name a folder")
-    manifest = folder / MANIFEST
-    own = json.loads(manifest.read_text(encoding="utf-8"))["files"] if manifest.is_file() else []
+    try:
+        own = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        own = []
     if others := sorted({path.name for path in folder.iterdir()} - {*own, ITEMS, "__pycache__"}):
         raise UserError(
             f"{folder} holds {others[0]}, which this command did not write. Name another folder, or move it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import os
@@ -21,8 +22,9 @@ from src.base import conf
 from src.base.errors import UserError
 from src.base.files import ROOT
 from src.base.grid import composed_params
-from src.base.schema import Condition, Task
+from src.base.schema import Compat, Condition, Generation, Task
 from src.engine.job import Likelihood
+from src.foreign.tasks import Cell, Scoring, inspect
 from src.question import prompts
 from src.question.examples import Example, load
 from src.question.prompts import Prompt
@@ -162,6 +164,21 @@ def test_a_folder_is_replaced_where_all_in_it_is_ours_and_refused_else(root: Pat
     assert (folder / "logs").is_dir()
 
 
+def cells(*names: str) -> list[Cell]:
+    prompt = prompt_of(("yes", "no"), 0)
+    return [Cell(name, Condition(name="closed_zero"), [prompt], {}, {}) for name in names]
+
+
+def test_names_that_python_does_not_tell_apart_are_refused_and_others_are_tasks_of_inspect() -> None:
+    scoring = Scoring("", 0, conf.load("compat", "fixed", Compat), Generation(), 1)
+    (text,) = inspect(cells("a-b", "a_c"), scoring).values()
+    defined = {node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)}
+    assert {"a_b__closed_zero", "a_c__closed_zero"} <= defined
+    assert "asked('a-b__closed_zero'" in text
+    with pytest.raises(UserError, match="a-b__closed_zero and another cell differ in - and _ alone"):
+        inspect(cells("a-b", "a_b"), scoring)
+
+
 def test_a_task_that_is_not_prepared_is_named_or_refused(root: Path, tmp_path: Path) -> None:
     words = [f"tasks=[{TASK},strategyqa]", "conditions=[closed_zero]"]
     done = harness.write("inspect", tmp_path / "out", [*words, "incomplete=report"], root)
@@ -214,7 +231,7 @@ def test_a_completion_is_judged_as_here(
     scoring: ModuleType, options: list[str], parts: list[str], lettered: bool, at: int
 ) -> None:
     prompt, text = prompt_of(options, at % len(options)), "".join(parts)
-    rules = match.Rules(lettered, conf.load("compat", "fixed", conf.Compat))
+    rules = match.Rules(lettered, conf.load("compat", "fixed", Compat))
     here = match.exact_match(text, prompt, rules)
     parsed, right = scoring.judged(text, item_of(prompt, lettered))
     assert (parsed.picked, parsed.reason, right) == (here.picked, here.reason, match.right(here.picked, prompt, rules))

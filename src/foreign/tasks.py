@@ -14,6 +14,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from src.base.errors import UserError
 from src.base.files import json_lines
 from src.base.schema import Compat, Condition, Generation
 from src.question.examples import Example
@@ -24,7 +25,7 @@ GROUP = "emergence_audit"
 CHARACTERS = 4  # of a token, where no tokenizer says it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
     """One task under one condition, rendered."""
 
@@ -89,30 +90,27 @@ class Scoring:
         return Template(text).substitute(compat=compat, match=self.match.strip(), tie=self.tie, **numbers, **more)
 
 
-def lm_eval(cells: Sequence[Cell], scoring: Scoring) -> dict[str, str]:
-    """The files of lm-evaluation-harness, by name: a task a cell and way to answer, a group a condition, one of all."""
-    files, groups = {"scoring.py": scoring.python("lm_eval")}, dict[str, list[str]]()
-    for cell in cells:
-        for way, settings in ways(cell, scoring.generation).items():
-            group, name = f"{GROUP}_{way}_{cell.condition.name}", f"{GROUP}_{way}_{cell.name}"
-            groups.setdefault(group, []).append(name)
-            groups.setdefault(f"{GROUP}_{way}", []).append(group)
-            files[f"{name}.yaml"] = yaml_of({"task": name, **settings}, cell.about.get("canary", ""))
-    groups[GROUP] = [group for group in groups if group.count("_") == GROUP.count("_") + 1]
-    for group, tasks in groups.items():
-        means = [{"metric": name, "weight_by_size": False} for name in metrics_of(group)]
-        settings = {"group": group, "task": [*dict.fromkeys(tasks)]}
-        files[f"{group}.yaml"] = yaml_of({**settings, "aggregate_metric_list": means} if means else settings)
-    return files
-
-
 METRICS: Mapping[str, tuple[str, ...]] = {"likelihood": ("acc", "acc_norm"), "answer": ("exact_match",)}
 """By the way to answer, which is also the function of scoring.py that judges it."""
 
 
-def metrics_of(group: str) -> tuple[str, ...]:
-    """The metrics that all tasks of a group have."""
-    return METRICS.get(group.removeprefix(f"{GROUP}_").partition("_")[0], ())
+def lm_eval(cells: Sequence[Cell], scoring: Scoring) -> dict[str, str]:
+    """The files of lm-evaluation-harness, by name: a task a cell and way to answer, a group a condition, one of all.
+
+    A group of a condition has means over its tasks. One above it has none, because controls stand beside plain cells.
+    """
+    files, groups = {"scoring.py": scoring.python("lm_eval")}, dict[str, dict[str, list[str]]]()
+    for cell in cells:
+        for way, settings in ways(cell, scoring.generation).items():
+            name = f"{GROUP}_{way}_{cell.name}"
+            groups.setdefault(f"{GROUP}_{way}", {}).setdefault(f"{GROUP}_{way}_{cell.condition.name}", []).append(name)
+            files[f"{name}.yaml"] = yaml_of({"task": name, **settings}, cell.about.get("canary", ""))
+    for way_group, conditions in groups.items():
+        means = [{"metric": each, "weight_by_size": False} for each in METRICS[way_group.removeprefix(f"{GROUP}_")]]
+        for group, tasks in conditions.items():
+            files[f"{group}.yaml"] = yaml_of({"group": group, "task": tasks, "aggregate_metric_list": means})
+        files[f"{way_group}.yaml"] = yaml_of({"group": way_group, "task": [*conditions]})
+    return {**files, f"{GROUP}.yaml": yaml_of({"group": GROUP, "task": [*groups]})}
 
 
 def ways(cell: Cell, generation: Generation) -> dict[str, dict[str, Any]]:
@@ -154,9 +152,16 @@ def yaml_of(settings: Mapping[str, Any], comment: str = "") -> str:
 
 
 def inspect(cells: Sequence[Cell], scoring: Scoring) -> dict[str, str]:
-    """The file of inspect: a task a cell."""
+    """The file of inspect: a task a cell. Raises UserError where Python does not tell the names of two apart."""
+    functions = {cell.name.replace("-", "_"): cell for cell in cells}
+    if len(functions) < len(cells):
+        lost = next(cell.name for cell in cells if cell not in functions.values())
+        raise UserError(
+            f"{lost} and another cell differ in - and _ alone, which Python does not tell apart. Rename one"
+        )
     tasks = (
-        f"\n\n@task\ndef {cell.name}() -> Task:\n    return asked({cell.name!r}, {cell.max_tokens})\n" for cell in cells
+        f"\n\n@task\ndef {name}() -> Task:\n    return asked({cell.name!r}, {cell.max_tokens})\n"
+        for name, cell in functions.items()
     )
     return {f"{GROUP}.py": scoring.python("inspect", tasks="".join(tasks))}
 
