@@ -134,21 +134,22 @@ def declared(name: str, frame: pd.DataFrame) -> pd.DataFrame:
     return typed(name, frame[[field.name for field in load_schemas(ROOT)[name].columns]])
 
 
-PRINTED = {
-    "external_series": ("family", "shots", "task", "metric", "graded", "model", "n", "accuracy", "chance",
-                        "chance_from", "forecast", "residual_low", "residual_high", "predictable", "emergent",
-                        "word_predictable", "word_emergent"),
-    "external_rq1": ("name", "family", "axis", "shots", "view", "tasks", "checked", "emergent_tasks", "word"),
-}  # fmt: skip
-"""What is printed; the files have all columns."""
+def shown_columns() -> dict[str, tuple[str, ...]]:
+    """What is printed; the files have all columns."""
+    return {
+        "external_series": ("family", "shots", "task", "metric", "graded", "model", "n", "accuracy", "chance",
+                            "chance_from", "forecast", "residual_low", "residual_high", "predictable", "emergent",
+                            "word_predictable", "word_emergent"),
+        "external_rq1": ("name", "family", "axis", "shots", "view", "tasks", "checked", "emergent_tasks", "word"),
+    }  # fmt: skip
 
 
 def printed(frames: dict[str, pd.DataFrame]) -> None:
     """Print what was judged, and below it why the rest was not, a line a task."""
     tasks = frames["external_series"]
-    chosen = dict(PRINTED)
+    chosen = shown_columns()
     if tasks["name"].nunique() > 1:
-        chosen["external_series"] = ("name", *PRINTED["external_series"])
+        chosen["external_series"] = ("name", *chosen["external_series"])
     show({**frames, "external_series": tasks[tasks["predictable"].notna()]}, chosen)
     without = tasks.dropna(subset="reason").astype(object)
     print(*(f"{row.name}: {_about(row)}: {row.reason}" for row in without.itertuples()), *SAYS, sep="\n")
