@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from src.base import conf, grid
 from src.base.cli import command, stage
@@ -137,12 +137,28 @@ def declared(name: str, frame: pd.DataFrame) -> pd.DataFrame:
 def shown_columns() -> dict[str, tuple[str, ...]]:
     """What is printed; the files have all columns."""
     return {
-        "external_series": ("name", "family", "shots", "task", "metric", "graded", "model", "sizes", "n", "accuracy",
-                            "chance", "chance_from", "forecast", "residual_low", "residual_high",
-                            "predictable", "emergent", "word_predictable", "word_emergent", "reason"),
-        "external_rq1": ("name", "family", "axis", "shots", "view", "tasks", "checked", "emergent_tasks", "word",
-                         "reason"),
+        "external_series": ("family", "shots", "task", "metric", "graded", "model", "n", "accuracy", "chance",
+                            "chance_from", "forecast", "residual_low", "residual_high", "predictable", "emergent",
+                            "word_predictable", "word_emergent"),
+        "external_rq1": ("name", "family", "axis", "shots", "view", "tasks", "checked", "emergent_tasks", "word"),
     }  # fmt: skip
+
+
+def printed(frames: dict[str, pd.DataFrame]) -> None:
+    """Print what was judged, and below it why the rest was not, a line a task."""
+    tasks = frames["external_series"]
+    chosen = shown_columns()
+    if tasks["name"].nunique() > 1:
+        chosen["external_series"] = ("name", *chosen["external_series"])
+    show({**frames, "external_series": tasks[tasks["predictable"].notna()]}, chosen)
+    without = tasks.dropna(subset="reason").astype(object)
+    print(*(f"{row.name}: {_about(row)}: {row.reason}" for row in without.itertuples()), *SAYS, sep="\n")
+
+
+def _about(row: Any) -> str:
+    """The family, shots, task and metric of a row, in words."""
+    shots = [f"{row.shots}-shot"] if isinstance(row.shots, int) else []
+    return ", ".join([row.family, *shots, f"{row.task} ({row.metric})"])
 
 
 def write(frames: dict[str, pd.DataFrame], csv: Path | None, html: Path | None) -> list[Path]:
@@ -206,8 +222,7 @@ def execute(given: argparse.Namespace, root: Path = ROOT) -> None:
     if not paths:
         raise UserError("no series was imported yet. Name a folder or file of scores: python -m src.series SCORES")
     frames = judged(paths, root)
-    show(frames, shown_columns())
-    print(*SAYS, sep="\n")
+    printed(frames)
     for path in write(frames, given.csv, given.html):
         print(path)
 

@@ -173,11 +173,11 @@ COLUMNS = ("n", "k", "accuracy", "ci_low", "ci_high", "trivial", "forecast", "re
            "predictable")  # fmt: skip
 
 
-@pytest.fixture
-def exported(
-    published: Scores, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+@pytest.fixture(scope="module")
+def exported(published: Scores, tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(frame external_series of the paper's own series, its Table 2): zero-shot, closed, each task's main metric."""
+    place = tmp_path_factory.mktemp("project")
+    shutil.copy(ROOT / "params.yaml", place)
     cells, setting = published.cells, published.setting
     mine = cells[(cells["condition"] == "closed_zero") & cells["primary"].astype(bool) & cells["family"].notna()]
     names = {"accuracy": "score", "chance_scored": "chance"}
@@ -194,11 +194,12 @@ def exported(
         "seeds",
         "chance_scored",
     ]
-    path = tmp_path / "paper.csv"
+    path = place / "paper.csv"
     mine[kept].rename(columns=names).to_csv(path, index=False)
-    bring(root, path, *(word for task in mine["task"].unique() for word in ("--task", f"{task}={task}")))
-    monkeypatch.setattr(series, "setting", lambda _: replace(setting, tables={}))  # the same made-up items
-    found = tasks(root)
+    bring(place, path, *(word for task in mine["task"].unique() for word in ("--task", f"{task}={task}")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(series, "setting", lambda _: replace(setting, tables={}))  # the same made-up items
+        found = tasks(place)
     rows = emergence(cells, setting)
     largest = published.setting.models[published.largest].family
     return found[found["family"] == largest], rows[of_table2(rows)].set_index("task")

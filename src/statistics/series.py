@@ -171,7 +171,7 @@ def bars(row: Any, n: int, setting: Setting) -> dict[str, Any]:
     What the file says comes first. Else our items give a forced choice its chance, where the task is one of ours.
     """
     ours = row["our_task"]
-    these = known_items(setting, ours) if ours else None
+    these = None if pd.isna(ours) else known_items(setting, ours)
     forced = row["graded"] == metrics.BY_LIKELIHOOD or row["metric"] == metrics.BERT
     chance, guess, origin = float(row["chance"]), None, row["chance_from"]
     if not np.isnan(chance):
@@ -204,7 +204,7 @@ def _gates(rows: pd.DataFrame, setting: Setting) -> list[str]:
 
 
 def _item_gates(row: Any, setting: Setting) -> set[str]:
-    if not row.our_task or np.isnan(row.n):
+    if pd.isna(row.our_task) or np.isnan(row.n):
         return set()
     above = {metrics.GATE_N_ABOVE} if row.n > setting.tasks[row.our_task].n_source else set()
     these = known_items(setting, row.our_task)
