@@ -30,17 +30,21 @@ test: .venv/ready  ## the test suite; works where the main job has never run
 	dvc repro --quiet prepare
 	$(PYTEST)
 
-test-slow: .venv/slow  ## what takes longer: real weights, a browser, killed processes
+test-slow: .venv/slow .venv/validators/ready  ## what takes longer: real weights, a browser, killed processes
 	dvc repro --quiet prepare
 	$(PYTEST) -m slow --durations=12
 
-check: .venv/slow  ## test and test-slow in one session, so that they share what they set up
+check: .venv/slow .venv/validators/ready  ## test and test-slow in one session, so that they share what they set up
 	dvc repro --quiet prepare
 	$(PYTEST) -m "not servers" --durations=12
 
 .venv/slow: .venv/ready requirements-slow.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements-slow.lock
 	@touch $@
+
+.venv/validators/ready: .venv/ready tests/export/install  ## of the exported formats, an environment each
+	PYTHON="$(BIN)/python" tests/export/install .venv/validators croissant ro_crate lm_eval every_eval_ever && touch $@ || \
+	  echo "what is lacking is made by the tests that need it, or they say why not"
 
 test-servers: .venv/ready .venv/servers/ready  ## vLLM and llama.cpp's server on this CPU beside the local engine
 	dvc repro --quiet prepare fetch@smollm2_135m_instruct

@@ -31,7 +31,7 @@ from src.base.cli import stage
 from src.base.errors import UserError
 from src.base.files import ROOT, whole
 from src.cell.file import cell_files
-from src.cell.ledger import undone
+from src.cell.ledger import DONE
 from src.cell.released import CELLS, hashed_items, without_prompts
 from src.export import parts
 from src.export.formats import FORMATS, chosen, written
@@ -76,6 +76,15 @@ def released(root: Path) -> Release:
     except UserError as error:
         raise UserError(f"A release says which commit made it. {error}") from error
     return Release(version_of(root / "pyproject.toml"), commit, when, undone(root / "data/outputs"))
+
+
+def undone(outputs: Path) -> tuple[str, ...]:
+    """The cells that a ledger under `outputs` names and that are not done, a sentence each."""
+    ledgers = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(outputs.glob("*/ledger*.json"))]
+    return tuple(
+        f"{e['model']}/{e['task']}/{e['condition']}: {e['status']}"
+        for ledger in ledgers for e in ledger if e["status"] != DONE
+    )  # fmt: skip
 
 
 def moment(epoch: str | None, root: Path) -> datetime:

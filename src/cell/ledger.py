@@ -67,15 +67,6 @@ def gaps(run: Run, left: Sequence[Cell], status: str, reason: str) -> list[Outco
     return [Outcome(Entry(run.model.name, c.task.name, c.condition.name, status, reason)) for c in left]
 
 
-def undone(outputs: Path) -> tuple[str, ...]:
-    """The cells under `outputs` that a ledger names and that are not done, a sentence each."""
-    ledgers = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(outputs.glob("*/ledger*.json"))]
-    return tuple(
-        f"{e['model']}/{e['task']}/{e['condition']}: {e['status']}"
-        for ledger in ledgers for e in ledger if e["status"] != DONE
-    )  # fmt: skip
-
-
 def check_ledgers(heads: Mapping[Path, Header]) -> None:
     """Raises UserError where a cell is not the one that the ledger beside it names: it came from elsewhere."""
     for path, head in heads.items():

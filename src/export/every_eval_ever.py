@@ -11,15 +11,14 @@ from uuid import UUID
 from src.base.files import json_line
 from src.base.metrics import BERT, EXACT, LESS_IS_BETTER, LIKELIHOODS, MEANS
 from src.export.parts import Exported, Item, Part
+from src.export.picks import tied
 from src.export.settings import OWN, decoding
 from src.export.texts import digest
-from src.scoring.likelihood import pick, stated_by
 
 FOLDER = "exports/every_eval_ever"
 SCHEMA = "0.3.0"
 BOUNDS: Mapping[str, tuple[float, float | str]] = {"edit_distance": (0, "Infinity"), "bertscore_f1": (-1, 1)}
 """Smallest and largest value of a metric; of every other one it is 0 and 1."""
-NORMS = {"likelihood": "per_character", "likelihood_plain": "plain", "likelihood_token": "per_token"}
 
 
 def write(exported: Exported, files: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -177,9 +176,5 @@ def picked(part: Part, item: Item, metric: str, row: Mapping[str, Any]) -> list[
     """(the answer that a metric takes, whether it takes no other): several of a tie, none of a distance."""
     if metric in (EXACT, BERT):
         return [(item.said(row["picked" if metric == EXACT else "bertscore_picked"]), True)]
-    likelihood = item.answers.likelihood
-    if metric not in NORMS or likelihood is None:
-        return []
-    stated = stated_by(item.answers.prompt, part.head.lettered)
-    best = sorted(pick(likelihood.logprob, likelihood.n_tokens, stated, NORMS[metric]))
+    best = tied(part, item, metric) if metric in LIKELIHOODS else []
     return [(item.said(index), len(best) == 1) for index in best]

@@ -17,9 +17,9 @@ from typing import Any
 from src.base.files import json_line
 from src.base.metrics import LESS_IS_BETTER, LIKELIHOODS
 from src.export.parts import Exported, Item, Part
+from src.export.picks import first
 from src.export.settings import OWN, decoding
 from src.export.texts import digest
-from src.scoring.likelihood import scaled, stated_by
 
 FOLDER = "exports/lm_eval"
 VERSION = "0.4.13"
@@ -27,8 +27,8 @@ GENERATE, OPTIONS = "generate", "options"
 UNSAFE = re.compile(r"[\"<>:/|\\?*\[\]]+")
 INVALID = "[invalid]"
 """What the harness puts in the place of an answer that a filter does not find."""
-HARNESS = {"acc": "plain", "acc_norm": "per_character"}
-"""Metrics of the harness, by what a log-likelihood is divided by before the largest is picked."""
+HARNESS = {"acc": "likelihood_plain", "acc_norm": "likelihood"}
+"""Metrics of the harness, and this project's that differ from them where options tie."""
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
@@ -95,14 +95,6 @@ def chosen(part: Part) -> Iterator[dict[str, Any]]:
             "resps": [[pair] for pair in pairs], "filtered_resps": pairs, "filter": "none", "metrics": list(values),
             **hashes(part, item, str(item.target)), **values,
         }  # fmt: skip
-
-
-def first(part: Part, item: Item, how: str) -> int:
-    """The likeliest option, the first of equals."""
-    likelihood = item.answers.likelihood
-    assert likelihood is not None
-    values = scaled(likelihood.logprob, likelihood.n_tokens, stated_by(item.answers.prompt, part.head.lettered), how)
-    return values.index(max(values))
 
 
 def identity(part: Part, item: Item) -> dict[str, Any]:

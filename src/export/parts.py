@@ -187,7 +187,9 @@ def asked(task: str, condition: Condition, root: Path) -> tuple[dict[str, Exampl
     shots, tests, sha256 = examples.load(task, root / examples.TASKS)
     if condition.exemplar_seed is not None:
         shots = controls.resampled(tests, len(shots), condition.exemplar_seed)
-    return {each.id: each for each in prompts.asked(tests, shots, condition)}, len(tests), sha256
+    candidates = controls.without(tests, shots)
+    every = controls.checked(condition)(examples.sampled(candidates, None), candidates)
+    return {each.id: each for each in every}, len(tests), sha256
 
 
 def check_whole(part: Part) -> None:

@@ -1,4 +1,4 @@
-"""Whose text may go out: the rule that conf/source declares for each source of tasks."""
+"""Whose text may go out: the rule that conf/release/texts.yaml declares for each source of tasks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 from src.base import conf
 from src.base.errors import UserError
 from src.base.files import LONE, ROOT
+from src.base.frames import read_yaml
 from src.base.schema import Task
-from src.source.pins import SOURCES, Source, load_source
+from src.source.pins import Source, load_source
 
+RULES = ROOT / "conf/release/texts.yaml"
 EXEMPLARS = "the few-shot examples are the paper's"
 """Why a prompt that has any stands as its hash, whoever owns the item behind them."""
 
@@ -49,13 +51,17 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", LONE)).hexdigest()
 
 
-def rule_of(task: str, root: Path = ROOT) -> tuple[Rule, Source]:
+def rule_of(task: str, rules: Path = RULES) -> tuple[Rule, Source]:
     """A task's rule, and where its items come from. Raises UserError where conf has no such task, or no rule for it."""
     name = conf.load("task", task, Task).source
-    source = load_source(name, root)
-    if source.text is None:
+    source, told = load_source(name, ROOT), read_yaml(rules) or {}
+    where = f"conf/release/{rules.name}"
+    if name not in told:
         raise UserError(
-            f"{task}: {SOURCES}/{name}.yaml does not say whether its text may be passed on, so nothing of it is "
-            "exported. Add a line there: text: {passed_on: false, why: <the reason>}"
+            f"{task}: {where} does not say whether text of its source {name} ({source.licence}) may be passed on, so "
+            f"nothing of it is exported. Add it there, e.g. {name}: {{passed_on: false, why: <the reason>}}"
         )
-    return Rule(source.text.passed_on, source.text.why, source.licence), source
+    match told[name]:
+        case {"passed_on": bool(passed_on), "why": str(why), **rest} if why.strip() and not rest:
+            return Rule(passed_on, why, source.licence), source
+    raise UserError(f"{where}: {name} needs passed_on (true or false) and why (the reason), and nothing else")

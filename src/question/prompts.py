@@ -143,7 +143,7 @@ def ask(
     template edits are still in force (Compat.template_leak), in the order in which they ran. Only test items show these
     edits, because the published prefixes are fixed text. Raises UserError for a condition that contradicts itself.
     """
-    controls.checked(condition)
+    control = controls.checked(condition)
     if condition.exemplar_seed is not None:
         exemplars = controls.resampled(tests, len(exemplars), condition.exemplar_seed)
         task = replace(task, exemplar_options={})
@@ -154,16 +154,10 @@ def ask(
         )
     refuse_unlettered([*(exemplars if condition.few_shot else ()), *tests], condition)
     ahead = prefix(exemplars, task, condition) if condition.few_shot else ""
-    shown = leaked(task, condition.prompt, earlier)
-    return [item(example, ahead, shown, condition) for example in asked(tests, exemplars, condition, limit)]
-
-
-def asked(
-    tests: Sequence[Example], exemplars: Sequence[Example], condition: Condition, limit: int | None = None
-) -> list[Example]:
-    """The examples that a cell asks, as its control changes them. exemplars: those of the cell."""
     candidates = controls.without(tests, exemplars)
-    return controls.checked(condition)(examples.sampled(candidates, limit), candidates)
+    shown = leaked(task, condition.prompt, earlier)
+    variants = control(examples.sampled(candidates, limit), candidates)
+    return [item(example, ahead, shown, condition) for example in variants]
 
 
 def example_id(prompt_id: str) -> tuple[str, str | None]:

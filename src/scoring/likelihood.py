@@ -46,19 +46,15 @@ FIELDS = ("likelihood", "likelihood_plain", "likelihood_token", "likelihood_pick
 """The fields of Score that come from log-likelihoods."""
 
 
-def stated_by(prompt: Prompt, lettered: bool) -> list[str]:
-    """What each continuation states, whose characters count: the option without its full stop, or its letter.
-
-    Per character thus equals plain where the answer is lettered.
-    """
-    return ["x" if lettered else prompts.without_full_stop(option) for option in prompt.options]
-
-
 def likelihood_scores(prompt: Prompt, likelihood: Likelihood | None, lettered: bool) -> dict[str, Any]:
-    """The likelihood fields of Score (FIELDS); each is None where the options are not scored."""
+    """The likelihood fields of Score (FIELDS); each is None where the options are not scored.
+
+    Characters are those of what the continuation states: the option without its full stop, or its letter (so that
+    per character equals plain where the answer is lettered).
+    """
     if likelihood is None or not prompt.options or prompt.target is None:
         return dict.fromkeys(FIELDS)
-    stated = stated_by(prompt, lettered)
+    stated = ["x" if lettered else prompts.without_full_stop(option) for option in prompt.options]
     picked = {how: pick(likelihood.logprob, likelihood.n_tokens, stated, how) for how in NORMS}
     per_character = scaled(likelihood.logprob, likelihood.n_tokens, stated, "per_character")
     return {

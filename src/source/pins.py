@@ -51,14 +51,6 @@ class Terms:
 
 
 @dataclass
-class Text:
-    """Whether the text of a source's items may stand in what is exported. Without such a rule nothing is exported."""
-
-    why: str = MISSING  # the reason, which stands in each exported record
-    passed_on: bool = False
-
-
-@dataclass
 class Source:
     """A pinned download (conf/source/<name>.yaml). A sha256 is 64 hex digits."""
 
@@ -76,7 +68,6 @@ class Source:
     tables: dict[str, Table] = field(default_factory=dict)  # name in `files` -> where its rows are
     convert: str | None = None  # a key of CONVERSIONS
     converted: dict[str, str] = field(default_factory=dict)  # files that it makes: path inside the folder -> sha256
-    text: Text | None = None  # of a source of tasks
 
     @property
     def packages(self) -> str:

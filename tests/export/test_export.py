@@ -20,7 +20,7 @@ from src.base.files import ROOT
 from src.base.metrics import LIKELIHOODS
 from src.cell.file import read_cell
 from src.cell.finding import IDENTICAL
-from src.export import croissant, every_eval_ever, formats, lm_eval, parts, ro_crate, settings, texts
+from src.export import croissant, every_eval_ever, formats, lm_eval, parts, picks, ro_crate, settings, texts
 from tests.export import made
 from tests.tiny import tiny
 
@@ -129,6 +129,15 @@ def test_results_of_the_harness_are_the_means_of_its_samples(files):
         assert found["n-samples"][task]["effective"] == len({row["doc_id"] for row in each})
 
 
+def test_the_option_that_is_said_to_be_picked_is_the_one_that_was_scored(whole):
+    for part in whole.parts:
+        for item in part.items:
+            row = next(iter(item.scores.values()))
+            for metric in set(LIKELIHOODS) & set(part.metrics):
+                best = picks.tied(part, item, metric)
+                assert row[metric] == (1 / len(best) if item.target in best else 0)
+
+
 # ---- ids
 
 
@@ -194,14 +203,16 @@ def test_every_task_has_a_rule(path):
 
 
 def test_a_task_without_a_rule_is_named(tmp_path):
-    (tmp_path / "conf/source").mkdir(parents=True)
-    text = (ROOT / "conf/source/bigbench.yaml").read_text()
-    lines = [line for line in text.splitlines(True) if not line.startswith("text:")]
-    (tmp_path / "conf/source/bigbench.yaml").write_text("".join(lines))
+    rules = tmp_path / "texts.yaml"
+    rules.write_text("gsm8k: {passed_on: false, why: a reason}\n")
     with pytest.raises(
-        UserError, match=r"social_iqa: conf/source/bigbench\.yaml does not say .* Add a line there: text:"
+        UserError, match=r"social_iqa: conf/release/texts\.yaml does not say .* Add it there, e\.g\. bigbench"
     ):
-        texts.rule_of("social_iqa", tmp_path)
+        texts.rule_of("social_iqa", rules)
+    for wrong in ("{passed_on: maybe, why: x}", "{passed_on: true}", "{passed_on: true, why: ' '}", "yes"):
+        rules.write_text(f"bigbench: {wrong}\n")
+        with pytest.raises(UserError, match="bigbench needs passed_on"):
+            texts.rule_of("social_iqa", rules)
 
 
 # ---- what a completion, a score or a cell can be
