@@ -26,7 +26,7 @@ OUT, IN = "left out", "kept"
 """What is done with cells that fail a gate."""
 CHANCE, CONTENT_FREE, BLIND = "chance", "content-free answers", "its own answers under another input"
 """Levels of the choice of bar. Own runs alone know the last."""
-NO_CHANCE = "no chance level: the paper's scores say nothing of the options"
+NO_CHANCE = "no chance level: the options are not known"
 """Why a cell has no test. Such a statement has no number."""
 View = tuple[str, str]
 """(prompt format, metric)"""

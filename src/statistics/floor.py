@@ -15,8 +15,9 @@ import pandas as pd
 from scipy import stats
 
 from src.base import metrics
-from src.statistics.items import NAN, Array
+from src.statistics.items import Array
 from src.statistics.own import OWN_KEY, example_means
+from src.statistics.pairing import Pairing
 from src.statistics.rows import plain
 
 SWAPPED = "input_swapped"
@@ -41,24 +42,18 @@ def _cell(cell: pd.DataFrame, swapped: pd.DataFrame) -> Iterator[dict[str, Any]]
         both = x.index.intersection(y.index)
         if len(both):
             x, y = x.loc[both], y.loc[both]
-            difference = (x["y"] - y["y"]).groupby(x["group"]).sum().to_numpy(dtype=float)
-            sizes = x.groupby("group").size().to_numpy(dtype=float)
+            pairing = paired((x["y"] - y["y"]).groupby(x["group"]).mean().to_numpy(dtype=float))
             yield {
                 "metric": metric, "floor": y["y"].mean(), "floor_n": len(both), "floor_plain": x["y"].mean(),
-                "p_floor": upper(difference), "p_floor_short": upper(metrics.MARGIN * sizes - difference),
+                "p_floor": float(stats.norm.sf(pairing.score_z(0.0))),
+                "p_floor_short": float(stats.norm.cdf(pairing.score_z(metrics.MARGIN))),
             }  # fmt: skip
 
 
-def upper(sums: Array) -> float:
-    """One-sided p that the mean of some sums is above 0: t-test of the groups' sums, one a group.
-
-    Sums that are all alike leave no doubt: 0 where they are above 0, else 1. NaN of fewer than two.
-    """
-    if len(sums) < 2:
-        return NAN
-    if np.ptp(sums) == 0:
-        return float(sums[0] <= 0)
-    return float(stats.ttest_1samp(sums, 0.0, alternative="greater").pvalue)
+def paired(differences: Array) -> Pairing:
+    """Plain against swapped, of the mean difference of each group of examples. Shape (groups,), each -1 to 1."""
+    up, down = differences.clip(min=0), (-differences).clip(min=0)
+    return Pairing(len(differences), float(up.sum()), float(down.sum()))
 
 
 def option_counts(scores: pd.DataFrame) -> pd.DataFrame:

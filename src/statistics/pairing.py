@@ -20,16 +20,20 @@ WITHIN = 2 * MARGIN
 
 @dataclass(frozen=True)
 class Pairing:
-    """Of n outputs, b that the first marking alone calls right and c that the second alone does."""
+    """Of n outputs, b that the first marking alone calls right and c that the second alone does.
+
+    Where each output is a mean (over seeds, or over a group) b and c are sums of shares. Shares spread less than ones
+    and zeros with their mean, so that the score statistic then errs on the side of silence.
+    """
 
     n: int
-    b: int
-    c: int
+    b: float
+    c: float
 
     def mcnemar_p(self) -> float:
-        """Exact two-sided p of McNemar's test; 1 without a disagreement."""
-        m = self.b + self.c
-        return float(stats.binomtest(self.b, m).pvalue) if m else 1.0
+        """Exact two-sided p of McNemar's test; 1 without a disagreement. b and c are whole numbers."""
+        m = int(self.b + self.c)
+        return float(stats.binomtest(int(self.b), m).pvalue) if m else 1.0
 
     def score_z(self, difference: float) -> float:
         """Tango's score statistic of a true difference of the shares right, inside -1 to 1.

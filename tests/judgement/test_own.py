@@ -19,7 +19,8 @@ from src.base.metrics import ACCURACIES, MEANS, PROBABILITIES
 from src.judgement.audit import frames
 from src.judgement.claims import OWN, load_claims
 from src.judgement.own import OwnScores, overlap_frame
-from src.statistics.floor import floors, guess_of, upper
+from src.statistics.floor import floors, guess_of, paired
+from src.statistics.pairing import Pairing
 from tests.judgement.conftest import NO_POOLED
 
 pytestmark = pytest.mark.slow  # some two hundred cells each
@@ -158,7 +159,7 @@ def test_two_base_models_are_no_pair() -> None:
         words(twice)
 
 
-def test_the_floor_is_paired_by_example_and_both_tails_are_those_of_a_t_test() -> None:
+def test_the_floor_is_paired_by_example_and_both_tails_are_of_tangos_score_test() -> None:
     rng = np.random.default_rng(5)
     plain, swapped = rng.random(N) < 0.8, rng.random(N) < 0.6
     (row,) = (
@@ -167,14 +168,19 @@ def test_the_floor_is_paired_by_example_and_both_tails_are_those_of_a_t_test() -
         .to_dict("records")
     )
     assert (row["floor"], row["floor_plain"], row["floor_n"]) == (swapped.mean(), plain.mean(), N)
-    difference = plain.astype(float) - swapped
-    for p, apart, side in ((row["p_floor"], 0.0, "greater"), (row["p_floor_short"], 0.05, "less")):
-        assert p == pytest.approx(scipy_stats.ttest_1samp(difference, apart, alternative=side).pvalue)
+    b, c = (plain & ~swapped).sum(), (~plain & swapped).sum()
+    assert row["p_floor"] == pytest.approx(scipy_stats.norm.sf((b - c) / np.sqrt(b + c)))  # McNemar's z
+    assert row["p_floor_short"] == pytest.approx(scipy_stats.norm.cdf(Pairing(N, int(b), int(c)).score_z(0.05)))
 
 
-@pytest.mark.parametrize(("sums", "p"), [([1.0, 1.0], 0.0), ([0.0, 0.0], 1.0), ([-1.0, -1.0], 1.0)])
-def test_sums_without_spread_leave_no_doubt(sums: list[float], p: float) -> None:
-    assert upper(np.array(sums)) == p
+@pytest.mark.parametrize(("n", "low"), [(32, 0.05), (500, 0.0)])
+def test_the_same_answers_under_every_input_prove_less_the_fewer_they_are(n: int, low: float) -> None:
+    """With 32 examples a gain of five points shows in none of them one time in five: that is no proof of none."""
+    same = paired(np.zeros(n))
+    above, short = scipy_stats.norm.sf(same.score_z(0.0)), scipy_stats.norm.cdf(same.score_z(0.05))
+    assert above == 0.5
+    assert low < short < max(0.2, low)
+    assert (short < 0.05) == (n == 500)
 
 
 def test_the_chance_of_each_example_is_kept_where_options_differ() -> None:
