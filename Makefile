@@ -70,17 +70,15 @@ laptop: .venv/ready  ## the pilot with 128 examples a task -> data/reference/lap
 	python -m src.collect data/laptop data/laptop/scores.parquet
 	python -m src.stats --own data/laptop/scores.parquet data/reference/laptop.csv
 
-# The controls of suite pair, on the first of its examples: `shifts` asks two to ten prompts an example.
+# The control of suite pair, on the first of its examples.
 SWAPPED := closed_zero_input_swapped,closed_few_input_swapped,closed_adv_zero_input_swapped,closed_adv_few_input_swapped
-SHIFTS := closed_adv_zero_shifts,closed_adv_few_shifts
 # Gemma's terms bind whoever uses it: ACCEPT_TERMS=gemma make pair
 pair: .venv/ready  ## a base and a tuned model with their controls -> data/reference/pair.csv and the controls there
 	dvc repro --quiet prepare fetch@smollm2_135m_instruct fetch@minilm
 	python -m src.fetch gemma3_270m
 	for model in gemma3_270m smollm2_135m_instruct; do \
 	  python -m src.run +model=$$model suite=pair out=data/pair/$$model || exit 1; \
-	  python -m src.run +model=$$model suite=pair 'conditions=[$(SWAPPED)]' limit=32 out=data/pair/$${model}_swapped || exit 1; \
-	  python -m src.run +model=$$model suite=pair 'conditions=[$(SHIFTS)]' limit=16 out=data/pair/$${model}_shifts || exit 1; done
+	  python -m src.run +model=$$model suite=pair 'conditions=[$(SWAPPED)]' limit=32 out=data/pair/$${model}_swapped || exit 1; done
 	python -m src.collect data/pair data/pair/scores.parquet
 	python -m src.stats --own data/pair/scores.parquet data/reference/pair.csv
 	python -m src.stats --controls data/pair/scores.parquet data/reference

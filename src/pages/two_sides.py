@@ -45,7 +45,7 @@ def overlap(figure: Figure, rows: pd.DataFrame) -> tuple[Plot, str]:
         ),
     ]
     plot.legend(handles=handles, loc="upper center", ncols=2, fontsize=8)
-    plot.tight_layout(rect=(0, 0, 1, 1 - 0.17 * (1 + (len(handles) + 1) // 2) / plot.get_figheight()))
+    plot.tight_layout(rect=(0, 0, 1, 1 - (1 + (len(handles) + 1) // 2) / 6 / plot.get_figheight()))
     return plot, _overlap_alt(rows, labels)
 
 
