@@ -267,7 +267,7 @@ CASES = [
     Case("configuration", "unknown task", "Unknown task 'gsm8'. Did you mean gsm8k?...", composed(MODEL, "task=gsm8")),
     Case("configuration", "unknown condition", "Unknown condition 'closed_fewer'. Did you mean closed_few...",
          composed(MODEL, "condition=closed_fewer")),
-    Case("configuration", "unknown suite", "Unknown suite 'papr'. Did you mean paper?...", composed(MODEL, "suite=papr")),
+    Case("configuration", "unknown suite", "Unknown suite 'laptp'. Did you mean laptop?...", composed(MODEL, "suite=laptp")),
     Case("configuration", "unknown compat", "Unknown compat 'publishd'. Did you mean published?...",
          composed(MODEL, "compat=publishd")),
     Case("configuration", "unknown encoder", "Unknown encoder 'roberta'. Did you mean roberta_large?...",
@@ -489,7 +489,7 @@ ENDS = [
             ("src.prepare",), write("params.yaml", lambda text: text + "limit: 3\n")),
     Process("process", "no cell to collect", "error: data/outputs holds no cell. Make them: dvc repro infer",
             ("src.collect",)),
-    Process("process", "unknown suite", "error: Unknown suite 'papr'. Did you mean paper?...", ("src.config", "suite=papr")),
+    Process("process", "unknown suite", "error: Unknown suite 'laptp'. Did you mean laptop?...", ("src.config", "suite=laptp")),
     Process("process", "raw data missing", "error: ...analytic_entailment: ... is missing. Make it: dvc repro fetch@bigbench...",
             ("src.prepare",)),
     Process("process", "terms that nobody accepted", "error: gemma3_270m comes under the Gemma Terms of Use (...), which bind ... To "

@@ -77,7 +77,7 @@ def crate(files: Mapping[str, bytes], release: Release) -> dict[str, Any]:
     parts = [*files, MANIFEST]
     context = {"@context": f"{VERSION}/context"}
     listed = [pipeline(files, release) if name == PIPELINE else file(name, files) for name in parts]
-    entities = [descriptor(), root(parts, release), code(release), makers(files), paper(), *licences(),
+    entities = [descriptor(), root(parts, release), code(release), makers(files), paper(), *licences(parts),
                 run(parts, release), *listed]  # fmt: skip
     return {**context, "@graph": entities}
 
@@ -120,11 +120,13 @@ def paper() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def licences() -> list[dict[str, Any]]:
-    """The licences of the archive's files."""
+def licences(parts: Sequence[str]) -> list[dict[str, Any]]:
+    """The licences that the archive or one of its files has."""
+    named = {LICENCE, *(url for folder, url in LICENCES.items() if any(name.startswith(folder) for name in parts))}
     return [
         {"@id": url, "@type": "CreativeWork", "name": url.removeprefix(SPDX), "description": words}
         for url, words in LICENCE_WORDS.items()
+        if url in named
     ]
 
 
