@@ -179,18 +179,12 @@ def run(root: Path) -> dict[str, pd.DataFrame]:
 def reference(scores: Path, out: Path, root: Path) -> None:
     """Cell scores of a finished run as a csv that can be committed: no dataset text, no machine fact.
 
-    Its columns are those of the frame that has the file's name: conf/frame/laptop.yaml, conf/frame/pair.yaml.
+    Its columns are those of the frame that has the file's name (conf/frame/pair.yaml), else REFERENCE_COLUMNS.
     """
-    schemas = load_schemas(root)
-    known = [
-        name
-        for name, schema in schemas.items()
-        if {"completions_sha256", "unparsed_share"} <= columns_of(schema).keys()
-    ]
-    if out.stem not in known:
-        raise UserError(f"{out}: no frame of cell scores has this name. Known: {', '.join(f'{n}.csv' for n in known)}")
-    own = read_scores(scores)
-    write_csv(cell_scores(own, read_setting(root), columns_of(schemas[out.stem])), out)
+    schema, own = load_schemas(root).get(out.stem), read_scores(scores)
+    declared = columns_of(schema) if schema else {}
+    columns = declared if declared.keys() >= {*metrics.REFERENCE_COLUMNS} else metrics.REFERENCE_COLUMNS
+    write_csv(cell_scores(own, read_setting(root), columns), out)
 
 
 def cell_scores(own: pd.DataFrame, setting: Setting, columns: Iterable[str]) -> pd.DataFrame:
