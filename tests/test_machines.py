@@ -170,7 +170,7 @@ def test_a_release_without_a_version_is_refused(text: str | None, tmp_path: Path
 
 def test_a_release_of_a_tarball_says_that_it_is_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"A release says which commit made it\. .* is no git checkout"):
-        release.commit(tmp_path)
+        release.released(tmp_path)
 
 
 def test_two_reports_at_once_are_each_whole(tmp_path: Path) -> None:

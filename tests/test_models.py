@@ -4,6 +4,7 @@ The checkpoints are tiny and random; nothing of them leaves a temporary folder. 
 `python -m tests.test_models`.
 """
 
+import csv
 import json
 import shutil
 import signal
@@ -62,6 +63,7 @@ CONDITIONS = ("closed_few", "closed_adv_zero")
 BEGINS = {  # how the names of an architecture's models begin
     "gpt2": "gpt2", "gptj": "gptj", "gpt_neox": "pythia", "falcon_40b": "falcon_40b", "falcon_7b": "falcon_7b",
     "t5": ("t5", "flan_t5"), "llama": ("llama", "alpaca", "smollm2"),
+    "gemma3": "gemma3",
 }  # fmt: skip
 
 
@@ -314,6 +316,8 @@ def test_a_gguf_file_is_the_model_it_was_made_from(tmp_path) -> None:
 def page() -> str:
     """docs/models.md. Its section on architectures is left as it stands (tests/engine/test_architectures.py)."""
     real = {name for name in grid.params()["models"] if (ROOT / "reports/hashes/completions.csv").exists()}
+    with (ROOT / "data/reference/pair.csv").open(encoding="utf-8") as file:
+        real |= {line["model"] for line in csv.DictReader(file)}
 
     def row(model: Model) -> str:
         arch = architecture(model)
@@ -321,7 +325,7 @@ def page() -> str:
         where = f"{model.hub}{f'@{revision}' if revision else ''}" if model.hub else plan.origin(model)
         memory = "" if model.api else f"{model.parameters * plan.BYTES[model.dtype] / 1e9:.1f}"
         proven = [
-            "yes", STANDS_FOR[arch] if arch else "", "yes" if arch in ARCHITECTURES else "",
+            "yes", STANDS_FOR.get(arch or "", ""), "yes" if arch in ARCHITECTURES else "",
             "yes" if model.name in real else "",
         ]  # fmt: skip
         size = f"{model.parameters / 1e6:,.0f}"
