@@ -12,7 +12,7 @@ import re
 import shlex
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,11 +107,6 @@ class Lab:
         self.slurm.wait(both)
         return stopped
 
-    def go_on(self, held: Mapping[str, int]) -> None:
-        """Let processes that were stopped go on. A signal that came meanwhile reaches them now."""
-        for process in held.values():
-            os.kill(process, signal.SIGCONT)
-
     def written(self, name: str) -> list[bytes]:
         return keys(self.folder / name / "store")
 
@@ -187,15 +182,13 @@ def test_a_job_that_can_never_run_is_said_to_wait_for_ever(lab):
 
 def test_two_tasks_at_once_one_warned_of_its_end_and_the_waiting_command_begun_again(lab):
     waiting = lab.sweep("array")
-    running = lab.held("array")  # both have a file in the store: they run at once
-    first, second = sorted(running)
-    before = lab.slurm.states()
+    lab.under_way("array", waiting)  # both have a file in the store: they run at once
     waiting.terminate()
     assert "which goes on if this command ends" in ended(waiting, preemption.AGAIN)
     again = lab.sweep("array")
-    lab.slurm.wait(lambda: "in the queue already" in again.said[0].read_text() or again.poll() is not None)
+    before = lab.slurm.states()
+    [first, second] = [job for job, state in before.items() if state == "RUNNING"]
     lab.slurm.said("scancel", "--signal=USR2", first)  # as Slurm does signal_delay_s before the limit
-    lab.go_on(running)
     said = ended(again, 0)
     assert f"2 of 2 jobs are in the queue already: {first} {second}" in said
     assert "2 of 2 jobs done" in said
@@ -208,10 +201,10 @@ def test_two_tasks_at_once_one_warned_of_its_end_and_the_waiting_command_begun_a
 
 def test_a_job_goes_back_only_as_often_as_allowed(lab):
     waiting = lab.sweep("once", "slurm_cpu", "hydra.launcher.max_num_timeout=0")
-    tasks = lab.held("once")
+    lab.under_way("once", waiting)
+    tasks = [job for job, state in lab.slurm.states().items() if state == "RUNNING"]
     for job in tasks:
         lab.slurm.said("scancel", "--signal=USR2", job)
-    lab.go_on(tasks)
     assert "stopped: the same command goes on" in ended(waiting, preemption.AGAIN)
     lab.slurm.wait(lambda: [lab.slurm.states()[job] for job in tasks] == ["COMPLETED"] * 2)
     before = len(lab.written("once"))
@@ -237,7 +230,8 @@ def test_a_killed_task_and_a_cancelled_one_are_named_and_the_same_command_goes_o
 
 def test_a_higher_partition_and_a_node_that_goes_down_put_jobs_back_and_they_go_on(lab):
     waiting = lab.sweep("preempted", "slurm_cpu", f"hydra.launcher.partition={LOW}")
-    tasks = sorted(lab.held("preempted"))
+    lab.under_way("preempted", waiting)
+    tasks = [job for job, state in lab.slurm.states().items() if state == "RUNNING"]
     other = lab.slurm.said("sbatch", "--parsable", f"--partition={HIGH}", "--cpus-per-task=2", "--output=/dev/null",
                            "--wrap=sleep 1")  # fmt: skip
     lab.slurm.wait(lambda: lab.slurm.states()[other] == "COMPLETED")
