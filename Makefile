@@ -73,9 +73,9 @@ laptop: .venv/ready  ## the pilot with 128 examples a task -> data/reference/lap
 # The control of suite pair, on the first of its examples.
 SWAPPED := closed_zero_input_swapped,closed_few_input_swapped,closed_adv_zero_input_swapped,closed_adv_few_input_swapped
 # Gemma's terms bind whoever uses it: ACCEPT_TERMS=gemma make pair
-pair: .venv/ready  ## a base and a tuned model with their controls -> data/reference/pair.csv and the controls there
+pair: .venv/ready  ## a base and a tuned model, and both under other inputs -> data/reference/pair.csv, controls.csv
+	python -m src.fetch gemma3_270m  # first, for it may ask
 	dvc repro --quiet prepare fetch@smollm2_135m_instruct fetch@minilm
-	python -m src.fetch gemma3_270m
 	for model in gemma3_270m smollm2_135m_instruct; do \
 	  python -m src.run +model=$$model suite=pair out=data/pair/$$model || exit 1; \
 	  python -m src.run +model=$$model suite=pair 'conditions=[$(SWAPPED)]' limit=32 out=data/pair/$${model}_swapped || exit 1; done

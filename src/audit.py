@@ -27,18 +27,19 @@ WHY_NOT = OUT / "NO_VERDICTS.txt"
 
 
 def audit_frames(root: Path, setting: Setting) -> dict[str, pd.DataFrame]:
-    """The frames of data/audit by name. Raises UserError where a claim is odd."""
+    """Every frame of data/audit by name. Raises UserError where a claim is odd."""
     from src.judgement.audit import frames
     from src.judgement.claims import load_claims
     from src.judgement.scores import Scores
 
     cells, pooled = (read_frame(root, f"data/stats/{name}.parquet") for name in ("cells", "pooled"))
     scores = Scores(cells, setting)
-    return {name: as_declared(name, frame) for name, frame in frames(load_claims(root), scores, pooled).items()}
+    found = {name: as_declared(name, frame) for name, frame in frames(load_claims(root), scores, pooled).items()}
+    return {**found, **pair_frames(root, setting)}
 
 
 def pair_frames(root: Path, setting: Setting) -> dict[str, pd.DataFrame]:
-    """The frames of data/audit about the committed run of suite pair by name; none where there is no such run."""
+    """Those about the committed run of suite pair; none where there is no such run."""
     import pandas as pd
 
     from src.judgement.audit import frames
@@ -95,7 +96,7 @@ def main() -> None:
             print(no_verdicts(absent, ROOT))
             return
         found = audit_frames(ROOT, setting)
-        write({**found, **pair_frames(ROOT, setting)}, ROOT)
+        write(found, ROOT)
         for what, name in (("statements", "audit"), ("independent inferences", "inferences")):
             words = list(found[name]["word"])
             print(f"{len(words)} {what}: " + ", ".join(f"{n} {word}" for word, n in word_counts(words).items() if n))

@@ -202,13 +202,13 @@ def columns_of(schema: Schema) -> dict[str, None]:
     return dict.fromkeys(field.name for field in schema.columns)
 
 
-def control_reference(scores: Path, folder: Path, root: Path) -> None:
+def write_controls(tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
     """The control tables of a finished run as csv files that can be committed. Rows of other suites stay."""
-    for name, table in control_tables(read_scores(scores), read_setting(root)).items():
+    for name, table in tables.items():
         path = folder / f"{name}.csv"
         others = read_reference(path) if path.exists() else table.iloc[:0]
         others = others[~others["suite"].isin(set(table["suite"]))]
-        write_csv(pd.concat([each for each in (others, table) if len(each)], ignore_index=True), path)
+        write_csv(pd.concat([each for each in (others, table) if len(each)] or [table], ignore_index=True), path)
 
 
 def main() -> None:
@@ -220,7 +220,7 @@ def main() -> None:
     with stage("stats"):
         if given.controls:
             scores, folder = given.controls
-            control_reference(scores, folder, ROOT)
+            write_controls(control_tables(read_scores(scores), read_setting(ROOT)), folder)
             print(*(folder / f"{name}.csv" for name in CONTROLS))
             return
         if given.own:

@@ -411,6 +411,24 @@ def test_scores_that_are_missing_or_damaged_are_one_line(tmp_path: Path, content
     assert not (tmp_path / "out.csv").exists()
 
 
+def test_controls_of_one_suite_leave_those_of_another(tmp_path: Path) -> None:
+    """`make pair` writes into the files of `make controls`. A second run takes the place of the first."""
+    kept = stats.read_reference(ROOT / "data/reference/controls.csv")
+    one = kept[kept["suite"] == "controls"].head(6)
+    for name, frame in (("controls", one), ("option_shifts", None)):
+        source = stats.read_reference(ROOT / f"data/reference/{name}.csv") if frame is None else frame
+        source.to_csv(tmp_path / f"{name}.csv", index=False)
+    fresh = one.assign(suite="mine")
+    shifts = stats.read_reference(ROOT / "data/reference/option_shifts.csv").iloc[:0]
+    for table in (fresh, fresh.head(2)):
+        made = dict(zip(stats.CONTROLS, (table, shifts), strict=True))
+        stats.write_controls(made, tmp_path)
+        found = stats.read_reference(tmp_path / "controls.csv")
+        assert found["suite"].value_counts().to_dict() == {"controls": 6, "mine": len(table)}
+    before = (ROOT / "data/reference/option_shifts.csv").read_text()
+    assert (tmp_path / "option_shifts.csv").read_text().count("\n") == before.count("\n")
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [

@@ -43,12 +43,11 @@ def accept(source: Source, root: Path = Path()) -> None:
 
 def _given(path: Path) -> dict[str, dict[str, str]]:
     try:
-        given = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    except (ValueError, TypeError):
         raise UserError(
             f"{path} is damaged. It holds the terms that were accepted here: remove it, and accept again"
         ) from None
-    return dict(given)
 
 
 def _by_variable(terms: Terms) -> str | None:
